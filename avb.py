@@ -1,0 +1,146 @@
+"""Adversarial variational Bayes: a posterior without a density, its KL estimated by a discriminator T(x, z).
+
+Mescheder, Nowozin and Geiger, "Adversarial Variational Bayes", arXiv 1701.04722, Algorithm 1; with adaptive
+contrast (section 3.3) unless --no-adaptive-contrast. Each network minimises, in nats per image, all in one step:
+
+    encoder, decoder    E_x E_eps [ -log p(x|z) + T(x, z) ],  z = z_phi(x, eps)                      (eq. 3.7)
+    discriminator       E_x E_q(z|x) [ -log sigma(T(x, z)) ] + E_x E_p(z) [ -log(1 - sigma(T(x, z))) ]  (eq. 3.3)
+
+whose optimum is T(x, z) = log q(z|x) - log p(z), with T held fixed in the first line (proposition 2). Adaptive
+contrast replaces the prior by a Gaussian r(z|x) with the mean mu and deviation sigma of q(z|x) itself: T compares
+z' = (z - mu) / sigma with N(0, I), a small difference, and E[ T(x, z') + log r(z|x) - log p(z) ] is the KL.
+
+Run: python avb.py (--help lists every flag). What to expect: README.md, "What each script gives".
+Departures from the paper: fully connected networks, the same encoder with and without adaptive contrast, the
+noise shared between moments and draws; see README.md.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from keras import ops
+
+from common import networks
+from common.adversarial import discriminator_loss, frozen
+from common.model import LatentModel, binary_cross_entropy
+from common.priors import GaussianPrior
+from common.run import Count, Factor, Positive, PositiveCount, Targets, main_of, train_and_report
+
+
+@dataclass(frozen=True)
+class Config:
+    """The official code's values for the encoder's noise; the rest was chosen on validation images."""
+
+    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz file
+    binarisation: Targets = "dynamic"  # none, dynamic (pixels drawn anew each epoch: the paper), threshold (at 0.5)
+    latent_dim: PositiveCount = 2  # dimensions of z (section 6.2: 8 and 32)
+    adaptive_contrast: bool = True  # compare q(z|x) with a Gaussian of its own moments instead of the prior
+    hidden_units: tuple[PositiveCount, ...] = (512, 512)  # ReLU units a layer, encoder and decoder
+    discriminator_units: tuple[PositiveCount, ...] = (512, 512)  # ReLU units a layer; the first for x and z each
+    noise_basis: PositiveCount = 16  # noise vectors v_i in z = z0 + sum_i a_i v_i (official code: 16 for 8-D)
+    noise_dim: PositiveCount = 32  # normal numbers that each v_i is a function of (official code: 32 for 8-D)
+    noise_units: tuple[PositiveCount, ...] = (128, 128, 128)  # ELU units a layer in each v_i (official code)
+    prior_scale: Positive = 1.0  # standard deviation of the Gaussian prior
+    epochs: Count | None = None  # passes over the training images; None: as `updates` take, at most 50
+    updates: PositiveCount = 11000  # steps of the optimiser if epochs is None: 20 passes over MNIST
+    batch_size: PositiveCount = 100  # images an update
+    learning_rate: Positive = 3e-4  # of Adam
+    beta_1: Factor = 0.5  # Adam's decay of the mean gradient, below 1 (official code)
+    encoder_rate_factor: Factor = 1.0  # times learning_rate
+    decoder_rate_factor: Factor = 1.0  # times learning_rate
+    discriminator_rate_factor: Factor = 2.0  # times learning_rate (official code: 2)
+    seed: Count = 0  # of weights, noise, order and binarisation
+    results: str = "results"  # the folder of all runs
+    name: str = ""  # this run's folder below results/avb/; date and time if empty
+    tensorboard: bool = False  # write event files for TensorBoard into the run's folder
+
+
+class AVB(LatentModel):
+    """z = z_phi(x, eps), held to p(z) image by image by a KL that a discriminator estimates."""
+
+    title = "AVB"
+    terms = ("reconstruction", "kl", "discriminator")
+
+    def __init__(self, adaptive_contrast: bool, noise_basis: int, noise_dim: int, **kwargs):
+        super().__init__(**kwargs)
+        self.adaptive_contrast = adaptive_contrast
+        self.noise_basis, self.noise_dim = noise_basis, noise_dim
+
+    def call(self, x, training=False):
+        eps = self.noise((ops.shape(x)[0], self.noise_basis, self.noise_dim))
+        z0, a, v = self.encoder([x, eps])  # (batch, latent_dim), twice (batch, noise_basis, latent_dim)
+        z = z0 + ops.sum(a * v, axis=1)
+        # The v_i do not depend on x, so the batch holds as many draws of them for every image.
+        mean = z0 + ops.sum(a * ops.mean(v, axis=0), axis=1)
+        variance = ops.sum(ops.square(a) * ops.var(v, axis=0), axis=1)
+        return {"z": z, "logits": self.decoder(z), "mean": mean, "variance": variance}
+
+    def objective(self, x, outputs):
+        z_hat, log_ratio = self.contrast(outputs)
+        opposite = self.noise(ops.shape(z_hat)) if self.adaptive_contrast else self.prior_like(z_hat)
+        return {
+            "reconstruction": binary_cross_entropy(x, outputs["logits"]),
+            "kl": ops.mean(self.log_odds(frozen(self.discriminator), x, z_hat) + log_ratio),
+            "discriminator": discriminator_loss(
+                self.log_odds(self.discriminator, x, ops.stop_gradient(z_hat)),
+                self.log_odds(self.discriminator, x, opposite),
+            ),
+        }
+
+    def contrast(self, outputs):
+        """The code as T sees it, (batch, latent_dim), and log r(z|x) - log p(z), (batch,) in nats.
+
+        r is the distribution that T compares q(z|x) with: the prior, or the Gaussian of q's own moments,
+        whose gradients are stopped (section 3.3).
+        """
+        z = outputs["z"]
+        if not self.adaptive_contrast:
+            return z, ops.zeros_like(z[:, 0])
+        mean, variance = ops.stop_gradient(outputs["mean"]), ops.stop_gradient(outputs["variance"])
+        z_hat = (z - mean) / ops.sqrt(variance)
+        log_r = -0.5 * ops.sum(ops.square(z_hat) + ops.log(variance) + math.log(2.0 * math.pi), axis=-1)
+        return z_hat, log_r - self.prior.log_prob(z)
+
+    def log_odds(self, discriminator, x, z_hat):
+        """T(x, z), (batch,): the network and, against the prior, |z|^2 / (2 scale^2), which is -log p(z) + const."""
+        t = ops.squeeze(discriminator([x, z_hat]), axis=-1)
+        if self.adaptive_contrast:
+            return t
+        return t + 0.5 * ops.sum(ops.square(z_hat / self.prior.scale), axis=-1)
+
+    def divergences(self, x, outputs):
+        z_hat, log_ratio = self.contrast(outputs)
+        return {"kl_estimated_nats": ops.mean(self.log_odds(self.discriminator, x, z_hat) + log_ratio)}
+
+
+def build(config: Config, image_shape) -> AVB:
+    """The untrained model for images of this shape; same config, same weights."""
+    random = np.random.default_rng(config.seed)
+    return AVB(
+        adaptive_contrast=config.adaptive_contrast,
+        noise_basis=config.noise_basis,
+        noise_dim=config.noise_dim,
+        prior=GaussianPrior(config.latent_dim, config.prior_scale),
+        seed=config.seed,
+        encoder=networks.noise_basis_encoder(
+            image_shape,
+            config.latent_dim,
+            config.hidden_units,
+            config.noise_basis,
+            config.noise_dim,
+            config.noise_units,
+            random,
+        ),
+        decoder=networks.decoder(config.latent_dim, image_shape, config.hidden_units, random),
+        discriminator=networks.pair_discriminator(image_shape, config.latent_dim, config.discriminator_units, random),
+    )
+
+
+def main(config: Config = Config()) -> dict:
+    """Train, evaluate and plot as `config` says; returns what metrics.json holds."""
+    return train_and_report(config, build, "avb")
+
+
+if __name__ == "__main__":
+    main_of(main, Config)

@@ -1,0 +1,24 @@
+"""Two reference lines for a reconstruction in nats: the best any model can reach, and what no code can."""
+
+import numpy as np
+from scipy.special import xlogy
+
+
+def cross_entropy_floor(images: np.ndarray) -> float:
+    """Least possible Bernoulli cross-entropy of the images, in nats: summed over pixels, averaged over images.
+
+    It is the entropy of the pixels themselves: 0 for binary images, 45.5 nats for greyscale MNIST.
+    """
+    entropy = -xlogy(images, images) - xlogy(1.0 - images, 1.0 - images)
+    return float(entropy.sum(dtype="float64") / len(images))
+
+
+def mean_image_cross_entropy(train_images: np.ndarray, images: np.ndarray) -> float:
+    """Cross-entropy of `images` under independent pixels with the training images' means, in nats.
+
+    Summed over pixels, averaged over images: where a model that ignores its code ends, 205.8 nats on MNIST.
+    """
+    # A pixel that is always 0 in training would make any other value infinitely unlikely: one more image of 0.5.
+    pixel_means = (train_images.sum(axis=0, dtype="float64") + 0.5) / (len(train_images) + 1)
+    image_means = images.mean(axis=0, dtype="float64")
+    return float(-(xlogy(image_means, pixel_means) + xlogy(1.0 - image_means, 1.0 - pixel_means)).sum())

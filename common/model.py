@@ -1,0 +1,104 @@
+"""The base of the five models: networks, a forward pass, and an objective whose terms add up to the loss."""
+
+import keras
+import numpy as np
+from keras import ops
+
+
+def binary_cross_entropy(images, logits):
+    """-log p(x|z) of Bernoulli pixels in nats: summed over the pixels, averaged over the images.
+
+    For pixels strictly between 0 and 1 it is a cross-entropy with a floor above 0, and no likelihood.
+    `images` and `logits` have the same shape, (batch, *image_shape); a scalar comes back.
+    """
+    cross_entropy = ops.softplus(logits) - images * logits
+    return ops.mean(ops.sum(cross_entropy, axis=tuple(range(1, len(images.shape)))))
+
+
+def gaussian_kl(mean, log_var, prior_scale=1.0):
+    """KL(N(mean, exp(log_var)) || N(0, prior_scale^2)) in nats: summed over dimensions, averaged over images.
+
+    `mean` and `log_var` are (batch, latent_dim); a scalar comes back (Kingma & Welling, arXiv 1312.6114,
+    appendix B, for any scale of the prior).
+    """
+    log_var_ratio = log_var - 2.0 * np.log(prior_scale)
+    kl = 0.5 * ((mean / prior_scale) ** 2 + ops.exp(log_var_ratio) - 1.0 - log_var_ratio)
+    return ops.mean(ops.sum(kl, axis=-1))
+
+
+class LatentModel(keras.Model):
+    """An encoder, a decoder and, where two players meet, a discriminator, trained by `model.fit(images)`.
+
+    A subclass has a `title` for figures, names its `terms`, and defines two methods:
+    `call(x)` -> dict with at least "z", (batch, latent_dim), and "logits", (batch, *image_shape);
+    `objective(x, outputs)` -> dict of scalars in nats per image, one for each of `terms`, whose sum is the
+    loss. Every player's gradient is selected inside its term (`common.adversarial`), so that one backward
+    pass gives each network its own gradient and one step moves them all.
+    """
+
+    title: str
+    terms: tuple[str, ...]
+
+    def __init__(self, prior, seed: int, **networks: keras.Model):
+        super().__init__()
+        self.prior = prior
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.network_names = tuple(networks)
+        for name, network in networks.items():
+            setattr(self, name, network)
+        self.term_means = [keras.metrics.Mean(name=term) for term in self.terms]
+
+    @property
+    def networks(self) -> dict[str, keras.Model]:
+        """The networks by name, in the order in which they were given."""
+        return {name: getattr(self, name) for name in self.network_names}
+
+    def noise(self, shape):
+        """Standard normal noise from the model's own seed."""
+        return keras.random.normal(shape, seed=self.seed_generator)
+
+    def prior_like(self, z):
+        """As many draws from the prior as `z` has rows: (batch, latent_dim)."""
+        return self.prior.sample(ops.shape(z)[0], self.seed_generator)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        terms = self.objective(x, y_pred)
+        for mean in self.term_means:
+            mean.update_state(terms[mean.name], sample_weight=ops.shape(y_pred["z"])[0])
+        return sum(terms[term] for term in self.terms)
+
+    def divergences(self, x, outputs) -> dict:
+        """KL(q(z|x) || p(z)) in nats, averaged over the images, under the key that metrics.json gives it:
+        `kl_nats` where it has a closed form, `kl_estimated_nats` where a discriminator estimates it.
+        Empty where q(z|x) has no known density.
+        """
+        return {}
+
+    def forward(self, images, batch_size: int = 500) -> dict[str, np.ndarray]:
+        """`call` on any number of images, as NumPy arrays: {"z": (n, latent_dim), "logits": ..., ...}."""
+        batches = [self(batch) for batch in in_batches(images, batch_size)]
+        return {key: np.concatenate([to_numpy(batch[key]) for batch in batches]) for key in batches[0]}
+
+    def encode(self, images) -> np.ndarray:
+        """One draw z ~ q(z|x) for each image: (n, *image_shape) -> (n, latent_dim)."""
+        return self.forward(images)["z"]
+
+    def decode(self, codes) -> np.ndarray:
+        """Pixel means of p(x|z), in [0, 1]: (n, latent_dim) -> (n, *image_shape)."""
+        batches = in_batches(codes, 500)
+        return np.concatenate([to_numpy(ops.sigmoid(self.decoder(batch))) for batch in batches])
+
+    def sample(self, count: int) -> np.ndarray:
+        """Pixel means of p(x|z) for `count` draws z ~ p(z): (count, *image_shape), in [0, 1]."""
+        return self.decode(to_numpy(self.prior.sample(count, self.seed_generator)))
+
+
+def to_numpy(tensor) -> np.ndarray:
+    """A tensor of any backend as an array, without its gradient's history."""
+    return ops.convert_to_numpy(ops.stop_gradient(tensor))
+
+
+def in_batches(array, batch_size: int):
+    """Consecutive slices of at most `batch_size` rows, as float32 tensors."""
+    for start in range(0, len(array), batch_size):
+        yield ops.convert_to_tensor(array[start : start + batch_size], "float32")

@@ -1,0 +1,98 @@
+"""The networks of the five models: fully connected, any size of image and code.
+
+Every builder takes a NumPy generator, from which each layer draws the seed of its initial weights, and
+returns a functional `keras.Model` that can be saved, loaded and called on its own.
+"""
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+
+def seeded(random: np.random.Generator) -> keras.initializers.Initializer:
+    """He et al.'s normal initialiser with a seed of its own, the same on every run with the same generator."""
+    return keras.initializers.HeNormal(seed=int(random.integers(2**31)))
+
+
+def hidden_layers(x, hidden_units, random: np.random.Generator, activation="relu"):
+    """`x` through one dense layer for each entry of `hidden_units`: (batch, n) -> (batch, hidden_units[-1])."""
+    for units in hidden_units:
+        x = layers.Dense(units, activation=activation, kernel_initializer=seeded(random))(x)
+    return x
+
+
+def encoder(image_shape, outputs: int, hidden_units, random: np.random.Generator, noise_dim: int = 0):
+    """Images to `outputs` numbers each: (batch, *image_shape) -> (batch, outputs).
+
+    With `noise_dim` > 0 the network takes a pair (images, noise), the noise of shape (batch, noise_dim) is
+    concatenated to the pixels, and the code is a function of both: the AAE paper's "universal approximator
+    posterior" (section 2.1).
+    """
+    images = layers.Input(image_shape, name="images")
+    pixels = layers.Flatten()(images)
+    noise = [layers.Input((noise_dim,), name="noise")] if noise_dim else []
+    hidden = hidden_layers(layers.Concatenate()([pixels, *noise]) if noise else pixels, hidden_units, random)
+    code = layers.Dense(outputs, kernel_initializer=seeded(random), name="code")(hidden)
+    return keras.Model([images, *noise] if noise else images, code, name="encoder")
+
+
+def decoder(latent_dim: int, image_shape, hidden_units, random: np.random.Generator):
+    """Codes to the logits of independent Bernoulli pixels: (batch, latent_dim) -> (batch, *image_shape)."""
+    code = layers.Input((latent_dim,), name="code")
+    hidden = hidden_layers(code, hidden_units, random)
+    logits = layers.Dense(int(np.prod(image_shape)), kernel_initializer=seeded(random), name="logits")(hidden)
+    return keras.Model(code, layers.Reshape(image_shape)(logits), name="decoder")
+
+
+def discriminator(latent_dim: int, hidden_units, random: np.random.Generator):
+    """Codes to the logit of "drawn from the prior" (AAE paper, section 2): (batch, latent_dim) -> (batch, 1)."""
+    code = layers.Input((latent_dim,), name="code")
+    hidden = hidden_layers(code, hidden_units, random)
+    logit = layers.Dense(1, kernel_initializer=seeded(random), name="logit")(hidden)
+    return keras.Model(code, logit, name="discriminator")
+
+
+def pair_discriminator(image_shape, latent_dim: int, hidden_units, random: np.random.Generator):
+    """The network inside T(x, z) of the AVB paper: (batch, *image_shape), (batch, latent_dim) -> (batch, 1).
+
+    Image and code each have a first layer of their own, or a few code dimensions would drown among the pixels.
+    The last layer starts at zero, so T starts at what the model adds to it analytically.
+    """
+    images = layers.Input(image_shape, name="images")
+    code = layers.Input((latent_dim,), name="code")
+    both = [hidden_layers(x, hidden_units[:1], random) for x in (layers.Flatten()(images), code)]
+    hidden = hidden_layers(layers.Concatenate()(both), hidden_units[1:], random)
+    logit = layers.Dense(1, kernel_initializer="zeros", name="logit")(hidden)
+    return keras.Model([images, code], logit, name="discriminator")
+
+
+def noise_basis_encoder(
+    image_shape, latent_dim: int, hidden_units, noise_basis: int, noise_dim: int, noise_units, random
+):
+    """The encoder that knows its moments (AVB paper, section 3.3 and appendix): z = z0(x) + sum_i a_i(x) v_i(eps_i).
+
+    Takes images (batch, *image_shape) and noise eps (batch, noise_basis, noise_dim); returns z0 of shape
+    (batch, latent_dim), and a and v, both (batch, noise_basis, latent_dim). Each v_i is a network of its own;
+    a = elu(. - 5) + 1 is positive and starts near exp(-5); z0 starts near 0.
+    """
+    images = layers.Input(image_shape, name="images")
+    hidden = hidden_layers(layers.Flatten()(images), hidden_units, random)
+    near_zero = keras.initializers.RandomNormal(stddev=1e-3, seed=int(random.integers(2**31)))
+    z0 = layers.Dense(latent_dim, kernel_initializer=near_zero, name="location")(hidden)
+    scales = layers.Dense(noise_basis * latent_dim, kernel_initializer=seeded(random), name="scales")(hidden)
+    a = ops.elu(layers.Reshape((noise_basis, latent_dim))(scales) - 5.0) + 1.0
+
+    noise = layers.Input((noise_basis, noise_dim), name="noise")
+    v = noise
+    for units, activation in [*((units, "elu") for units in noise_units), (latent_dim, None)]:
+        v = layers.EinsumDense(
+            "bin,inm->bim",
+            output_shape=(noise_basis, units),
+            bias_axes="im",
+            activation=activation,
+            # Keras' own scaling initialisers would count the basis as part of the fan-in.
+            kernel_initializer=keras.initializers.RandomNormal(
+                stddev=v.shape[-1] ** -0.5, seed=int(random.integers(2**31))
+            ),
+        )(v)
+    return keras.Model([images, noise], [z0, a, v], name="encoder")

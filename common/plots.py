@@ -1,0 +1,473 @@
+"""Figures from NumPy arrays: codes, samples, reconstructions and the course of training.
+
+Every function returns a `Figure` built without pyplot, so that no backend is chosen and no figure stays open.
+Each figure carries a title and, below it, a description of what is shown and of how many images.
+"""
+
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+from matplotlib import color_sequences, colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
+from matplotlib.textpath import TextPath
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+from common.files import whole
+
+DPI = 128  # a power of two: whole pixels remain whole when they pass through inches
+MARGIN = 0.125  # inches around everything
+TITLE_SIZE, TEXT_SIZE, SMALL_SIZE = 12, 9, 8  # points
+COLOURS = np.array(color_sequences["petroff10"])  # told apart by colour-blind readers as well
+MARKERS = "o^sDvP*X"  # the first for classes 0 to 9, the second for 10 to 19, ...
+HALO = [withStroke(linewidth=2.5, foreground="white")]
+CURVES = (  # prefix in a history, label, line, marker of a lone value, colour
+    ("", "training", "solid", "o", COLOURS[0]),
+    ("val_", "validation", "dashed", "D", COLOURS[2]),
+)
+CONTOURS = {0.5: "solid", 0.9: "dashed", 0.99: "dotted"}  # prior mass enclosed: line style
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a PNG under `path` all at once or not at all, whatever interrupts it."""
+    with whole(path) as unfinished:
+        figure.savefig(unfinished, dpi=DPI, format="png")
+
+
+def latent_scatter(
+    codes: np.ndarray,
+    labels: np.ndarray | None,
+    title: str,
+    prior_samples: np.ndarray,
+    prior_log_prob: Callable[[np.ndarray], np.ndarray] | None = None,
+    description: str = "",
+) -> Figure:
+    """Codes (n, 2) of held-out images over the prior, with the histograms of both along the axes.
+
+    labels: (n,) class numbers, or None for one colour. prior_samples: (m, 2). prior_log_prob: (k, 2) -> (k,)
+    nats, drawn as contours that enclose stated prior mass; without it the samples themselves are drawn.
+    """
+    clouds = {"codes": codes, "prior samples": prior_samples}
+    limits = view(*clouds.values())
+    description = description or f"Codes of {len(codes):,} held-out images and the prior p(z)"
+    figure = new_figure(9.2, 6.9, title, description + not_shown(limits, clouds))
+    axes = place(figure, 0.75, 0.6, 5.2, 5.2)
+    draw_codes(axes, codes, labels, limits, ("z₁", "z₂"))
+    if prior_log_prob is None:
+        shown = draw_cloud(axes, prior_samples, "prior samples")
+    else:
+        shown = draw_contours(axes, prior_samples, prior_log_prob)
+    above = place(figure, 0.75, 5.88, 5.2, 1.0, sharex=axes)
+    beside = place(figure, 6.03, 0.6, 1.0, 5.2, sharey=axes)
+    shown += draw_marginals(above, beside, codes, prior_samples)
+    legends(axes, labels, shown, 1.24)
+    return figure
+
+
+def projection_scatter(
+    points: np.ndarray,
+    labels: np.ndarray | None,
+    title: str,
+    description: str,
+    axis_names: tuple[str, str],
+    prior_points: np.ndarray | None = None,
+) -> Figure:
+    """Codes of any size after a projection to two dimensions (n, 2), e.g. PCA or t-SNE, coloured by class.
+
+    prior_points: (m, 2) prior samples through the same projection, drawn in grey behind the codes.
+    """
+    clouds = {"codes": points} | ({} if prior_points is None else {"prior samples": prior_points})
+    limits = view(*clouds.values())
+    figure = new_figure(8.0, 6.3, title, description + not_shown(limits, clouds))
+    axes = place(figure, 0.75, 0.6, 5.6, 5.6)
+    draw_codes(axes, points, labels, limits, axis_names)
+    shown = [] if prior_points is None else draw_cloud(axes, prior_points, "prior samples")
+    legends(axes, labels, shown, 1.03)
+    return figure
+
+
+def image_grid(images: np.ndarray, title: str, description: str, columns: int = 10) -> Figure:
+    """Images (n, h, w) or (n, d) in [0, 1] as tiles, in reading order."""
+    figure, *_ = draw_tiles(in_rows(as_images(images), columns), title, description)
+    return figure
+
+
+def reconstructions(
+    originals: np.ndarray, reconstructions: np.ndarray, title: str, description: str, columns: int = 10
+) -> Figure:
+    """Each reconstruction above its original; both (n, h, w) or (n, d) in [0, 1]."""
+    pairs = [in_rows(as_images(images), columns) for images in (reconstructions, originals)]
+    tiles = np.stack(pairs, axis=1)  # (rows, 2, columns, h, w)
+    tiles = tiles.reshape(-1, *tiles.shape[2:])
+    figure, axes, _, y = draw_tiles(tiles, title, description, together=2, left=1.0)
+    axes.set_yticks(y, ["reconstruction", "original"] * (len(tiles) // 2))
+    return figure
+
+
+def manifold(images: np.ndarray, percentiles: np.ndarray, title: str, description: str) -> Figure:
+    """Decoder output on a grid over a 2-D code: images (n, n, h, w) in [0, 1], percentiles (n,) in percent.
+
+    images[i, j] belongs to the i-th percentile of z₂ and the j-th of z₁. z₂ grows upwards, as in a scatter.
+    """
+    figure, axes, x, y = draw_tiles(images[::-1], title, description, left=0.7, bottom=0.5)
+    names = [f"{percentile:.3g}" for percentile in percentiles]
+    axes.set_xticks(x, names)
+    axes.set_yticks(y, names[::-1])
+    axes.set_xlabel("z₁, percentile of prior (%)")
+    axes.set_ylabel("z₂, percentile of prior (%)")
+    return figure
+
+
+def interpolations(images: np.ndarray, title: str, description: str) -> Figure:
+    """Decoded points on the way between the codes of two held-out images: (rows, steps, h, w) in [0, 1].
+
+    One pair of images a row.
+    """
+    figure, axes, x, _ = draw_tiles(images, title, description, bottom=0.5)
+    axes.set_xticks(x, [f"{way:.2g}" for way in np.linspace(0, 1, len(x))])
+    axes.set_xlabel("first code (0) to second code (1)")
+    return figure
+
+
+def training_curves(
+    history: Mapping[str, Sequence[float]],
+    title: str,
+    reference_lines: Mapping[str, Sequence[tuple[float, str]]] | None = None,
+    description: str = "Each term of the objective, mean over the images of an epoch",
+) -> Figure:
+    """A panel a term, in nats per image: training solid, its `val_` twin dashed.
+
+    history: name -> a value an epoch, with "epoch" (or "updates") for the horizontal axis.
+    reference_lines: term -> (value in nats, name without the value), ...
+    """
+    unit = next((name for name in ("epoch", "updates") if name in history), "epoch")
+    names = [name.removeprefix("val_") for name, values in history.items() if len(values)]
+    terms = [name for name in dict.fromkeys(names) if name not in ("epoch", "updates")]
+    columns = 2 if len(terms) in (2, 4) else max(1, min(3, len(terms)))
+    rows = max(1, -(-len(terms) // columns))
+    figure = new_figure(max(6.5, 3.9 * columns), 2.8 * rows + 0.3, title, description, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for axes, term in zip_longest(panels.flat, terms):
+        if term is None:
+            axes.set_axis_off()
+        else:
+            draw_term(axes, history, term, unit, (reference_lines or {}).get(term, ()))
+    for axes in panels[:, 0]:
+        axes.set_ylabel("nats per image")
+    if terms:
+        lines = [line for axes in panels.flat for line in axes.get_legend_handles_labels()[0]]
+        handles = {line.get_label(): line for line in lines}
+        figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=2, frameon=False)
+    else:
+        panels[0, 0].set_axis_on()
+        panels[0, 0].set(xlabel=unit, xticks=[], yticks=[])
+        panels[0, 0].text(0.5, 0.5, "untrained", ha="center", va="center", size=TITLE_SIZE)
+    return figure
+
+
+# Headings and places
+
+
+def new_figure(width: float, height: float, title: str, description: str, **options) -> Figure:
+    """A figure with `width` x `height` inches of room below a heading that is as high as its lines need."""
+    title = wrapped(title, TITLE_SIZE, "bold", width - 2 * MARGIN)
+    description = wrapped(description, TEXT_SIZE, "normal", width - 2 * MARGIN)
+    below_title = MARGIN + lines_height(title, TITLE_SIZE)
+    heading = np.ceil((below_title + lines_height(description, TEXT_SIZE) + MARGIN) * DPI) / DPI
+    total = height + heading
+    figure = Figure((width, total), dpi=DPI, **options)
+    if figure.get_layout_engine():
+        figure.get_layout_engine().set(rect=(0, 0, 1, height / total), w_pad=MARGIN, h_pad=MARGIN / 2)
+    style = {"va": "top", "linespacing": 1.2}
+    figure.text(MARGIN / width, 1 - MARGIN / total, title, size=TITLE_SIZE, weight="bold", **style)
+    figure.text(MARGIN / width, 1 - below_title / total, description, size=TEXT_SIZE, color="0.3", **style)
+    return figure
+
+
+def lines_height(text: str, size: float) -> float:
+    """Inches that lines of `size` points take."""
+    return 1.3 * size / 72 * (text.count("\n") + 1)
+
+
+def wrapped(text: str, size: float, weight: str, width: float) -> str:
+    """`text` in as many lines as it needs to fit `width` inches."""
+    font = FontProperties(weight=weight)
+    length = TextPath((0, 0), text or " ", size, prop=font).get_extents().width / 72
+    characters = int(0.93 * width / max(length, 1e-9) * len(text))  # lines differ a little from the average
+    return textwrap.fill(text, max(characters, 1))
+
+
+def place(figure: Figure, left: float, bottom: float, width: float, height: float, **options) -> Axes:
+    """Axes at a place given in inches from the figure's lower left corner."""
+    across, up = figure.get_size_inches()
+    return figure.add_axes((left / across, bottom / up, width / across, height / up), **options)
+
+
+# Scatter plots
+
+
+def view(*clouds: np.ndarray) -> np.ndarray:
+    """Square limits, (axis, low and high), that hold 99.9 % of every cloud (n, 2) but not an outlier."""
+    kept = np.concatenate([central(np.asarray(cloud, float)) for cloud in clouds])
+    if not len(kept):
+        return np.array([[-1.0, 1.0], [-1.0, 1.0]])
+    low, high = kept.min(axis=0), kept.max(axis=0)
+    half = 0.55 * (high - low).max() or 1.0
+    return np.stack([(low + high) / 2 - half, (low + high) / 2 + half], axis=1)
+
+
+def central(cloud: np.ndarray) -> np.ndarray:
+    """The finite points of `cloud` (n, 2) without the 0.1 %, and at least one, that lie farthest out."""
+    cloud = cloud[np.isfinite(cloud).all(axis=1)]
+    if len(cloud) < 3:
+        return cloud
+    distance = np.abs(cloud - np.median(cloud, axis=0)).max(axis=1)
+    return cloud[np.argsort(distance)[: -int(np.ceil(len(cloud) / 1000))]]
+
+
+def not_shown(limits: np.ndarray, clouds: Mapping[str, np.ndarray]) -> str:
+    """A sentence on the points that the axes leave out, or nothing."""
+    counts = []
+    for name, cloud in clouds.items():
+        finite = np.isfinite(cloud).all(axis=1)
+        outside = finite & ((cloud < limits[:, 0]) | (cloud > limits[:, 1])).any(axis=1)
+        for number, fate in ((outside.sum(), "outside the axes"), ((~finite).sum(), "not finite")):
+            if number:
+                counts.append(f"{number:,} of {len(cloud):,} {name} {fate}")
+    return f" · not shown: {', '.join(counts)}" if counts else ""
+
+
+def draw_codes(
+    axes: Axes, codes: np.ndarray, labels: np.ndarray | None, limits: np.ndarray, names: Sequence[str]
+) -> None:
+    """Codes (n, 2) coloured by class, each class's number written at its median."""
+    axes.set(xlim=limits[0], ylim=limits[1], xlabel=names[0], ylabel=names[1], aspect="equal")
+    axes.tick_params(labelsize=TEXT_SIZE)
+    finite = np.flatnonzero(np.isfinite(codes).all(axis=1))
+    shuffled = np.random.default_rng(0).permutation(finite)  # sorted, the last class would cover the others
+    codes = codes[shuffled]
+    classes = np.zeros(len(codes), int) if labels is None else labels[shuffled]
+    style = {"s": np.clip(3e4 / max(len(codes), 1), 4, 25), "alpha": 0.65, "linewidths": 0, "zorder": 2}
+    for tens in np.unique(classes // 10):
+        chosen = classes // 10 == tens
+        axes.scatter(*codes[chosen].T, c=COLOURS[classes[chosen] % 10], marker=marker(10 * tens), **style)
+    if labels is not None and len(codes):
+        present = np.unique(classes)
+        medians = np.stack([np.median(codes[classes == label], axis=0) for label in present])
+        style = {"size": 13 if len(present) <= 10 else 9, "weight": "bold", "path_effects": HALO, "zorder": 5}
+        for label, position in zip(present, spread(medians, 0.04 * np.ptp(limits[0])), strict=True):
+            axes.text(*position, label, ha="center", va="center", **style)
+
+
+def marker(label: int) -> str:
+    return MARKERS[label // 10 % len(MARKERS)]
+
+
+def spread(positions: np.ndarray, distance: float) -> np.ndarray:
+    """Positions (n, d) moved apart until hardly two are nearer than `distance`, so that text is legible."""
+    positions = positions + 1e-3 * distance * np.random.default_rng(0).normal(size=positions.shape)
+    for _ in range(100):
+        difference = positions[:, None] - positions[None]  # (n, n, d)
+        length = np.linalg.norm(difference, axis=-1, keepdims=True)
+        push = np.maximum(distance - length, 0) / 2 * difference / np.maximum(length, 1e-12 * distance)
+        positions = positions + 0.5 * push.sum(axis=1)
+    return positions
+
+
+def draw_cloud(axes: Axes, points: np.ndarray, name: str) -> list:
+    """Points (m, 2) in grey behind everything else; returns the legend's entry."""
+    axes.scatter(*points.T, s=3, color="0.65", linewidths=0, zorder=1)
+    return [Line2D([], [], color="0.65", marker="o", markersize=4, linestyle="none", label=name)]
+
+
+def draw_contours(axes: Axes, samples: np.ndarray, log_prob: Callable[[np.ndarray], np.ndarray]) -> list:
+    """The prior's highest-density regions; returns the legend's entries, with the mass that each encloses."""
+    at_samples = np.asarray(log_prob(samples), float)
+    levels = contour_levels(at_samples, list(CONTOURS))
+    (left, right), (bottom, top) = view(samples)
+    x, y = np.meshgrid(np.linspace(left, right, 300), np.linspace(bottom, top, 300))
+    grid = np.stack([x.ravel(), y.ravel()], axis=1).astype(samples.dtype)
+    density = np.asarray(log_prob(grid), float).reshape(x.shape)
+    density = np.maximum(density, levels.min() - 10)  # contours cannot be drawn beside -inf
+    lines = []
+    for level, style in zip(levels, CONTOURS.values(), strict=False):
+        axes.contour(x, y, density, [level], colors="black", linestyles=style, linewidths=1.2, zorder=3)
+        label = f"{(at_samples >= level).mean():.0%} of the prior".replace("%", " %")
+        lines.append(Line2D([], [], color="black", linestyle=style, linewidth=1.2, label=label))
+    return lines
+
+
+def contour_levels(log_prob: np.ndarray, masses: Sequence[float]) -> np.ndarray:
+    """The log densities above which lie the stated masses of the samples whose log densities (m,) are given.
+
+    A flat prior has one level for all masses; it is then given once.
+    """
+    levels = np.quantile(log_prob, 1 - np.asarray(masses)).round(4)
+    return np.unique(levels)[::-1] - 1e-4  # a plateau lies above its contour
+
+
+def draw_marginals(above: Axes, beside: Axes, codes: np.ndarray, prior: np.ndarray) -> list:
+    """Densities of codes and prior, both (n, 2), along the two axes; returns the legend's entries."""
+    for axis, (axes, orientation) in enumerate(((above, "vertical"), (beside, "horizontal"))):
+        low, high = axes.get_xlim() if axis == 0 else axes.get_ylim()
+        edges = np.linspace(low, high, 61)
+        for points, style in ((codes, {"color": "0.85", "fill": True}), (prior, {"color": "black"})):
+            # divided by all points, whether the axes show them or not
+            density = np.histogram(points[:, axis], edges)[0] / (len(points) * (edges[1] - edges[0]))
+            axes.stairs(density, edges, orientation=orientation, **style)
+        axes.tick_params(labelbottom=axis == 1, labelleft=axis == 0, labelsize=SMALL_SIZE)
+        axes.spines[["top", "right"]].set_visible(False)
+    above.yaxis.set_major_locator(MaxNLocator(3))
+    beside.xaxis.set_major_locator(MaxNLocator(3, prune="lower"))  # 0 would touch the scatter plot's last label
+    above.set_ylabel("density", size=SMALL_SIZE)
+    beside.set_xlabel("density", size=SMALL_SIZE)
+    names = ("codes, marginal", "prior, marginal")
+    return [Patch(color="0.85", label=names[0]), Line2D([], [], color="black", label=names[1])]
+
+
+def legends(axes: Axes, labels: np.ndarray | None, shown: list, x: float) -> None:
+    """Right of the axes, from `x` in their widths: the classes above, whatever else is shown below."""
+    style = {"frameon": False, "fontsize": TEXT_SIZE, "borderaxespad": 0, "handletextpad": 0.5}
+    if shown:
+        corner = {"loc": "lower left", "bbox_to_anchor": (x, 0), "bbox_transform": axes.transAxes}
+        axes.figure.legend(handles=shown, **corner, **style)  # axes have room for one legend only
+    if labels is not None:
+        classes = np.unique(labels)
+        dots = [
+            Line2D([], [], color=COLOURS[label % 10], marker=marker(label), linestyle="none", label=label)
+            for label in classes
+        ]
+        style |= {"title": "class", "alignment": "left", "ncols": -(-len(classes) // 15)}
+        axes.legend(handles=dots, loc="upper left", bbox_to_anchor=(x, 1), **style)
+
+
+# Tiles
+
+
+def as_images(images: np.ndarray) -> np.ndarray:
+    """(n, h, w) as it is; (n, d) as squares where d is a square number, else as strips (n, 1, d)."""
+    if images.ndim == 3:
+        return images
+    side = int(np.sqrt(images.shape[1]) + 0.5)
+    return images.reshape(len(images), side if side**2 == images.shape[1] else 1, -1)
+
+
+def in_rows(images: np.ndarray, columns: int) -> np.ndarray:
+    """Images (n, h, w) in reading order as (rows, columns, h, w), the last row filled up with NaN."""
+    columns = min(columns, len(images))
+    missing = -len(images) % columns
+    filled = np.pad(images.astype(float), ((0, missing), (0, 0), (0, 0)), constant_values=np.nan)
+    return filled.reshape(-1, columns, *images.shape[1:])
+
+
+def draw_tiles(
+    tiles: np.ndarray,
+    title: str,
+    description: str,
+    together: int = 0,
+    left: float = MARGIN,
+    bottom: float = MARGIN,
+) -> tuple[Figure, Axes, np.ndarray, np.ndarray]:
+    """Tiles (rows, columns, h, w) in [0, 1] with hairlines between, `together` rows to a group.
+
+    left, bottom: inches of room for labels. Returns figure, axes, and the centres of columns and of rows.
+    Each pixel of a tile covers a whole number of the figure's: nothing is blurred, and hairlines are even.
+    """
+    rows, columns, height, width = tiles.shape
+    scale = max(1, min(12, round(900 / (columns * width))))
+    tall = max(scale, 16 // height)  # strips of a single row stay visible
+    x = np.arange(columns) * (width * scale + 1)
+    y = np.arange(rows) * (height * tall + 1) + (8 * (np.arange(rows) // together) if together else 0)
+    canvas = np.full((y[-1] + height * tall, x[-1] + width * scale), np.nan)
+    enlarged = np.repeat(np.repeat(tiles, tall, axis=2), scale, axis=3)
+    for row, column in np.ndindex(rows, columns):
+        canvas[y[row] : y[row] + height * tall, x[column] : x[column] + width * scale] = enlarged[row, column]
+    left, bottom = (round(inches * DPI) / DPI for inches in (left, bottom))
+    across, up = canvas.shape[1] / DPI, canvas.shape[0] / DPI
+    figure = new_figure(max(left + across + MARGIN, 5), bottom + up, title, description)
+    axes = place(figure, left, bottom, across, up)
+    axes.imshow(canvas, colormaps["gray"].with_extremes(bad="white"), vmin=0, vmax=1, interpolation="nearest")
+    axes.spines[:].set_visible(False)
+    axes.set(xticks=[], yticks=[])
+    axes.tick_params(length=0, labelsize=SMALL_SIZE)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.label.set_size(TEXT_SIZE)
+    return figure, axes, x + (width * scale - 1) / 2, y + (height * tall - 1) / 2
+
+
+# Curves
+
+
+def draw_term(
+    axes: Axes,
+    history: Mapping[str, Sequence[float]],
+    term: str,
+    unit: str,
+    references: Sequence[tuple[float, str]],
+) -> None:
+    """One term's curves and reference values; what the axes cannot show is said below them."""
+    finite, notes = [], []
+    for prefix, label, line, dot, colour in CURVES:
+        values = np.array(history.get(prefix + term, ()), float)
+        x = np.asarray(history.get(unit, 1 + np.arange(len(values))))[: len(values)]
+        shown = np.isfinite(values)
+        finite.append(values[shown])
+        if len(values):
+            style = {"color": colour, "linestyle": line, "marker": dot if shown.sum() == 1 else None}
+            axes.plot(x[shown], values[shown], label=label, **style)
+        if len(values) and not shown[-1]:
+            lost = x[np.flatnonzero(shown)[-1] + 1] if shown.any() else x[0]
+            notes.append(f"{label} not finite from {unit} {lost:,.0f} on")
+    notes += scale_values(axes, np.concatenate(finite), references)
+    axes.set_title(term, loc="left", size=10, weight="bold")
+    axes.set_xlabel(unit)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.tick_params(labelsize=TEXT_SIZE)
+    text = "\n".join(line for note in notes for line in textwrap.wrap(note, 48))
+    below = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "top"}
+    axes.annotate(text, (0, 0), (0, -34), size=SMALL_SIZE, color="0.3", **below)
+
+
+def scale_values(axes: Axes, values: np.ndarray, references: Sequence[tuple[float, str]]) -> list[str]:
+    """Fit the vertical axis to the curves' values and the references near them; returns what is left out."""
+    values = values if len(values) else np.array([value for value, _ in references] or [0.0])
+    low, high = robust_range(values)
+    reach = max(high - low, 0.1 * abs(high), 1e-6)
+    near = {value: name for value, name in references if low - reach <= value <= high + reach}
+    far = [f"{name} = {value:.4g}" for value, name in references if value not in near]
+    bottom, top = min(low, *near, low), max(high, *near, high)
+    edge = 0.06 * max(top - bottom, reach)
+    axes.set_ylim(bottom - edge, top + edge)
+    draw_references(axes, near)
+    cut = values[(values < low) | (values > high)]
+    notes = [f"off the axis: {', '.join(far)}"] if far else []
+    if len(cut):
+        farthest = cut[np.abs(cut).argmax()]
+        notes.append(f"off the axis: {len(cut)} of {len(values)} values, as far as {farthest:.3g}")
+    return notes
+
+
+def robust_range(values: np.ndarray) -> tuple[float, float]:
+    """Lowest and highest of the values (n,), but for a tenth at either end that would squash all others."""
+    ordered, tail = np.sort(values), len(values) // 10
+    low, high = ordered[tail], ordered[-1 - tail]
+    margin = 5 * max(high - low, 0.1 * abs(np.median(values)))
+    return max(values.min(), low - margin), min(values.max(), high + margin)
+
+
+def draw_references(axes: Axes, references: Mapping[float, str]) -> None:
+    """A dotted line a value, its name to the right of the axes, where no curve can cross it."""
+    low, high = axes.get_ylim()
+    heights = spread((np.array(list(references))[:, None] - low) / (high - low), 0.17)[:, 0]
+    for (value, name), height in zip(references.items(), heights, strict=True):
+        axes.axhline(value, color="0.3", linestyle="dotted", linewidth=1.2)
+        text = f"{name}\n= {value:.4g}"
+        axes.text(1.02, height, text, transform=axes.transAxes, va="center", size=SMALL_SIZE, color="0.3")

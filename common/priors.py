@@ -1,0 +1,132 @@
+"""Distributions p(z) on the code that can be sampled, with labels where they have modes.
+
+Modes and spreads are those in common use for the AAE paper's figures, which give none: see each class.
+`scale` multiplies the samples of any of them.
+"""
+
+import math
+
+import keras
+from keras import ops
+
+MODES = 10  # one for each digit
+
+
+class GaussianPrior:
+    """N(0, scale^2 I) in `latent_dim` dimensions; no modes, so no labels."""
+
+    modes = 0
+
+    def __init__(self, latent_dim: int = 2, scale: float = 1.0):
+        self.latent_dim = latent_dim
+        self.scale = scale
+
+    def sample(self, count, seed, labels=None):
+        """`count` codes, (count, latent_dim). `seed` is a `SeedGenerator` or an integer.
+
+        Raises ValueError if labels are given, since no part of a Gaussian belongs to a label.
+        """
+        if labels is not None:
+            raise ValueError("a Gaussian prior has no modes: it cannot be sampled with labels")
+        return self.scale * keras.random.normal((count, self.latent_dim), seed=seed)
+
+    def log_prob(self, z):
+        """Log density in nats: (count, latent_dim) -> (count,)."""
+        return ops.sum(normal_log_prob(z, 0.0, self.scale), axis=-1)
+
+
+class MixturePrior:
+    """Ten Gaussians in the plane, mode k at angle 2 pi k / 10, its long axis pointing away from the origin.
+
+    Centres at radius 1.4, standard deviation 0.5 along the radius and 0.1 across it (AAE paper, Fig. 2 and 4).
+    """
+
+    modes = MODES
+    latent_dim = 2
+    radius, radial_deviation, tangential_deviation = 1.4, 0.5, 0.1
+
+    def __init__(self, latent_dim: int = 2, scale: float = 1.0):
+        require_plane("mixture", latent_dim)
+        self.scale = scale
+
+    def sample(self, count, seed, labels=None):
+        """`count` codes, (count, 2), from the modes named by `labels`, (count,) integers, or from modes at random.
+
+        `seed` is a `SeedGenerator` or an integer.
+        """
+        noise_seed, label_seed = separate(seed)
+        if labels is None:
+            labels = keras.random.randint((count,), 0, self.modes, seed=label_seed)
+        noise = keras.random.normal((count, 2), seed=noise_seed)
+        along = self.radius + self.radial_deviation * noise[:, 0]
+        return self.scale * from_polar_frame(along, self.tangential_deviation * noise[:, 1], self.angles(labels))
+
+    def log_prob(self, z):
+        """Log density of the whole mixture in nats: (count, 2) -> (count,)."""
+        return ops.logsumexp(self.mode_log_prob(z), axis=-1) - math.log(self.modes)
+
+    def mode_log_prob(self, z):
+        """Log density of each mode in nats: (count, 2) -> (count, modes)."""
+        z, angle = z[:, None, :] / self.scale, self.angles(ops.arange(self.modes))[None, :]  # (count, modes)
+        along = z[..., 0] * ops.cos(angle) + z[..., 1] * ops.sin(angle)
+        across = z[..., 1] * ops.cos(angle) - z[..., 0] * ops.sin(angle)
+        return (
+            normal_log_prob(along, self.radius, self.radial_deviation)
+            + normal_log_prob(across, 0.0, self.tangential_deviation)
+            - 2.0 * math.log(self.scale)
+        )
+
+    def angles(self, labels):
+        """Angle of each label's mode in radians."""
+        return 2.0 * math.pi / self.modes * ops.cast(labels, "float32")
+
+
+class SwissRollPrior:
+    """A spiral in the plane, of which label k has the k-th tenth (AAE paper, Fig. 4).
+
+    u = (U(0, 1) + k) / 10, radius 3 sqrt(u), angle 4 pi sqrt(u). The roll is a curve, so it has no density in
+    the plane and no `log_prob`.
+    """
+
+    modes = MODES
+    latent_dim = 2
+
+    def __init__(self, latent_dim: int = 2, scale: float = 1.0):
+        require_plane("swiss_roll", latent_dim)
+        self.scale = scale
+
+    def sample(self, count, seed, labels=None):
+        """`count` codes, (count, 2), from the parts named by `labels`, (count,) integers, or from the whole roll.
+
+        `seed` is a `SeedGenerator` or an integer.
+        """
+        uniform_seed, label_seed = separate(seed)
+        if labels is None:
+            labels = keras.random.randint((count,), 0, self.modes, seed=label_seed)
+        u = (keras.random.uniform((count,), seed=uniform_seed) + ops.cast(labels, "float32")) / self.modes
+        return self.scale * from_polar_frame(3.0 * ops.sqrt(u), 0.0 * u, 4.0 * math.pi * ops.sqrt(u))
+
+
+PRIORS = {"gaussian": GaussianPrior, "mixture": MixturePrior, "swiss_roll": SwissRollPrior}
+
+
+def normal_log_prob(z, mean, deviation):
+    """Log density of N(mean, deviation^2) in nats, elementwise."""
+    return -0.5 * ((z - mean) / deviation) ** 2 - math.log(deviation) - 0.5 * math.log(2.0 * math.pi)
+
+
+def from_polar_frame(along, across, angle):
+    """Points from their coordinates along and across the direction `angle`: three (count,) -> (count, 2)."""
+    cos, sin = ops.cos(angle), ops.sin(angle)
+    return ops.stack([along * cos - across * sin, along * sin + across * cos], axis=-1)
+
+
+def separate(seed):
+    """Two seeds from one: an integer used twice would tie the two draws together."""
+    return (seed, seed) if isinstance(seed, keras.random.SeedGenerator) else (seed, seed + 1)
+
+
+def require_plane(prior: str, latent_dim: int):
+    """Raises ValueError unless the code is two-dimensional."""
+    if latent_dim != 2:
+        raise ValueError(f"the {prior} prior lies in the plane: it needs latent_dim 2, not {latent_dim}")

@@ -1,0 +1,178 @@
+"""What a finished run leaves in its folder: metrics.json and the figures, all on held-out images."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+
+from common import plots
+from common.data import Dataset, binarise
+from common.evaluation import code, reconstruction
+from common.files import write_json
+from common.model import LatentModel, binary_cross_entropy, in_batches, to_numpy
+from common.training import Outcome
+
+CODES_FOR_NEIGHBOURS = 20_000  # training codes that the nearest-neighbour classifier knows
+DRAWS_FOR_ACTIVE_UNITS = 8
+POINTS_IN_TSNE = 2_000
+
+
+def report(model: LatentModel, dataset: Dataset, config, outcome: Outcome, folder: Path) -> dict:
+    """Write metrics.json and every figure that the model's code admits; returns what metrics.json holds."""
+    x_test = binarise(dataset.x_test, config.binarisation, np.random.default_rng([config.seed, 1]))
+    codes = model.encode(x_test)
+    prior_samples = to_numpy(model.prior.sample(len(codes), model.seed_generator))
+    metrics = measure(model, dataset, config, outcome, x_test, codes, prior_samples)
+    write_json(folder / "metrics.json", metrics)
+
+    title = (
+        f"{model.title} · {dataset.name} · {len(outcome.history.get('updates', []))} epochs, "
+        f"{outcome.updates:,} updates"
+    )
+    references = reference_lines(model, dataset, x_test)
+    figures = {"training": training_figure(outcome.history, title, references)}
+    figures |= code_figures(model, dataset, title, codes, prior_samples)
+    figures |= image_figures(model, dataset, title, x_test, codes, prior_samples)
+    for name, figure in figures.items():
+        plots.save(figure, folder / f"{name}.png")
+    return metrics
+
+
+def measure(model, dataset, config, outcome, x_test, codes, prior_samples) -> dict:
+    """The numbers of metrics.json, flat, with the unit in the key; None where a quantity does not exist."""
+    random = np.random.default_rng([config.seed, 2])
+    near = random.permutation(len(dataset.x_train))[:CODES_FOR_NEIGHBOURS]
+    x_near = binarise(dataset.x_train[near], config.binarisation, random)
+    draws = np.stack([model.encode(x_test) for _ in range(DRAWS_FOR_ACTIVE_UNITS)])
+    metrics = test_terms(model, x_test)
+    metrics |= code.moments(codes)
+    metrics |= {
+        "code_c2st_accuracy": code.c2st_accuracy(codes, prior_samples, config.seed),
+        "code_knn_accuracy": None
+        if dataset.y_test is None
+        else code.knn_accuracy(model.encode(x_near), dataset.y_train[near], codes, dataset.y_test),
+        "active_units": code.active_units(draws),
+        "updates": outcome.updates,
+        "train_seconds": round(outcome.seconds, 2),
+        "samples_per_second": round(outcome.images / outcome.seconds, 1),
+        "peak_memory_mib": peak_memory_mib(),
+        "stopped_by": outcome.stopped_by,
+    }
+    return {key: finite(value) for key, value in metrics.items()}
+
+
+def test_terms(model: LatentModel, x_test) -> dict[str, float]:
+    """Reconstruction and divergence from the prior in nats per image, one draw z ~ q(z|x) for each image."""
+    totals: dict[str, float] = {}
+    for batch in in_batches(x_test, 500):
+        outputs = model(batch)
+        terms = {"test_reconstruction_nats": binary_cross_entropy(batch, outputs["logits"])}
+        for key, value in (terms | model.divergences(batch, outputs)).items():
+            totals[key] = totals.get(key, 0.0) + float(to_numpy(value)) * len(batch)
+    means = {key: total / len(x_test) for key, total in totals.items()}
+    for kl, bound in (("kl_nats", "negative_elbo_nats"), ("kl_estimated_nats", "negative_elbo_estimated_nats")):
+        if kl in means:
+            means[bound] = means["test_reconstruction_nats"] + means[kl]
+    return means
+
+
+def finite(value):
+    """JSON has no NaN: a number that is not finite becomes None."""
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def peak_memory_mib() -> int | None:
+    """The most memory that this process has held, in MiB; None where the system does not say."""
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def reference_lines(model: LatentModel, dataset: Dataset, x_test) -> dict:
+    """Where a term stands if nothing is learned or nothing is left to learn, computed from the data in use."""
+    lines = {
+        "reconstruction": [
+            (reconstruction.cross_entropy_floor(x_test), "no model can be lower"),
+            (reconstruction.mean_image_cross_entropy(dataset.x_train, dataset.x_test), "the mean image"),
+        ],
+        "discriminator": [(2.0 * np.log(2.0), "2 log 2, nothing to tell apart")],
+    }
+    return {term: lines[term] for term in model.terms if term in lines}
+
+
+def training_figure(history, title: str, references: dict):
+    """The training curves; `history` holds a column for each term and its `val_` twin beside the updates."""
+    terms = {name: values for name, values in history.items() if name != "seconds"}
+    return plots.training_curves(terms, title, references)
+
+
+def code_figures(model: LatentModel, dataset: Dataset, title: str, codes, prior_samples) -> dict:
+    """Scatter plots of the test codes: as they are in two dimensions, by PCA and t-SNE in more."""
+    images = f"{len(codes):,} test images of {dataset.name}"
+    if model.prior.latent_dim == 2:
+        log_prob = getattr(model.prior, "log_prob", None)
+        density = log_prob and (lambda z: to_numpy(log_prob(np.asarray(z, "float32"))))
+        description = f"Codes of {images} over the prior p(z)"
+        return {"latent": plots.latent_scatter(codes, dataset.y_test, title, prior_samples, density, description)}
+    if model.prior.latent_dim == 1:
+        return {}
+    pca = PCA(2).fit(codes)
+    share = pca.explained_variance_ratio_.sum()
+    few, few_labels = codes[:POINTS_IN_TSNE], None if dataset.y_test is None else dataset.y_test[:POINTS_IN_TSNE]
+    return {
+        "latent_pca": plots.projection_scatter(
+            pca.transform(codes),
+            dataset.y_test,
+            title,
+            f"{model.prior.latent_dim}-dimensional codes of {images}: the plane of the largest variance ({share:.0%})",
+            ("first principal component", "second principal component"),
+            prior_points=pca.transform(prior_samples),
+        ),
+        "latent_tsne": plots.projection_scatter(
+            TSNE(random_state=0, perplexity=min(30, (len(few) - 1) / 3)).fit_transform(few),
+            few_labels,
+            title,
+            f"t-SNE of the {model.prior.latent_dim}-dimensional codes of {len(few):,} test images of {dataset.name}",
+            ("t-SNE 1", "t-SNE 2"),
+        ),
+    }
+
+
+def image_figures(model: LatentModel, dataset: Dataset, title: str, x_test, codes, prior_samples) -> dict:
+    """Samples, reconstructions, interpolations and, for a 2-D code, the decoder's manifold."""
+    shown = x_test[:20]
+    ways = np.linspace(0.0, 1.0, 11)[None, :, None]
+    first, second = codes[:16:2, None], codes[1:16:2, None]  # (8, 1, latent_dim)
+    between = first + ways * (second - first)
+    figures = {
+        "samples": plots.image_grid(
+            model.decode(prior_samples[:100]), title, f"Decoder's pixel means for {min(100, len(codes))} draws z ~ p(z)"
+        ),
+        "reconstructions": plots.reconstructions(
+            shown, model.decode(codes[:20]), title, f"{len(shown)} test images of {dataset.name}, z ~ q(z|x)"
+        ),
+        "interpolations": plots.interpolations(
+            decode_grid(model, between),
+            title,
+            f"Straight lines between the codes of {len(between)} pairs of test images of {dataset.name}",
+        ),
+    }
+    if model.prior.latent_dim == 2:
+        percentiles = np.linspace(5, 95, 19)
+        z1, z2 = np.percentile(prior_samples, percentiles, axis=0).T
+        grid = np.stack(np.meshgrid(z1, z2), axis=-1)  # (rows z2, columns z1, 2)
+        figures["manifold"] = plots.manifold(
+            decode_grid(model, grid), percentiles, title, "Decoder's pixel means over the percentiles of the prior"
+        )
+    return figures
+
+
+def decode_grid(model: LatentModel, codes) -> np.ndarray:
+    """(rows, columns, latent_dim) -> (rows, columns, *image_shape)."""
+    images = model.decode(codes.reshape(-1, codes.shape[-1]))
+    return images.reshape(*codes.shape[:2], *images.shape[1:])

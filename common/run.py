@@ -1,0 +1,238 @@
+"""A run: flags from a script's Config, a folder of its own under results/, and the trained model back from it."""
+
+import contextlib
+import dataclasses
+import importlib
+import importlib.metadata
+import io
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Literal, get_args, get_origin, get_type_hints
+
+import keras
+import tyro
+
+from common.data import DataError, Dataset, load_mnist
+from common.files import whole, write_json
+from common.priors import PRIORS
+from common.report import report
+from common.training import planned_epochs, train
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Above:
+    """The values that a parameter may take: finite and above `bound`, or `bound` itself if `inclusive`."""
+
+    bound: float
+    inclusive: bool = False
+
+    def allows(self, value) -> bool:
+        return self.bound < value < float("inf") or (self.inclusive and value == self.bound)
+
+    def __str__(self):
+        return f"{'at least' if self.inclusive else 'above'} {self.bound:g}"
+
+
+Count = Annotated[int, Above(0, inclusive=True)]
+PositiveCount = Annotated[int, Above(0)]
+Factor = Annotated[float, Above(0, inclusive=True)]
+Positive = Annotated[float, Above(0)]
+Targets = Literal["none", "dynamic", "threshold"]
+Prior = Literal["gaussian", "mixture", "swiss_roll"]
+
+
+class RunError(ValueError):
+    """A mistake of the user's that one line can explain: an impossible parameter, a folder that cannot be used."""
+
+
+def main_of(main, config_class):
+    """Call `main` with the Config that the command line gives; the user's mistakes end in one line, exit code 2."""
+    try:
+        main(parse(config_class))
+    except (DataError, RunError) as error:
+        sys.exit(refusal(str(error)))
+    except OSError as error:
+        sys.exit(refusal(f"{error.strerror}: {error.filename}. Free or name another place with --results"))
+
+
+def refusal(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+def parse(config_class, arguments=None):
+    """The Config with the flags of the command line; tyro's boxed complaint is put into one line."""
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
+            return tyro.cli(config_class, args=arguments)
+    except SystemExit as stop:
+        if not stop.code:
+            print(printed.getvalue())
+            raise
+        lines = [line.strip("│ ") for line in printed.getvalue().splitlines()[1:-1]]
+        rule = next((number for number, line in enumerate(lines) if line.startswith("──")), len(lines))
+        complaint = " ".join(lines[:rule]).rstrip(".")
+        meant = re.findall(r"^--[\w-]+", "\n".join(lines[rule:]), flags=re.MULTILINE)
+        hint = f"; did you mean {meant[0]}?" if meant and "nrecognized" in complaint else ""
+        raise RunError(f"{complaint}{hint} (--help lists the flags)") from None
+
+
+def check(config):
+    """Raises RunError, naming the flag, if a parameter of the Config is impossible whatever the data."""
+    for name, hint in get_type_hints(type(config), include_extras=True).items():
+        value = getattr(config, name)
+        if type(None) in get_args(hint):
+            hint = next(option for option in get_args(hint) if option is not type(None))
+            if value is None:
+                continue
+        if get_origin(hint) is tuple:
+            if not value:
+                raise RunError(f"{flag(name)} needs at least one number")
+            for element in value:
+                check_value(name, element, get_args(hint)[0])
+        else:
+            check_value(name, value, hint)
+    if config.beta_1 >= 1:
+        raise RunError(f"--beta-1 must be below 1, not {config.beta_1:g}")
+    if config.name and config.name != re.sub(r"[^\w.+-]|^\.", "", config.name):
+        raise RunError(f"--name {config.name!r} must be letters, digits and any of _ . + -: it names one folder")
+    try:
+        PRIORS[getattr(config, "prior", "gaussian")](config.latent_dim)
+    except ValueError as error:
+        raise RunError(f"{error}; set --latent-dim or --prior") from None
+
+
+def check_value(name: str, value, hint):
+    """Raises RunError if `value` is not one that the annotation `hint` of the parameter `name` allows."""
+    if get_origin(hint) is Literal and value not in get_args(hint):
+        raise RunError(f"{flag(name)} must be one of {', '.join(get_args(hint))}, not {value!r}")
+    if get_origin(hint) is Annotated and not get_args(hint)[1].allows(value):
+        raise RunError(f"{flag(name)} must be {get_args(hint)[1]}, not {value}")
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def create_folder(results: str, script: str, name: str) -> Path:
+    """A new folder results/script/name; without a name, the date and time. Raises RunError if it exists."""
+    parent = Path(results) / script
+    chosen = parent / (name or time.strftime("%Y-%m-%d_%H-%M-%S"))
+    attempt = 1
+    while True:
+        try:
+            chosen.mkdir(parents=True)
+            return chosen
+        except FileExistsError as error:
+            if not (chosen.is_dir() and parent.is_dir()):
+                raise RunError(f"{error.filename} is a file, not a folder; choose another --results") from None
+            if name:
+                raise RunError(f"{chosen} exists and is left as it is; choose another --name") from None
+            attempt += 1
+            chosen = chosen.with_name(f"{chosen.name.split('+')[0]}+{attempt}")
+        except OSError as error:
+            raise RunError(f"cannot write to {parent} ({error.strerror}); choose another --results") from None
+
+
+def train_and_report(config, build, script: str) -> dict:
+    """The frame of the five scripts: data, model, training, numbers and figures, all in a folder of its own.
+
+    `build(config, image_shape)` makes the untrained model. Returns what metrics.json holds. Raises RunError
+    and DataError before any work if the parameters, the folder or the data cannot be used.
+    """
+    check(config)
+    dataset = load_mnist(config.data)
+    if config.batch_size > len(dataset.x_train):
+        raise RunError(f"--batch-size {config.batch_size} is above the {len(dataset.x_train)} training images")
+    config = dataclasses.replace(config, epochs=planned_epochs(config, len(dataset.x_train)))
+    folder = create_folder(config.results, script, config.name)
+    write_json(folder / "config.json", description(config, script, dataset))
+
+    model = build(config, dataset.image_shape)
+    announce(model, config, dataset)
+    outcome = train(model, dataset, config, folder)
+    if outcome.stopped_by:
+        print(f"training stopped: {outcome.stopped_by}; what it had learnt is kept", flush=True)
+    for name, network in model.networks.items():
+        with whole(folder / f"{name}.keras") as path:
+            network.save(path)
+    metrics = report(model, dataset, config, outcome, folder)
+    print(folder)
+    return metrics
+
+
+def announce(model, config, dataset: Dataset):
+    """One line on what is trained, with the effective weights: what each term weighs, all terms being sums."""
+    names = {"beta": "effective beta", "adversarial_weight": "effective adversarial weight"}
+    weights = [f"{words} {getattr(config, name):g}" for name, words in names.items() if hasattr(config, name)]
+    print(
+        f"{model.title} on {dataset.name}, {config.epochs} epochs: {', '.join(weights) or 'effective beta 1'}, "
+        f"against a reconstruction summed over {math.prod(dataset.image_shape)} pixels; nats per image",
+        flush=True,
+    )
+
+
+def description(config, script: str, dataset: Dataset) -> dict:
+    """All that it takes to understand a run, and to repeat it."""
+    backend = keras.backend.backend()
+    packages = ["keras", "numpy", backend]
+    return {
+        "script": script,
+        "parameters": dataclasses.asdict(config),
+        "data": {
+            "name": dataset.name,
+            "images": dataset.sizes,
+            "image_shape": dataset.image_shape,
+            "sha256": dataset.checksum,
+        },
+        "updates": config.epochs * (len(dataset.x_train) // config.batch_size),
+        "seed": config.seed,
+        "backend": backend,
+        "device": keras.distribution.list_devices(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        "versions": {"python": platform.python_version()}
+        | {package: importlib.metadata.version(package) for package in packages},
+        "git_commit": git_commit(),
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the code that runs, with "+changes" if files differ from it; None outside a checkout."""
+    try:
+        git = ["git", "-C", str(ROOT)]
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
+
+
+def load_run(folder):
+    """The trained model of a run, ready to `encode`, `decode` and `sample`.
+
+    Raises RunError if the folder holds no complete run.
+    """
+    folder = Path(folder)
+    try:
+        saved = json.loads((folder / "config.json").read_text())
+        script, parameters = saved["script"], saved["parameters"]
+        if not (ROOT / f"{script}.py").is_file() or not script.isidentifier():
+            raise RunError(f"{folder / 'config.json'} names no script of this project: {script!r}")
+        module = importlib.import_module(script)
+        config = module.Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in parameters.items()})
+        model = module.build(config, tuple(saved["data"]["image_shape"]))
+        for name, network in model.networks.items():
+            network.load_weights(folder / f"{name}.keras")
+    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise RunError(f"{folder} holds no complete run ({type(error).__name__}: {error})") from None
+    return model

@@ -1,0 +1,186 @@
+"""Training a `LatentModel` with `model.fit`: batches, optimiser, progress, and what can stop it early."""
+
+import signal
+import sys
+import time
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from common.data import Dataset, binarise
+
+MOST_EPOCHS = 50  # of a small data set, unless --epochs asks for more
+
+
+class Batches(keras.utils.PyDataset):
+    """Training images in an order and a binarisation that depend on (seed, epoch) alone, on any backend.
+
+    Every batch has `batch_size` images; the few that are left over differ from epoch to epoch.
+    """
+
+    def __init__(self, images, batch_size: int, binarisation: str, seed: int):
+        super().__init__()
+        self.images, self.batch_size, self.binarisation, self.seed = images, batch_size, binarisation, seed
+        self.shuffle(epoch=0)
+
+    def shuffle(self, epoch: int):
+        self.epoch = epoch
+        self.order = np.random.default_rng([self.seed, epoch]).permutation(len(self.images))
+
+    def on_epoch_end(self):
+        self.shuffle(self.epoch + 1)
+
+    def __len__(self):
+        return len(self.images) // self.batch_size
+
+    def __getitem__(self, index):
+        chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        random = np.random.default_rng([self.seed, self.epoch, index])
+        return (binarise(self.images[chosen], self.binarisation, random),)
+
+
+def planned_epochs(config, images: int) -> int:
+    """`config.epochs` or, if it is None, as many as `config.updates` need, but no more than MOST_EPOCHS."""
+    if config.epochs is not None:
+        return config.epochs
+    return min(MOST_EPOCHS, max(1, round(config.updates / (images // config.batch_size))))
+
+
+def adam_per_network(model, config) -> keras.optimizers.Optimizer:
+    """Adam (arXiv 1412.6980) for each network, its rate `learning_rate` times the network's own factor."""
+    adams = {
+        name: keras.optimizers.Adam(config.learning_rate * getattr(config, f"{name}_rate_factor"), beta_1=config.beta_1)
+        for name in model.networks
+    }
+    network_of = {id(v): name for name, network in model.networks.items() for v in network.trainable_variables}
+    optimizer = keras.optimizers.MultiOptimizer(lambda variable: adams[network_of[id(variable)]])
+    optimizer.build(model.trainable_variables)
+    return optimizer
+
+
+@dataclass
+class Outcome:
+    """What a training came to. `history` has a list of numbers, one an epoch, for each term and `val_` twin."""
+
+    history: dict[str, list[float]]
+    updates: int
+    seconds: float
+    images: int
+    stopped_by: str | None = None
+
+
+class Progress(keras.callbacks.Callback):
+    """One line for the whole training, with the time left, on a terminal; one line an epoch elsewhere.
+
+    Writes `updates` and `seconds` into the epoch's logs and takes the summed loss out: the sum of what two
+    opponents minimise says nothing about either.
+    """
+
+    def __init__(self, epochs: int, updates_an_epoch: int):
+        super().__init__()
+        self.epochs, self.total, self.updates = epochs, epochs * updates_an_epoch, 0
+        self.on_terminal = sys.stdout.isatty()
+
+    def on_train_begin(self, logs=None):
+        self.start = time.perf_counter()
+        if self.on_terminal:
+            self.bar = keras.utils.Progbar(self.total, stateful_metrics=self.model.terms, unit_name="update")
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.updates += 1
+        if self.on_terminal:
+            values = [(term, float(logs[term])) for term in self.model.terms]
+            self.bar.update(self.updates, values, finalize=self.updates == self.total)
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs.pop("loss", None), logs.pop("val_loss", None)
+        logs["updates"], logs["seconds"] = self.updates, time.perf_counter() - self.start
+        if not self.on_terminal:
+            left = logs["seconds"] * (self.total / self.updates - 1)
+            terms = ", ".join(f"{term} {logs[term]:.4g}" for term in self.model.terms)
+            print(
+                f"epoch {epoch + 1}/{self.epochs}, {self.updates} updates: {terms} nats; "
+                f"{logs['seconds']:.0f} s, {left:.0f} s left",
+                flush=True,
+            )
+
+
+class StopOnNonFinite(keras.callbacks.Callback):
+    """Stops at the first update whose terms are not finite, and gives back the weights of the last good epoch."""
+
+    reason = None
+
+    def on_train_begin(self, logs=None):
+        self.good_weights, self.updates = self.model.get_weights(), 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.updates += 1
+        broken = [term for term in self.model.terms if not np.isfinite(float(logs[term]))]
+        if broken and not self.reason:
+            self.reason = f"the {broken[0]} term was not finite at update {self.updates}"
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch, logs=None):
+        if not self.reason and all(np.isfinite(weight).all() for weight in self.model.get_weights()):
+            self.good_weights = self.model.get_weights()
+
+    def on_train_end(self, logs=None):
+        if self.reason:
+            self.model.set_weights(self.good_weights)
+
+
+class StopOnInterrupt(keras.callbacks.Callback):
+    """Ends the training after the update at which Ctrl-C was pressed; a second Ctrl-C ends the process.
+
+    A flag and not an exception, which could leave the model between two states.
+    """
+
+    reason = None
+
+    def on_train_begin(self, logs=None):
+        self.earlier_handler = signal.signal(signal.SIGINT, self.interrupt)
+
+    def interrupt(self, number, frame):
+        self.reason = "it was interrupted"
+        signal.signal(signal.SIGINT, self.earlier_handler)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.reason:
+            self.model.stop_training = True
+
+    def on_train_end(self, logs=None):
+        signal.signal(signal.SIGINT, self.earlier_handler)
+
+
+def train(model, dataset: Dataset, config, folder) -> Outcome:
+    """Fit `model` to the training images and write history.csv, a line an epoch, into `folder`.
+
+    Reads from `config`: epochs, batch_size, binarisation, seed, learning_rate, beta_1, a rate factor for each
+    network, tensorboard.
+    """
+    # Keras leaves XLA out on a CPU under TensorFlow, where it halves the time of an update; PyTorch has none.
+    model.compile(adam_per_network(model, config), jit_compile=keras.backend.backend() != "torch")
+    batches = Batches(dataset.x_train, config.batch_size, config.binarisation, config.seed)
+    x_val = binarise(dataset.x_val, config.binarisation, np.random.default_rng(config.seed))
+    progress, finite, interrupt = Progress(config.epochs, len(batches)), StopOnNonFinite(), StopOnInterrupt()
+    callbacks = [progress, finite, interrupt, keras.callbacks.CSVLogger(folder / "history.csv")]
+    if config.tensorboard:
+        callbacks.append(keras.callbacks.TensorBoard(folder / "tensorboard"))
+    start = time.perf_counter()
+    fitted = model.fit(
+        batches,
+        epochs=config.epochs,
+        shuffle=False,
+        validation_data=(x_val,),
+        validation_batch_size=500,
+        callbacks=callbacks,
+        verbose=0,
+    )
+    return Outcome(
+        history=fitted.history,
+        updates=progress.updates,
+        seconds=time.perf_counter() - start,
+        images=progress.updates * config.batch_size,
+        stopped_by=finite.reason or interrupt.reason,
+    )
