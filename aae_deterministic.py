@@ -22,7 +22,7 @@ from common import networks
 from common.adversarial import discriminator_loss, frozen, generator_loss
 from common.model import LatentModel, binary_cross_entropy
 from common.priors import PRIORS
-from common.run import Count, Factor, Positive, PositiveCount, Prior, Targets, main_of, train_and_report
+from common.run import Count, Decay, Factor, Positive, PositiveCount, Prior, Targets, main_of, train_and_report
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Config:
     updates: PositiveCount = 8250  # steps of the optimiser if epochs is None: 15 passes over MNIST
     batch_size: PositiveCount = 100  # images an update (appendix A.1)
     learning_rate: Positive = 3e-4  # of Adam
-    beta_1: Factor = 0.5  # Adam's decay of the mean gradient, below 1
+    beta_1: Decay = 0.5  # Adam's decay of the mean gradient
     encoder_rate_factor: Factor = 1.0  # times learning_rate
     decoder_rate_factor: Factor = 1.0  # times learning_rate
     discriminator_rate_factor: Factor = 1.0  # times learning_rate

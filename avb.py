@@ -25,7 +25,7 @@ from common import networks
 from common.adversarial import discriminator_loss, frozen
 from common.model import LatentModel, binary_cross_entropy
 from common.priors import GaussianPrior
-from common.run import Count, Factor, Positive, PositiveCount, Targets, main_of, train_and_report
+from common.run import Count, Decay, Factor, Positive, PositiveCount, Targets, main_of, train_and_report
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Config:
     updates: PositiveCount = 11000  # steps of the optimiser if epochs is None: 20 passes over MNIST
     batch_size: PositiveCount = 100  # images an update
     learning_rate: Positive = 3e-4  # of Adam
-    beta_1: Factor = 0.5  # Adam's decay of the mean gradient, below 1 (official code)
+    beta_1: Decay = 0.5  # Adam's decay of the mean gradient (official code)
     encoder_rate_factor: Factor = 1.0  # times learning_rate
     decoder_rate_factor: Factor = 1.0  # times learning_rate
     discriminator_rate_factor: Factor = 2.0  # times learning_rate (official code: 2)

@@ -29,23 +29,26 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclasses.dataclass(frozen=True)
-class Above:
-    """The values that a parameter may take: finite and above `bound`, or `bound` itself if `inclusive`."""
+class Range:
+    """The values that a parameter may take: from `low`, itself included if `inclusive`, to below `high`."""
 
-    bound: float
+    low: float
+    high: float = math.inf
     inclusive: bool = False
 
     def allows(self, value) -> bool:
-        return self.bound < value < float("inf") or (self.inclusive and value == self.bound)
+        return self.low < value < self.high or (self.inclusive and value == self.low)
 
     def __str__(self):
-        return f"{'at least' if self.inclusive else 'above'} {self.bound:g}"
+        bounds = [f"{'at least' if self.inclusive else 'above'} {self.low:g}"]
+        return " and ".join(bounds + ([f"below {self.high:g}"] if self.high < math.inf else []))
 
 
-Count = Annotated[int, Above(0, inclusive=True)]
-PositiveCount = Annotated[int, Above(0)]
-Factor = Annotated[float, Above(0, inclusive=True)]
-Positive = Annotated[float, Above(0)]
+Count = Annotated[int, Range(0, inclusive=True)]
+PositiveCount = Annotated[int, Range(0)]
+Factor = Annotated[float, Range(0, inclusive=True)]
+Positive = Annotated[float, Range(0)]
+Decay = Annotated[float, Range(0, 1, inclusive=True)]
 Targets = Literal["none", "dynamic", "threshold"]
 Prior = Literal["gaussian", "mixture", "swiss_roll"]
 
@@ -102,14 +105,13 @@ def check(config):
                 check_value(name, element, get_args(hint)[0])
         else:
             check_value(name, value, hint)
-    if config.beta_1 >= 1:
-        raise RunError(f"--beta-1 must be below 1, not {config.beta_1:g}")
     if config.name and config.name != re.sub(r"[^\w.+-]|^\.", "", config.name):
         raise RunError(f"--name {config.name!r} must be letters, digits and any of _ . + -: it names one folder")
-    try:
-        PRIORS[getattr(config, "prior", "gaussian")](config.latent_dim)
-    except ValueError as error:
-        raise RunError(f"{error}; set --latent-dim or --prior") from None
+    if hasattr(config, "prior"):
+        try:
+            PRIORS[config.prior](config.latent_dim)
+        except ValueError as error:
+            raise RunError(f"{error}; set --latent-dim or --prior") from None
 
 
 def check_value(name: str, value, hint):
@@ -156,7 +158,8 @@ def train_and_report(config, build, script: str) -> dict:
         raise RunError(f"--batch-size {config.batch_size} is above the {len(dataset.x_train)} training images")
     config = dataclasses.replace(config, epochs=planned_epochs(config, len(dataset.x_train)))
     folder = create_folder(config.results, script, config.name)
-    write_json(folder / "config.json", description(config, script, dataset))
+    updates = config.epochs * (len(dataset.x_train) // config.batch_size)
+    write_json(folder / "config.json", description(config, script, dataset, updates))
 
     model = build(config, dataset.image_shape)
     announce(model, config, dataset)
@@ -182,7 +185,7 @@ def announce(model, config, dataset: Dataset):
     )
 
 
-def description(config, script: str, dataset: Dataset) -> dict:
+def description(config, script: str, dataset: Dataset, updates: int) -> dict:
     """All that it takes to understand a run, and to repeat it."""
     backend = keras.backend.backend()
     packages = ["keras", "numpy", backend]
@@ -195,8 +198,7 @@ def description(config, script: str, dataset: Dataset) -> dict:
             "image_shape": dataset.image_shape,
             "sha256": dataset.checksum,
         },
-        "updates": config.epochs * (len(dataset.x_train) // config.batch_size),
-        "seed": config.seed,
+        "updates": updates,
         "backend": backend,
         "device": keras.distribution.list_devices(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",

@@ -59,6 +59,12 @@ def adam_per_network(model, config) -> keras.optimizers.Optimizer:
     return optimizer
 
 
+def compile_model(model, config):
+    """Give the model its optimiser, and XLA where there is one."""
+    # Keras leaves XLA out on a CPU under TensorFlow, where it halves the time of an update; PyTorch has none.
+    model.compile(adam_per_network(model, config), jit_compile=keras.backend.backend() != "torch")
+
+
 @dataclass
 class Outcome:
     """What a training came to. `history` has a list of numbers, one an epoch, for each term and `val_` twin."""
@@ -159,8 +165,7 @@ def train(model, dataset: Dataset, config, folder) -> Outcome:
     Reads from `config`: epochs, batch_size, binarisation, seed, learning_rate, beta_1, a rate factor for each
     network, tensorboard.
     """
-    # Keras leaves XLA out on a CPU under TensorFlow, where it halves the time of an update; PyTorch has none.
-    model.compile(adam_per_network(model, config), jit_compile=keras.backend.backend() != "torch")
+    compile_model(model, config)
     batches = Batches(dataset.x_train, config.batch_size, config.binarisation, config.seed)
     x_val = binarise(dataset.x_val, config.binarisation, np.random.default_rng(config.seed))
     progress, finite, interrupt = Progress(config.epochs, len(batches)), StopOnNonFinite(), StopOnInterrupt()

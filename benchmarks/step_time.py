@@ -1,0 +1,164 @@
+"""Training speed of the five scripts, beside the usual Keras way and the machine's own limit, in one run.
+
+Run: python benchmarks/step_time.py [--rounds 5] [--updates 100]
+
+Prints a table: images per second of each script's training as its users get it (`model.fit`, default sizes,
+MNIST-shaped images, after warm-up), of the usual way to train the deterministic AAE in Keras (compiled
+sub-models and three `train_on_batch` calls a batch, as Keras compiles them and with XLA), and of the machine's
+limit for each script: nothing but its matrix products and its optimiser's traffic through memory. The
+contestants take turns, so that a disturbance hits all of them; each number is the median over the rounds.
+Ratios within one table can be compared, numbers of two tables cannot.
+"""
+
+import importlib
+import statistics
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import tyro
+from keras import ops
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from common.training import Batches, StopOnNonFinite, compile_model
+
+SCRIPTS = ("aae_deterministic", "aae_gaussian", "aae_universal", "vae_baseline", "avb")
+IMAGE_SHAPE = (28, 28)
+BATCH = 100
+
+# How often one update sends a batch through each network: forwards, gradients of its weights, gradients of its
+# input. The discriminator sees the codes once for both players, and what it is compared with once.
+AUTOENCODER = {"encoder": (1, 1, 0), "decoder": (1, 1, 1)}
+PASSES = dict.fromkeys(SCRIPTS, AUTOENCODER | {"discriminator": (2, 2, 1)}) | {"vae_baseline": AUTOENCODER}
+
+
+@dataclass(frozen=True)
+class Config:
+    """How long to measure."""
+
+    rounds: int = 5  # turns of each contestant
+    updates: int = 100  # updates in a turn
+
+
+def build(script: str):
+    """A script's model at its defaults, and its Config."""
+    module = importlib.import_module(script)
+    return module.build(module.Config(), IMAGE_SHAPE), module.Config()
+
+
+def script_turn(script: str, images):
+    """A function that trains the script's model for one epoch of `images`, as the script does."""
+    model, config = build(script)
+    compile_model(model, config)
+    batches = Batches(images, BATCH, config.binarisation, seed=0)
+
+    def turn():
+        model.fit(batches, epochs=1, shuffle=False, callbacks=[StopOnNonFinite()], verbose=0)
+
+    return turn
+
+
+def usual_turn(images, jit_compile):
+    """The same networks and updates in the usual Keras way: three compiled models that share their layers."""
+    model, config = build("aae_deterministic")
+    encoder, decoder, discriminator = model.encoder, model.decoder, model.discriminator
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    settings = {"loss": loss, "jit_compile": jit_compile}
+    discriminator.compile(keras.optimizers.Adam(config.learning_rate, config.beta_1), **settings)
+    pixels = keras.Input(IMAGE_SHAPE)
+    autoencoder = keras.Model(pixels, decoder(encoder(pixels)))
+    autoencoder.compile(keras.optimizers.Adam(config.learning_rate, config.beta_1), **settings)
+    discriminator.trainable = False
+    generator = keras.Model(pixels, discriminator(encoder(pixels)))
+    generator.compile(keras.optimizers.Adam(config.learning_rate, config.beta_1), **settings)
+    random = np.random.default_rng(0)
+    labels = np.repeat([[1.0], [0.0]], BATCH, axis=0)
+
+    def turn():
+        for start in range(0, len(images), BATCH):
+            batch = images[start : start + BATCH]
+            autoencoder.train_on_batch(batch, batch)
+            codes = encoder.predict_on_batch(batch)
+            prior = random.standard_normal(codes.shape, dtype="float32")
+            discriminator.trainable = True
+            discriminator.train_on_batch(np.concatenate([prior, codes]), labels)
+            discriminator.trainable = False
+            generator.train_on_batch(batch, np.ones((BATCH, 1)))
+
+    return turn
+
+
+def kernels(network) -> list[tuple[int, int, int]]:
+    """The matrices of a network as (count, inputs, outputs)."""
+    shapes = [weight.shape for weight in network.trainable_weights if len(weight.shape) > 1]
+    return [(1, *shape) if len(shape) == 2 else tuple(shape) for shape in shapes]
+
+
+def limit_turn(script: str, updates: int):
+    """Only the matrix products of an update, on the backend in use, and the bytes that Adam has to move."""
+    model, _ = build(script)
+    products = []
+    for name, (forwards, weight_gradients, input_gradients) in PASSES[script].items():
+        for layer, (count, inputs, outputs) in enumerate(kernels(model.networks[name])):
+            x, w, g = (
+                ops.convert_to_tensor(np.random.default_rng(0).standard_normal(shape, dtype="float32"))
+                for shape in ((BATCH, inputs), (inputs, outputs), (BATCH, outputs))
+            )
+            products += [(x, w)] * forwards * count
+            products += [(ops.transpose(x), g)] * weight_gradients * count
+            products += [(g, ops.transpose(w))] * (input_gradients if layer == 0 else weight_gradients) * count
+    # Adam reads a weight, its gradient and two moments, and writes three of them: 7 floats, as 3.5 copies.
+    halves = [np.ones(int(1.75 * model.count_params()), "float32") for _ in range(4)]
+
+    def turn():
+        with ThreadPoolExecutor(2) as pool:
+            for _ in range(updates):
+                for left, right in products:
+                    product = ops.matmul(left, right)
+                wait(product)
+                list(pool.map(np.copyto, halves[:2], halves[2:]))
+
+    return turn
+
+
+def wait(tensor):
+    """Returns once the tensor is computed, also where the backend runs ahead."""
+    ops.convert_to_numpy(tensor)
+
+
+def main(config: Config):
+    images = np.random.default_rng(0).random((config.updates * BATCH, *IMAGE_SHAPE), dtype="float32")
+    usual, usual_xla = "aae_deterministic, the usual way", "aae_deterministic, the usual way with XLA"
+    turns = {script: script_turn(script, images) for script in SCRIPTS}
+    turns |= {usual: usual_turn(images, "auto"), usual_xla: usual_turn(images, True)}
+    turns |= {f"{script}, limit": limit_turn(script, config.updates) for script in SCRIPTS}
+    seconds = {name: [] for name in turns}
+    for turn in turns.values():
+        turn()
+    for number in range(config.rounds):
+        for name, turn in turns.items():
+            start = time.perf_counter()
+            turn()
+            seconds[name].append(time.perf_counter() - start)
+        print(f"round {number + 1} of {config.rounds}", file=sys.stderr, flush=True)
+    print_table({name: len(images) / statistics.median(times) for name, times in seconds.items()}, usual, seconds)
+
+
+def print_table(speeds: dict[str, float], usual: str, seconds: dict[str, list[float]]):
+    """Markdown: images per second, its spread, and the two ratios."""
+    print(f"Backend {keras.backend.backend()}, Keras {keras.__version__}, batches of {BATCH}, default sizes.\n")
+    print("| | images/s | fastest/slowest round | times the usual way | share of the limit |")
+    print("|---|---|---|---|---|")
+    for name, speed in speeds.items():
+        spread = max(seconds[name]) / min(seconds[name])
+        ratio = f"{speed / speeds[usual]:.2f}" if name.startswith("aae_deterministic") else ""
+        share = f"{speed / speeds[f'{name}, limit']:.0%}" if name in SCRIPTS else ""
+        print(f"| {name} | {speed:,.0f} | {spread:.2f} | {ratio} | {share} |")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

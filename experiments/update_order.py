@@ -1,0 +1,136 @@
+"""Does it matter whether the AAE's networks step in turn, as the paper has it, or all at once, as here?
+
+Makhzani et al., arXiv 1511.05644, section 2: on each minibatch a reconstruction update of encoder and decoder,
+then an update of the discriminator, then one of the encoder as its opponent, each after the one before. The
+scripts of this project take the three gradients at one point and step once. This trains the deterministic AAE
+both ways, from the same weights, on the same batches, with the same rates and number of updates, for several
+seeds, and evaluates both on the test images.
+
+Run: python -m experiments.update_order [--data mnist.npz] (TensorFlow only: the loop needs a gradient tape).
+Leaves metrics.json, a number for each order and seed, in results/update_order/<name>/.
+"""
+
+import dataclasses
+import time
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+import aae_deterministic
+from common.adversarial import discriminator_loss, generator_loss
+from common.data import Dataset, binarise, load_mnist
+from common.evaluation import code
+from common.files import write_json
+from common.model import binary_cross_entropy
+from common.report import test_terms
+from common.run import Count, PositiveCount, RunError, create_folder, description, main_of
+from common.training import Batches, compile_model
+
+KEYS = ("test_reconstruction_nats", "code_std_min", "code_std_max", "code_mean_norm", "code_c2st_accuracy")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything else is as in aae_deterministic.py."""
+
+    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz file
+    epochs: PositiveCount = 5  # passes over the training images
+    seeds: tuple[Count, ...] = (0, 1, 2)  # of weights, order and prior draws
+    results: str = "results"  # the folder of all runs
+    name: str = ""  # this run's folder below results/update_order/; date and time if empty
+
+
+def at_once(model, config):
+    """One update as the scripts do it: a single step on the summed loss."""
+    compile_model(model, config)
+    return model.train_on_batch
+
+
+def in_turn(model, config):
+    """One update as the paper does it: three steps, each of its own Adam, each after the one before."""
+    import tensorflow as tf
+
+    def adam():
+        return keras.optimizers.Adam(config.learning_rate, beta_1=config.beta_1)
+
+    encoder, decoder, discriminator = (network.trainable_variables for network in model.networks.values())
+    adams = {"autoencoder": adam(), "discriminator": adam(), "generator": adam()}
+    adams["autoencoder"].build(encoder + decoder)
+    adams["discriminator"].build(discriminator)
+    adams["generator"].build(encoder)
+
+    def step(player: str, loss, variables):
+        with tf.GradientTape() as tape:
+            value = loss()
+        adams[player].apply(tape.gradient(value, [variable.value for variable in variables]), variables)
+
+    @tf.function(jit_compile=True)
+    def update(x):
+        step("autoencoder", lambda: binary_cross_entropy(x, model.decoder(model.encoder(x))), encoder + decoder)
+        z = model.encoder(x)
+        prior = model.prior_like(z)
+        step(
+            "discriminator",
+            lambda: discriminator_loss(model.discriminator(prior), model.discriminator(z)),
+            discriminator,
+        )
+        step(
+            "generator",
+            lambda: model.adversarial_weight * generator_loss(model.discriminator(model.encoder(x))),
+            encoder,
+        )
+
+    return update
+
+
+def trained_and_measured(order, dataset: Dataset, config) -> dict[str, float]:
+    """Train the deterministic AAE with updates of this order; its numbers on the test images."""
+    model = aae_deterministic.build(config, dataset.image_shape)
+    update = order(model, config)
+    batches = Batches(dataset.x_train, config.batch_size, config.binarisation, config.seed)
+    for epoch in range(config.epochs):
+        batches.shuffle(epoch)
+        for index in range(len(batches)):
+            update(batches[index][0])
+    x_test = binarise(dataset.x_test, config.binarisation, np.random.default_rng(config.seed))
+    codes = model.encode(x_test)
+    prior_samples = keras.ops.convert_to_numpy(model.prior.sample(len(codes), seed=config.seed))
+    accuracy = code.c2st_accuracy(codes, prior_samples, config.seed)
+    return test_terms(model, x_test) | code.moments(codes) | {"code_c2st_accuracy": accuracy}
+
+
+def main(config: Config = Config()) -> dict:
+    """Train both ways for every seed; returns what metrics.json holds."""
+    if keras.backend.backend() != "tensorflow":
+        raise RunError("the in-turn loop runs on TensorFlow; set KERAS_BACKEND=tensorflow")
+    dataset = load_mnist(config.data)
+    settings = aae_deterministic.Config(data=config.data, epochs=config.epochs)
+    updates = config.epochs * (len(dataset.x_train) // settings.batch_size)
+    folder = create_folder(config.results, "update_order", config.name)
+    about = description(config, "update_order", dataset, updates)
+    write_json(folder / "config.json", about | {"model": dataclasses.asdict(settings)})
+    runs = [(order, seed) for seed in config.seeds for order in (at_once, in_turn)]
+    metrics, start = {}, time.perf_counter()
+    for done, (order, seed) in enumerate(runs):
+        measured = trained_and_measured(order, dataset, dataclasses.replace(settings, seed=seed))
+        metrics |= {f"{order.__name__}_seed_{seed}_{key}": measured[key] for key in KEYS}
+        spent = time.perf_counter() - start
+        print(
+            f"{done + 1} of {len(runs)}, {order.__name__}, seed {seed}: "
+            + ", ".join(f"{key} {measured[key]:.4g}" for key in KEYS)
+            + f"; {spent:.0f} s, {spent / (done + 1) * (len(runs) - done - 1):.0f} s left",
+            flush=True,
+        )
+    for order in (at_once, in_turn):
+        for key in KEYS:
+            values = [metrics[f"{order.__name__}_seed_{seed}_{key}"] for seed in config.seeds]
+            metrics[f"{order.__name__}_mean_{key}"] = float(np.mean(values))
+            metrics[f"{order.__name__}_sd_{key}"] = float(np.std(values, ddof=min(1, len(values) - 1)))
+    write_json(folder / "metrics.json", metrics)
+    print(folder)
+    return metrics
+
+
+if __name__ == "__main__":
+    main_of(main, Config)
