@@ -1,6 +1,6 @@
 """Adversarial autoencoder with a deterministic encoder: q(z|x) is a point, z = encoder(x).
 
-Makhzani et al., "Adversarial Autoencoders", arXiv 1511.05644, sections 2 and 2.1.
+Makhzani et al., "Adversarial Autoencoders", arXiv 1511.05644, section 2.
 
 Every network minimises its own terms, in nats per image, all in one step:
 
@@ -9,8 +9,8 @@ Every network minimises its own terms, in nats per image, all in one step:
     discriminator       E_p(z) [ -log D(z) ] + E_x [ -log(1 - D(z)) ]
 
 Run: python aae_deterministic.py (--help lists every flag). What to expect: README.md, "What each script gives".
-Departures from the paper: one step of Adam moves the three networks at once, where the paper steps in turn;
-He et al.'s initial weights, where the paper has N(0, 0.01). README.md has both measured.
+Departures from the paper, and why, are in README.md; the main one: a single step of Adam moves all three networks,
+where the paper takes a reconstruction, a discriminator and a generator step in turn.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Config:
 
     data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz file
     binarisation: Targets = "none"  # none (the paper), dynamic (pixels drawn anew each epoch), threshold (at 0.5)
-    latent_dim: PositiveCount = 2  # dimensions of z (section 2: 2; section 3: 8)
+    latent_dim: PositiveCount = 2  # dimensions of z (2 in the paper's Fig. 2, 8 in its section 3)
     hidden_units: tuple[PositiveCount, ...] = (1000, 1000)  # ReLU units a layer, all networks (appendix A.1)
     prior: Prior = "gaussian"  # gaussian, mixture (10 Gaussians, Fig. 2) or swiss_roll (Fig. 4)
     prior_scale: Positive = 1.0  # factor on the prior's samples; 5 in the paper's likelihood experiment

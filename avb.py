@@ -1,7 +1,7 @@
 """Adversarial variational Bayes: a posterior without a density, its KL estimated by a discriminator T(x, z).
 
-Mescheder, Nowozin and Geiger, "Adversarial Variational Bayes", arXiv 1701.04722, Algorithm 1; with adaptive
-contrast (section 3.3) unless --no-adaptive-contrast. Each network minimises, in nats per image, all in one step:
+Mescheder, Nowozin and Geiger, "Adversarial Variational Bayes", arXiv 1701.04722, Algorithm 1; with the section
+"Adaptive Contrast" unless --no-adaptive-contrast. Each network minimises, in nats per image, all in one step:
 
     encoder, decoder    E_x E_eps [ -log p(x|z) + T(x, z) ],  z = z_phi(x, eps)                      (eq. 3.7)
     discriminator       E_x E_q(z|x) [ -log sigma(T(x, z)) ] + E_x E_p(z) [ -log(1 - sigma(T(x, z))) ]  (eq. 3.3)
@@ -11,12 +11,12 @@ contrast replaces the prior by a Gaussian r(z|x) with the mean mu and deviation 
 z' = (z - mu) / sigma with N(0, I), a small difference, and E[ T(x, z') + log r(z|x) - log p(z) ] is the KL.
 
 Run: python avb.py (--help lists every flag). What to expect: README.md, "What each script gives".
-Departures from the paper: fully connected networks, the same encoder with and without adaptive contrast, the
-noise shared between moments and draws; see README.md.
+Departures from the paper, and why, are in README.md.
 """
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from keras import ops
@@ -25,7 +25,7 @@ from common import networks
 from common.adversarial import discriminator_loss, frozen
 from common.model import LatentModel, binary_cross_entropy
 from common.priors import GaussianPrior
-from common.run import Count, Decay, Factor, Positive, PositiveCount, Targets, main_of, train_and_report
+from common.run import Count, Decay, Factor, Positive, PositiveCount, Range, Targets, main_of, train_and_report
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Config:
 
     data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz file
     binarisation: Targets = "dynamic"  # none, dynamic (pixels drawn anew each epoch: the paper), threshold (at 0.5)
-    latent_dim: PositiveCount = 2  # dimensions of z (section 6.2: 8 and 32)
+    latent_dim: PositiveCount = 2  # dimensions of z (MNIST in the paper: 8 and 32)
     adaptive_contrast: bool = True  # compare q(z|x) with a Gaussian of its own moments instead of the prior
     hidden_units: tuple[PositiveCount, ...] = (512, 512)  # ReLU units a layer, encoder and decoder
     discriminator_units: tuple[PositiveCount, ...] = (512, 512)  # ReLU units a layer; the first for x and z each
@@ -44,7 +44,7 @@ class Config:
     prior_scale: Positive = 1.0  # standard deviation of the Gaussian prior
     epochs: Count | None = None  # passes over the training images; None: as `updates` take, at most 50
     updates: PositiveCount = 11000  # steps of the optimiser if epochs is None: 20 passes over MNIST
-    batch_size: PositiveCount = 100  # images an update
+    batch_size: Annotated[int, Range(1)] = 100  # images an update; the moments of q(z|x) are taken over its noise
     learning_rate: Positive = 3e-4  # of Adam
     beta_1: Decay = 0.5  # Adam's decay of the mean gradient (official code)
     encoder_rate_factor: Factor = 1.0  # times learning_rate
@@ -92,7 +92,7 @@ class AVB(LatentModel):
         """The code as T sees it, (batch, latent_dim), and log r(z|x) - log p(z), (batch,) in nats.
 
         r is the distribution that T compares q(z|x) with: the prior, or the Gaussian of q's own moments,
-        whose gradients are stopped (section 3.3).
+        whose gradients are stopped (section "Adaptive Contrast").
         """
         z = outputs["z"]
         if not self.adaptive_contrast:

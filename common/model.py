@@ -74,9 +74,9 @@ class LatentModel(keras.Model):
         """
         return {}
 
-    def forward(self, images, batch_size: int = 500) -> dict[str, np.ndarray]:
+    def forward(self, images) -> dict[str, np.ndarray]:
         """`call` on any number of images, as NumPy arrays: {"z": (n, latent_dim), "logits": ..., ...}."""
-        batches = [self(batch) for batch in in_batches(images, batch_size)]
+        batches = [self(batch) for batch in in_batches(images)]
         return {key: np.concatenate([to_numpy(batch[key]) for batch in batches]) for key in batches[0]}
 
     def encode(self, images) -> np.ndarray:
@@ -85,7 +85,7 @@ class LatentModel(keras.Model):
 
     def decode(self, codes) -> np.ndarray:
         """Pixel means of p(x|z), in [0, 1]: (n, latent_dim) -> (n, *image_shape)."""
-        batches = in_batches(codes, 500)
+        batches = in_batches(codes)
         return np.concatenate([to_numpy(ops.sigmoid(self.decoder(batch))) for batch in batches])
 
     def sample(self, count: int) -> np.ndarray:
@@ -98,7 +98,13 @@ def to_numpy(tensor) -> np.ndarray:
     return ops.convert_to_numpy(ops.stop_gradient(tensor))
 
 
-def in_batches(array, batch_size: int):
-    """Consecutive slices of at most `batch_size` rows, as float32 tensors."""
-    for start in range(0, len(array), batch_size):
-        yield ops.convert_to_tensor(array[start : start + batch_size], "float32")
+def even_batch_size(count: int, most: int = 500) -> int:
+    """The batch size, at most `most`, that leaves no small rest: 251 for 501 rows."""
+    return -(-count // -(-count // most))
+
+
+def in_batches(array):
+    """Consecutive slices of about the same number of rows, at most 500, as float32 tensors."""
+    size = even_batch_size(len(array))
+    for start in range(0, len(array), size):
+        yield ops.convert_to_tensor(array[start : start + size], "float32")

@@ -26,7 +26,7 @@ def encoder(image_shape, outputs: int, hidden_units, random: np.random.Generator
 
     With `noise_dim` > 0 the network takes a pair (images, noise), the noise of shape (batch, noise_dim) is
     concatenated to the pixels, and the code is a function of both: the AAE paper's "universal approximator
-    posterior" (section 2.1).
+    posterior" (section 2).
     """
     images = layers.Input(image_shape, name="images")
     pixels = layers.Flatten()(images)
@@ -69,7 +69,7 @@ def pair_discriminator(image_shape, latent_dim: int, hidden_units, random: np.ra
 def noise_basis_encoder(
     image_shape, latent_dim: int, hidden_units, noise_basis: int, noise_dim: int, noise_units, random
 ):
-    """The encoder that knows its moments (AVB paper, section 3.3 and appendix): z = z0(x) + sum_i a_i(x) v_i(eps_i).
+    """The encoder that knows its moments (AVB paper, "Adaptive Contrast"): z = z0(x) + sum_i a_i(x) v_i(eps_i).
 
     Takes images (batch, *image_shape) and noise eps (batch, noise_basis, noise_dim); returns z0 of shape
     (batch, latent_dim), and a and v, both (batch, noise_basis, latent_dim). Each v_i is a network of its own;

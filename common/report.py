@@ -32,7 +32,9 @@ def report(model: LatentModel, dataset: Dataset, config, outcome: Outcome, folde
         f"{outcome.updates:,} updates"
     )
     references = reference_lines(model, dataset, x_test)
-    figures = {"training": training_figure(outcome.history, title, references)}
+    curves = ["updates", *(prefix + term for term in model.terms for prefix in ("", "val_"))]
+    history = {name: outcome.history.get(name, []) for name in curves}
+    figures = {"training": plots.training_curves(history, title, references)}
     figures |= code_figures(model, dataset, title, codes, prior_samples)
     figures |= image_figures(model, dataset, title, x_test, codes, prior_samples)
     for name, figure in figures.items():
@@ -66,7 +68,7 @@ def measure(model, dataset, config, outcome, x_test, codes, prior_samples) -> di
 def test_terms(model: LatentModel, x_test) -> dict[str, float]:
     """Reconstruction and divergence from the prior in nats per image, one draw z ~ q(z|x) for each image."""
     totals: dict[str, float] = {}
-    for batch in in_batches(x_test, 500):
+    for batch in in_batches(x_test):
         outputs = model(batch)
         terms = {"test_reconstruction_nats": binary_cross_entropy(batch, outputs["logits"])}
         for key, value in (terms | model.divergences(batch, outputs)).items():
@@ -103,12 +105,6 @@ def reference_lines(model: LatentModel, dataset: Dataset, x_test) -> dict:
         "discriminator": [(2.0 * np.log(2.0), "2 log 2, nothing to tell apart")],
     }
     return {term: lines[term] for term in model.terms if term in lines}
-
-
-def training_figure(history, title: str, references: dict):
-    """The training curves; `history` holds a column for each term and its `val_` twin beside the updates."""
-    terms = {name: values for name, values in history.items() if name != "seconds"}
-    return plots.training_curves(terms, title, references)
 
 
 def code_figures(model: LatentModel, dataset: Dataset, title: str, codes, prior_samples) -> dict:

@@ -58,13 +58,18 @@ class RunError(ValueError):
 
 
 def main_of(main, config_class):
-    """Call `main` with the Config that the command line gives; the user's mistakes end in one line, exit code 2."""
+    """Call `main` with the Config that the command line gives.
+
+    The user's mistakes end in one line and exit code 2; a training that was stopped early, in exit code 1.
+    """
     try:
-        main(parse(config_class))
+        metrics = main(parse(config_class))
     except (DataError, RunError) as error:
         sys.exit(refusal(str(error)))
     except OSError as error:
-        sys.exit(refusal(f"{error.strerror}: {error.filename}. Free or name another place with --results"))
+        sys.exit(refusal(f"{error}; what was written before is whole. Make room, or choose another --results"))
+    if metrics.get("stopped_by"):
+        sys.exit(1)
 
 
 def refusal(message: str) -> int:

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from common.data import Dataset, binarise
+from common.model import even_batch_size
 
 MOST_EPOCHS = 50  # of a small data set, unless --epochs asks for more
 
@@ -178,7 +179,7 @@ def train(model, dataset: Dataset, config, folder) -> Outcome:
         epochs=config.epochs,
         shuffle=False,
         validation_data=(x_val,),
-        validation_batch_size=500,
+        validation_batch_size=even_batch_size(len(x_val)),
         callbacks=callbacks,
         verbose=0,
     )

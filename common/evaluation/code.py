@@ -41,7 +41,7 @@ def knn_accuracy(train_codes, train_labels, test_codes, test_labels, neighbours:
 
 
 def active_units(draws: np.ndarray, threshold: float = 0.01) -> int:
-    """Number of code dimensions u with Var_x(E[z_u|x]) above `threshold` (Burda et al., arXiv 1509.00519, 2.3).
+    """Number of code dimensions u with Var_x(E[z_u|x]) above `threshold` (Burda et al., arXiv 1509.00519).
 
     `draws` is (draws, n, latent_dim): at least two z ~ q(z|x) for each of n images. The variance of an average
     of k draws is too large by E_x[Var(z|x)] / k, which is estimated from the draws and taken off.
