@@ -39,7 +39,8 @@ class Config:
     epochs: Count | None = None  # passes over the training images; None: as `updates` take, at most 50
     updates: PositiveCount = 8250  # steps of the optimiser if epochs is None: 15 passes over MNIST
     batch_size: PositiveCount = 100  # images an update (appendix A.1)
-    learning_rate: Positive = 3e-4  # of Adam
+    learning_rate: Positive = 1e-3  # of Adam, at the start
+    final_rate_factor: Factor = 0.05  # times learning_rate: where a cosine takes it by the last update
     beta_1: Decay = 0.5  # Adam's decay of the mean gradient
     encoder_rate_factor: Factor = 1.0  # times learning_rate
     decoder_rate_factor: Factor = 1.0  # times learning_rate

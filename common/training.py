@@ -48,22 +48,28 @@ def planned_epochs(config, images: int) -> int:
     return min(MOST_EPOCHS, max(1, round(config.updates / (images // config.batch_size))))
 
 
-def adam_per_network(model, config) -> keras.optimizers.Optimizer:
-    """Adam (arXiv 1412.6980) for each network, its rate `learning_rate` times the network's own factor."""
-    adams = {
-        name: keras.optimizers.Adam(config.learning_rate * getattr(config, f"{name}_rate_factor"), beta_1=config.beta_1)
-        for name in model.networks
-    }
+def adam_per_network(model, config, updates: int | None = None) -> keras.optimizers.Optimizer:
+    """Adam (arXiv 1412.6980) for each network, its rate `learning_rate` times the network's own factor.
+
+    With `updates`, the rates fall along half a cosine (arXiv 1608.03983) to `final_rate_factor` of themselves in as
+    many steps; without, they stay.
+    """
+    adams = {}
+    for name in model.networks:
+        rate = config.learning_rate * getattr(config, f"{name}_rate_factor")
+        if updates:
+            rate = keras.optimizers.schedules.CosineDecay(rate, updates, alpha=config.final_rate_factor)
+        adams[name] = keras.optimizers.Adam(rate, beta_1=config.beta_1)
     network_of = {id(v): name for name, network in model.networks.items() for v in network.trainable_variables}
     optimizer = keras.optimizers.MultiOptimizer(lambda variable: adams[network_of[id(variable)]])
     optimizer.build(model.trainable_variables)
     return optimizer
 
 
-def compile_model(model, config):
-    """Give the model its optimiser, and XLA where there is one."""
+def compile_model(model, config, updates: int | None = None):
+    """Give the model its optimiser, as `adam_per_network`, and XLA where there is one."""
     # Keras leaves XLA out on a CPU under TensorFlow, where it halves the time of an update; PyTorch has none.
-    model.compile(adam_per_network(model, config), jit_compile=keras.backend.backend() != "torch")
+    model.compile(adam_per_network(model, config, updates), jit_compile=keras.backend.backend() != "torch")
 
 
 @dataclass
@@ -163,11 +169,11 @@ class StopOnInterrupt(keras.callbacks.Callback):
 def train(model, dataset: Dataset, config, folder) -> Outcome:
     """Fit `model` to the training images and write history.csv, a line an epoch, into `folder`.
 
-    Reads from `config`: epochs, batch_size, binarisation, seed, learning_rate, beta_1, a rate factor for each
-    network, tensorboard.
+    Reads from `config`: epochs, batch_size, binarisation, seed, learning_rate, final_rate_factor, beta_1, a
+    rate factor for each network, tensorboard.
     """
-    compile_model(model, config)
     batches = Batches(dataset.x_train, config.batch_size, config.binarisation, config.seed)
+    compile_model(model, config, updates=config.epochs * len(batches))
     x_val = binarise(dataset.x_val, config.binarisation, np.random.default_rng(config.seed))
     progress, finite, interrupt = Progress(config.epochs, len(batches)), StopOnNonFinite(), StopOnInterrupt()
     callbacks = [progress, finite, interrupt, keras.callbacks.CSVLogger(folder / "history.csv")]

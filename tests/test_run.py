@@ -1,0 +1,464 @@
+"""Flags, refusals, folders and files: all that happens before a training, and a trained model from its folder."""
+
+import contextlib
+import dataclasses
+import errno
+import importlib.util
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import aae_deterministic
+import aae_gaussian
+import aae_universal
+import avb
+import vae_baseline
+from common import run
+from common.data import DataError
+from common.files import whole, write_json
+from common.run import RunError, check, create_folder, load_run, main_of, parse
+from common.training import planned_epochs
+
+ROOT = Path(run.__file__).parent.parent
+SCRIPTS = [aae_deterministic, aae_gaussian, aae_universal, avb, vae_baseline]
+# What every line of a message must do without: tyro's box, and text of its implementation.
+BOX = re.compile(r"[\n│╭╰─]|---|typing\.|<class")
+
+
+@pytest.fixture
+def data(tmp_path):
+    """The path of 300 images, of which 240 are for training."""
+    path = tmp_path / "tiny.npz"
+    np.savez(path, x=np.random.default_rng(0).integers(0, 256, (300, 8, 6), np.uint8))
+    return str(path)
+
+
+def refusal_of(arguments, script=aae_deterministic):
+    """The message that refuses these arguments, before there could be any data to read."""
+    with pytest.raises(RunError) as refused:
+        check(parse(script.Config, arguments))
+    assert not BOX.search(str(refused.value))
+    return str(refused.value)
+
+
+# Flags
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--latnt-dim 3", "Unrecognized options: --latnt-dim, 3; did you mean --latent-dim?"),
+        ("--xyz 3", "Unrecognized options: --xyz, 3 ("),
+        ("stray", "Unrecognized options: stray ("),
+        ("--tensorboard False", "Unrecognized options: False"),
+        ("--epochs 3 4", "Unrecognized options: 4"),
+        ("--epochs", "Missing value for argument '--epochs'"),
+        ("--data", "Missing value for argument '--data'"),
+        ("--epochs two", "--epochs: no type matching {None}|INT could be instantiated from ['two']"),
+        ("--latent-dim 2.5", "--latent-dim: invalid literal for int() with base 10: '2.5'"),
+        ("--hidden-units 16,16", "--hidden-units"),
+        ("--learning-rate fast", "--learning-rate: could not convert string to float: 'fast'"),
+        ("--binarisation grey", "invalid choice 'grey' for argument '--binarisation'. Expected one of ('none', 'dyn"),
+        ("--prior swiss", "invalid choice 'swiss' for argument '--prior'"),
+        ("--hidden-units", "--hidden-units needs at least one number"),
+        ("--hidden-units 16 0", "--hidden-units must be above 0, not 0"),
+        ("--epochs -1", "--epochs must be at least 0, not -1"),
+        ("--batch-size 0", "--batch-size must be above 0, not 0"),
+        ("--learning-rate 0", "--learning-rate must be above 0, not 0.0"),
+        ("--learning-rate nan", "--learning-rate must be above 0, not nan"),
+        ("--learning-rate inf", "--learning-rate must be above 0, not inf"),
+        ("--encoder-rate-factor -0.1", "--encoder-rate-factor must be at least 0, not -0.1"),
+        ("--beta-1 1", "--beta-1 must be at least 0 and below 1, not 1.0"),
+        ("--seed 4294967296", "--seed must be at least 0 and below 4294967296, not 4294967296"),
+        ("--latent-dim 8 --prior mixture", "the mixture prior lies in the plane"),
+        ("--latent-dim 1 --prior swiss_roll", "it needs latent_dim 2, not 1; set --latent-dim or --prior"),
+        ("--name a/b", "--name 'a/b' must be letters, digits"),
+        ("--name ..", "--name '..'"),
+        ("--name .hidden", "--name '.hidden'"),
+        ("--name=", None),
+        ("--epochs None", None),
+        ("--no-tensorboard", None),
+        ("--name 2_layers+noise-0.1", None),
+        ("--hidden-units 16 32 --epochs 0 --seed 4294967295", None),
+    ],
+)
+def test_flags_are_refused_in_one_line_or_taken(arguments, message):
+    if message is None:
+        check(parse(aae_deterministic.Config, arguments.split()))
+    else:
+        assert message in refusal_of(arguments.split())
+
+
+def test_parse_fills_the_config():
+    arguments = "--hidden-units 16 32 --epochs 3 --prior mixture --learning-rate 1e-2 --tensorboard --name mine"
+    config = parse(aae_deterministic.Config, arguments.split())
+    expected = {
+        "hidden_units": (16, 32),
+        "epochs": 3,
+        "prior": "mixture",
+        "learning_rate": 0.01,
+        "tensorboard": True,
+        "name": "mine",
+    }
+    assert config == dataclasses.replace(aae_deterministic.Config(), **expected)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_lists_every_flag_with_its_comment(script, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(script.Config, ["--help"])
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    for field in dataclasses.fields(script.Config):
+        assert "--" + field.name.replace("_", "-") in printed
+    assert "images an update" in printed
+
+
+WHOLE, REAL = int, float
+RANGES = {  # kind of number, least, whether the least itself is allowed, bound above
+    "latent_dim": (WHOLE, 0, False, math.inf),
+    "hidden_units": (WHOLE, 0, False, math.inf),
+    "discriminator_units": (WHOLE, 0, False, math.inf),
+    "noise_units": (WHOLE, 0, False, math.inf),
+    "noise_basis": (WHOLE, 0, False, math.inf),
+    "noise_dim": (WHOLE, 0, False, math.inf),
+    "noise_scale": (REAL, 0, True, math.inf),
+    "prior_scale": (REAL, 0, False, math.inf),
+    "adversarial_weight": (REAL, 0, True, math.inf),
+    "beta": (REAL, 0, True, math.inf),
+    "epochs": (WHOLE, 0, True, math.inf),
+    "updates": (WHOLE, 0, False, math.inf),
+    "batch_size": (WHOLE, 0, False, math.inf),
+    "learning_rate": (REAL, 0, False, math.inf),
+    "beta_1": (REAL, 0, True, 1),
+    "encoder_rate_factor": (REAL, 0, True, math.inf),
+    "decoder_rate_factor": (REAL, 0, True, math.inf),
+    "discriminator_rate_factor": (REAL, 0, True, math.inf),
+    "seed": (WHOLE, 0, True, 2**32),
+}
+OTHER_FIELDS = {"data", "binarisation", "prior", "adaptive_contrast", "results", "name", "tensorboard"}
+
+
+def numbers(script, name, inside: bool):
+    """Values of the parameter `name` inside or outside its range."""
+    kind, low, inclusive, high = RANGES[name]
+    if script is avb and name == "batch_size":
+        low = 1  # one image's noise has no moments
+    bounded = high < math.inf
+    if kind is WHOLE:
+        least = low if inclusive else low + 1
+        if inside:
+            return st.integers(least, high - 1 if bounded else None)
+        return st.integers(max_value=least - 1) | (st.integers(min_value=high) if bounded else st.nothing())
+    if inside:
+        return st.floats(
+            low, high if bounded else None, exclude_min=not inclusive, exclude_max=bounded, width=64
+        ).filter(math.isfinite)
+    return st.floats(max_value=low, exclude_max=inclusive) | st.floats(min_value=high) | st.just(math.nan)
+
+
+def config_with(script, name, value):
+    in_tuple = isinstance(getattr(script.Config(), name), tuple)
+    return script.Config(**{name: (16, value) if in_tuple else value})
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_numeric_parameter_has_a_range(script):
+    assert {field.name for field in dataclasses.fields(script.Config)} <= RANGES.keys() | OTHER_FIELDS
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@given(st.data())
+def test_a_number_outside_its_range_is_refused_by_name_and_one_inside_is_taken(script, draw):
+    name = draw.draw(st.sampled_from([f.name for f in dataclasses.fields(script.Config) if f.name in RANGES]))
+    check(config_with(script, name, draw.draw(numbers(script, name, inside=True))))
+    with pytest.raises(RunError, match=f"^--{name.replace('_', '-')} must be [^\n]*$"):
+        check(config_with(script, name, draw.draw(numbers(script, name, inside=False))))
+
+
+# Refusals before any work
+
+
+def below_a_file(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    return tmp_path / "file" / "results"
+
+
+def a_file(tmp_path):
+    (tmp_path / "results").write_text("mine")
+    return tmp_path / "results"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 241}, "--batch-size 241 is above the 240 training images"),
+        ({"latent_dim": 8, "prior": "mixture"}, "it needs latent_dim 2, not 8"),
+        ({"data": "nowhere.npz"}, "nowhere.npz: no such file"),
+        ({"learning_rate": math.nan}, "--learning-rate must be above 0"),
+        ({"name": "../elsewhere"}, "--name '../elsewhere'"),
+    ],
+)
+def test_an_impossible_run_leaves_no_folder(tmp_path, data, changes, message):
+    config = aae_deterministic.Config(**{"data": data, "results": str(tmp_path / "results"), **changes})
+    with pytest.raises((RunError, DataError), match=re.escape(message)) as refused:
+        aae_deterministic.main(config)
+    assert not BOX.search(str(refused.value))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny.npz"]
+
+
+def test_tensorboard_is_refused_where_it_is_not_installed(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "pip install tensorboard" in refusal_of(["--tensorboard"])
+
+
+@pytest.mark.parametrize("images", [10, 60, 190])
+def test_too_few_test_images_for_numbers_and_figures_are_refused(tmp_path, images):
+    np.savez(tmp_path / "few.npz", x=np.random.default_rng(0).random((images, 8, 6)))
+    config = aae_deterministic.Config(str(tmp_path / "few.npz"), batch_size=5, results=str(tmp_path / "results"))
+    with pytest.raises(DataError, match=f"{images // 10} test images"):
+        aae_deterministic.main(config)
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("place", [a_file, below_a_file, lambda tmp_path: Path("/proc/results")])
+def test_results_that_cannot_be_written_are_refused(tmp_path, data, place):
+    results = place(tmp_path)
+    with pytest.raises(RunError, match=r"choose another --results$") as refused:
+        aae_deterministic.main(aae_deterministic.Config(data, results=str(results)))
+    assert str(results) in str(refused.value)
+    assert not results.is_dir()
+
+
+def test_a_run_is_never_written_over(tmp_path, data):
+    taken = tmp_path / "aae_deterministic" / "taken"
+    taken.mkdir(parents=True)
+    (taken / "metrics.json").write_text("mine")
+    with pytest.raises(RunError, match="taken exists and is left as it is; choose another --name"):
+        aae_deterministic.main(aae_deterministic.Config(data, results=str(tmp_path), name="taken"))
+    assert [(path.name, path.read_text()) for path in taken.iterdir()] == [("metrics.json", "mine")]
+
+
+def test_unnamed_runs_of_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(run.time, "strftime", lambda form: "2026-01-02_03-04-05")
+    folders = [create_folder(str(tmp_path), "avb", "") for _ in range(3)]
+    names = ["2026-01-02_03-04-05", "2026-01-02_03-04-05+2", "2026-01-02_03-04-05+3"]
+    assert folders == [tmp_path / "avb" / name for name in names]
+    assert all(folder.is_dir() for folder in folders)
+
+
+# The process
+
+
+def own_lines(printed: str) -> list[str]:
+    """Lines of standard error that are not TensorFlow's own."""
+    theirs = re.compile(r"[IWEF]\d{4} |WARNING: All log messages before|To enable the following instructions")
+    return [line for line in printed.splitlines() if not theirs.match(line)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--latnt-dim", "3"], "error: Unrecognized options: --latnt-dim, 3; did you mean --latent-dim?"),
+        (["--data", "nowhere.npz", "--results", "never"], "error: nowhere.npz: no such file"),
+    ],
+)
+def test_a_refusal_is_one_line_and_exit_code_2(tmp_path, arguments, line):
+    command = [sys.executable, str(ROOT / "vae_baseline.py"), *arguments]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    (only,) = own_lines(ended.stderr)
+    assert only.startswith(line)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("raised", "line"),
+    [
+        (RunError("bad flag"), "error: bad flag\n"),
+        (DataError("bad data"), "error: bad data\n"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device"),
+        (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/results/latent.png"), "/results/latent.png"),
+    ],
+)
+def test_a_users_mistake_ends_in_one_line(monkeypatch, capsys, raised, line):
+    def fail(config):
+        raise raised
+
+    monkeypatch.setattr(sys, "argv", ["avb.py"])
+    with pytest.raises(SystemExit) as stop:
+        main_of(fail, avb.Config)
+    assert stop.value.code == 2
+    printed = capsys.readouterr().err
+    assert line in printed and printed.startswith("error: ") and printed.count("\n") == 1
+    assert "None" not in printed
+
+
+def test_a_mistake_of_the_code_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["avb.py"])
+    with pytest.raises(ZeroDivisionError):
+        main_of(lambda config: 1 / 0, avb.Config)
+
+
+def test_a_training_that_was_stopped_ends_in_exit_code_1(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["avb.py"])
+    main_of(lambda config: {"stopped_by": None}, avb.Config)
+    with pytest.raises(SystemExit) as stop:
+        main_of(lambda config: {"stopped_by": "it was interrupted"}, avb.Config)
+    assert stop.value.code == 1
+
+
+# A run's folder
+
+
+@pytest.fixture(scope="module")
+def untrained_run(tmp_path_factory):
+    """The folder of a deterministic AAE as `load_run` needs it."""
+    folder = tmp_path_factory.mktemp("untrained")
+    config = aae_deterministic.Config(hidden_units=(16,))
+    for name, network in aae_deterministic.build(config, (8, 6)).networks.items():
+        network.save(folder / f"{name}.keras")
+    parameters, shape = dataclasses.asdict(config), {"image_shape": (8, 6)}
+    write_json(folder / "config.json", {"script": "aae_deterministic", "parameters": parameters, "data": shape})
+    return folder
+
+
+def content(written: bytes):
+    return lambda folder: (folder / "config.json").write_bytes(written)
+
+
+def entry(**changes):
+    def change(folder):
+        saved = json.loads((folder / "config.json").read_text())
+        write_json(folder / "config.json", saved | changes)
+
+    return change
+
+
+def parameter(**changes):
+    def change(folder):
+        saved = json.loads((folder / "config.json").read_text())
+        write_json(folder / "config.json", saved | {"parameters": saved["parameters"] | changes})
+
+    return change
+
+
+def cut_short(folder):
+    path = folder / "decoder.keras"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def damaged_inside(folder):
+    path = folder / "decoder.keras"
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 255
+    path.write_bytes(damaged)
+
+
+DAMAGE = {
+    "no folder": shutil.rmtree,
+    "no config": lambda folder: (folder / "config.json").unlink(),
+    "no decoder": lambda folder: (folder / "decoder.keras").unlink(),
+    "empty config": content(b""),
+    "config is a list": content(b"[]"),
+    "config is null": content(b"null"),
+    "config cut short": content(b'{"script": "aae_det'),
+    "config is binary": content(b"\xff\xfe\x00"),
+    "another script": entry(script="aae_gaussian"),
+    "another script with other parameters": entry(script="vae_baseline"),
+    "a module, no script": entry(script="json"),
+    "a path": entry(script="/tmp/evil"),
+    "a path from here": entry(script="../evil"),
+    "a script in a folder": entry(script="common/run"),
+    "no script": entry(script=None),
+    "parameters are a list": entry(parameters=[1]),
+    "no image shape": entry(data={}),
+    "another image shape": entry(data={"image_shape": [8, 7]}),
+    "an unknown parameter": parameter(unknown=1),
+    "an impossible parameter": parameter(latent_dim=-1),
+    "a parameter of the wrong type": parameter(latent_dim="two"),
+    "another size": parameter(hidden_units=[17]),
+    "another depth": parameter(hidden_units=[16, 16]),
+    "another depth and size": parameter(hidden_units=[16, 2]),
+    "network cut short": cut_short,
+    "network damaged": damaged_inside,
+    "network empty": lambda folder: (folder / "decoder.keras").write_bytes(b""),
+    "another network": lambda folder: shutil.copy(folder / "encoder.keras", folder / "decoder.keras"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_what_is_no_complete_run_is_refused_in_one_line(untrained_run, tmp_path, damage):
+    folder = tmp_path / "run"
+    shutil.copytree(untrained_run, folder)
+    load_run(folder)
+    DAMAGE[damage](folder)
+    with pytest.raises(RunError, match=re.escape(str(folder))) as refused:
+        load_run(folder)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_path_in_a_config_is_never_run(untrained_run, tmp_path):
+    shutil.copytree(untrained_run, tmp_path / "run")
+    evil = tmp_path / "evil.py"
+    evil.write_text(f"open({str(tmp_path / 'executed')!r}, 'w')")
+    entry(script=str(evil.with_suffix("")))(tmp_path / "run")
+    with pytest.raises(RunError, match="names no script of this project"):
+        load_run(tmp_path / "run")
+    assert not (tmp_path / "executed").exists()
+
+
+# Files and epochs
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])
+def test_a_file_whose_writing_fails_stays_as_it_was(tmp_path, failure):
+    path = tmp_path / "figure.png"
+    path.write_text("earlier")
+    with pytest.raises(type(failure)), whole(path) as partial:
+        partial.write_text("half")
+        raise failure
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("figure.png", "earlier")]
+
+
+def test_a_new_file_whose_writing_fails_is_not_there(tmp_path):
+    with contextlib.suppress(OSError), whole(tmp_path / "figure.png") as partial:
+        partial.write_text("half")
+        raise OSError
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", [{"loss": math.nan}, {"loss": object()}])
+def test_json_that_cannot_be_written_leaves_the_earlier_file(tmp_path, content):
+    write_json(tmp_path / "metrics.json", {"loss": 1.5})
+    with pytest.raises((ValueError, TypeError)):
+        write_json(tmp_path / "metrics.json", content)
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.json"]
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {"loss": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("changes", "images", "epochs"),
+    [
+        ({}, 55_000, 15),
+        ({}, 4_000, 50),  # 206 passes would give 8250 updates
+        ({}, 10_000_000, 1),
+        ({"updates": 24, "batch_size": 20}, 240, 2),
+        ({"updates": 24, "batch_size": 20}, 259, 2),  # the 19 left over are no update
+        ({"epochs": 0}, 55_000, 0),
+        ({"epochs": 300}, 4_000, 300),
+    ],
+)
+def test_planned_epochs(changes, images, epochs):
+    assert planned_epochs(aae_deterministic.Config(**changes), images) == epochs

@@ -1,0 +1,538 @@
+"""The five scripts from flags to figures on 300 tiny images, and all that can end a training early."""
+
+import contextlib
+import csv
+import dataclasses
+import errno
+import fcntl
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import pty
+import re
+import signal
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_limits
+
+import aae_deterministic
+import aae_gaussian
+import aae_universal
+import avb
+import vae_baseline
+from common import plots, run, training
+from common.data import load_mnist
+from common.evaluation.reconstruction import cross_entropy_floor, mean_image_cross_entropy
+from common.report import test_terms as terms_on_test  # not a test
+from common.run import load_run, main_of
+
+ROOT = Path(run.__file__).parent.parent
+BACKEND = keras.backend.backend()
+UPDATES_AN_EPOCH = 12  # 240 training images in batches of 20
+SMALL = {"hidden_units": (16,), "batch_size": 20, "epochs": None, "updates": 24}
+SMALL_AVB = SMALL | {"discriminator_units": (16,), "noise_units": (8,), "noise_basis": 4, "noise_dim": 4}
+FIGURES = {"training", "samples", "reconstructions", "interpolations"}
+PLANE, SPACE = FIGURES | {"latent", "manifold"}, FIGURES | {"latent_pca", "latent_tsne"}
+AAE = ("reconstruction", "generator", "discriminator")
+CLOSED, ESTIMATED = {"kl_nats", "negative_elbo_nats"}, {"kl_estimated_nats", "negative_elbo_estimated_nats"}
+COMMON_METRICS = {
+    "test_reconstruction_nats",
+    "code_mean_norm",
+    "code_std_min",
+    "code_std_max",
+    "code_c2st_accuracy",
+    "code_knn_accuracy",
+    "active_units",
+    "updates",
+    "train_seconds",
+    "samples_per_second",
+    "peak_memory_mib",
+    "stopped_by",
+}
+VARYING = {"train_seconds", "samples_per_second", "peak_memory_mib"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A run, and what it must leave."""
+
+    script: object
+    changes: dict
+    data: str
+    figures: set
+    terms: tuple
+    divergences: set = frozenset()
+
+
+CASES = {
+    "deterministic": Case(aae_deterministic, SMALL, "labelled", PLANE, AAE),
+    "gaussian": Case(aae_gaussian, SMALL | {"latent_dim": 3}, "labelled", SPACE, AAE, CLOSED),
+    "universal": Case(aae_universal, SMALL | {"prior": "swiss_roll"}, "unlabelled", PLANE, AAE),
+    "avb": Case(avb, SMALL_AVB, "flat", PLANE, ("reconstruction", "kl", "discriminator"), ESTIMATED),
+    "vae": Case(vae_baseline, SMALL | {"latent_dim": 1}, "labelled", FIGURES, ("reconstruction", "kl"), CLOSED),
+}
+VARIANTS = {
+    "deterministic, flat space": Case(aae_deterministic, SMALL | {"latent_dim": 3}, "flat", SPACE, AAE),
+    "gaussian, mixture": Case(aae_gaussian, SMALL | {"prior": "mixture"}, "unlabelled", PLANE, AAE),
+    "universal, space": Case(aae_universal, SMALL | {"latent_dim": 4}, "unlabelled", SPACE, AAE),
+    "avb, no contrast": Case(
+        avb,
+        SMALL_AVB | {"adaptive_contrast": False},
+        "unlabelled",
+        PLANE,
+        ("reconstruction", "kl", "discriminator"),
+        ESTIMATED,
+    ),
+    "vae, threshold": Case(
+        vae_baseline, SMALL | {"binarisation": "threshold"}, "labelled", PLANE, ("reconstruction", "kl"), CLOSED
+    ),
+}
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """Paths of 300 images around three centres, whole, without labels, as rows of pixels, and split already."""
+    folder = tmp_path_factory.mktemp("data")
+    random = np.random.default_rng(0)
+    y = np.arange(300) % 3
+    centres = random.integers(0, 256, (3, 8, 6))
+    x = np.clip(centres[y] + random.normal(0, 20, (300, 8, 6)), 0, 255).astype(np.uint8)
+    np.savez(folder / "labelled.npz", x=x, y=y)
+    np.savez(folder / "unlabelled.npz", x=x)
+    np.savez(folder / "flat.npz", x=x.reshape(300, 48), y=y)
+    np.savez(folder / "one_over.npz", x_train=x, x_test=x[np.arange(501) % 300])
+    return {path.stem: str(path) for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """The threads of t-SNE wait for one another longer than they work, if the machine has something else to do."""
+    with threadpool_limits(1):
+        yield
+
+
+def without_xla(patch):
+    def compile_model(model, config):
+        model.compile(training.adam_per_network(model, config), jit_compile=BACKEND == "jax")
+
+    patch.setattr(training, "compile_model", compile_model)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Without XLA on TensorFlow, which would compile for longer than the test trains."""
+    without_xla(monkeypatch)
+
+
+@dataclasses.dataclass
+class Finished:
+    """A run that has ended: its folder, what `main` returned and printed, and the model that it trained."""
+
+    folder: Path
+    metrics: dict
+    printed: str
+    model: keras.Model
+
+
+def finish(script, folder, capture=None, **changes) -> Finished:
+    """Run `script` with these parameters into `folder`, and keep hold of its model."""
+    models, build = [], script.build
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(script, "build", lambda *arguments: models.append(build(*arguments)) or models[0])
+        metrics = script.main(script.Config(results=str(folder.parent.parent), name=folder.name, **changes))
+    printed = capture.readouterr().out if capture else ""
+    return Finished(folder, metrics, printed, models[0])
+
+
+@pytest.fixture
+def place(tmp_path):
+    """The folder of a run of any script, by name."""
+    return lambda script, name="run": tmp_path / "results" / script.__name__ / name
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, data):
+    """The runs of CASES, each made once; those that no process below makes are compiled as a user's run is."""
+    runs = {}
+
+    def get(name):
+        case = CASES[name]
+        if name not in runs:
+            folder = tmp_path_factory.mktemp("results") / case.script.__name__ / name
+            with pytest.MonkeyPatch.context() as patch:
+                if case.script in (aae_deterministic, vae_baseline):
+                    without_xla(patch)
+                runs[name] = finish(case.script, folder, data=data[case.data], **case.changes)
+        return runs[name]
+
+    return get
+
+
+def weights(folder):
+    """All weights of a run's saved networks, by network and position."""
+    paths = sorted(folder.glob("*.keras"))
+    return {
+        (path.stem, number): weight
+        for path in paths
+        for number, weight in enumerate(keras.models.load_model(path).get_weights())
+    }
+
+
+def equal_weights(first, second):
+    return first.keys() == second.keys() and all(np.array_equal(first[key], second[key]) for key in first)
+
+
+def history_of(folder):
+    with (folder / "history.csv").open(newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+# What a run leaves
+
+
+def check_run(case: Case, ended: Finished, path: str):
+    check_files(case, ended)
+    check_config(case, ended, path)
+    check_history(case, ended)
+    check_metrics(case, ended, path)
+
+
+def check_files(case, ended):
+    networks = {"encoder", "decoder"} | ({"discriminator"} & set(case.terms))
+    expected = {f"{name}.png" for name in case.figures} | {f"{name}.keras" for name in networks}
+    expected |= {"config.json", "metrics.json", "history.csv"}
+    assert {file.name for file in ended.folder.iterdir()} == expected
+    for figure in ended.folder.glob("*.png"):
+        assert figure.read_bytes().startswith(b"\x89PNG") and figure.stat().st_size > 5000
+
+
+def check_config(case, ended, path):
+    saved = json.loads((ended.folder / "config.json").read_text())
+    dataset = load_mnist(path)
+    resolved = case.script.Config(
+        **case.changes | {"data": path, "results": str(ended.folder.parent.parent), "name": ended.folder.name}
+    )
+    assert saved["script"] == case.script.__name__
+    assert saved["parameters"] == json.loads(json.dumps(dataclasses.asdict(resolved) | {"epochs": 2}))
+    assert saved["data"] == {
+        "name": Path(path).stem,
+        "images": {"train": 240, "validation": 30, "test": 30},
+        "image_shape": [48] if case.data == "flat" else [8, 6],
+        "sha256": dataset.checksum,
+    }
+    assert (saved["updates"], saved["backend"]) == (2 * UPDATES_AN_EPOCH, BACKEND)
+    packages = {name: importlib.metadata.version(name) for name in ("keras", "numpy", BACKEND)}
+    assert saved["versions"] == packages | {"python": platform.python_version()}
+    assert saved["device"] == keras.distribution.list_devices()
+    assert saved["git_commit"] is None or re.fullmatch(r"[0-9a-f]{40}(\+changes)?", saved["git_commit"])
+
+
+def check_history(case, ended):
+    history = history_of(ended.folder)
+    columns = {"epoch", "updates", "seconds", *case.terms, *(f"val_{term}" for term in case.terms)}
+    assert [set(row) for row in history] == [columns, columns]
+    assert [row["updates"] for row in history] == [UPDATES_AN_EPOCH, 2 * UPDATES_AN_EPOCH]
+    assert all(math.isfinite(value) for row in history for value in row.values())
+    assert history[1]["seconds"] > history[0]["seconds"] > 0
+
+
+def check_metrics(case, ended, path):
+    metrics, dataset = ended.metrics, load_mnist(path)
+    assert json.loads((ended.folder / "metrics.json").read_text()) == metrics
+    assert metrics.keys() == COMMON_METRICS | case.divergences
+    numbers = {key: value for key, value in metrics.items() if key not in ("stopped_by", "code_knn_accuracy")}
+    assert all(math.isfinite(value) for value in numbers.values())
+    for suffix in ("nats", "estimated_nats"):
+        if f"kl_{suffix}" in metrics:
+            total = metrics["test_reconstruction_nats"] + metrics[f"kl_{suffix}"]
+            assert metrics[f"negative_elbo_{suffix}"] == pytest.approx(total)
+    assert metrics.get("kl_nats", 0) >= 0
+    x_test = dataset.x_test if case.changes.get("binarisation") is None else dataset.x_test >= 0.5
+    assert cross_entropy_floor(x_test) < metrics["test_reconstruction_nats"] < 48 * 4
+    assert 0 < metrics["code_std_min"] <= metrics["code_std_max"]
+    assert 0 <= metrics["code_c2st_accuracy"] <= 1
+    assert (metrics["code_knn_accuracy"] is None) == (dataset.y_test is None)
+    assert 0 <= (metrics["code_knn_accuracy"] or 0) <= 1
+    assert metrics["active_units"] in range(case.changes.get("latent_dim", 2) + 1)
+    assert metrics["updates"] == 2 * UPDATES_AN_EPOCH
+    assert metrics["samples_per_second"] == pytest.approx(480 / metrics["train_seconds"], rel=0.1)
+    assert metrics["peak_memory_mib"] > 100
+    assert metrics["stopped_by"] is None
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_run_leaves_its_parameters_numbers_networks_and_figures(finished, data, name):
+    check_run(CASES[name], finished(name), data[CASES[name].data])
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_leaves_the_same(quick, place, data, name):
+    case = VARIANTS[name]
+    ended = finish(case.script, place(case.script, "variant"), data=data[case.data], **case.changes)
+    check_run(case, ended, data[case.data])
+
+
+def test_a_run_prints_its_effective_weight_a_line_an_epoch_and_its_folder(quick, place, data, capsys):
+    folder = place(aae_gaussian)
+    changes = SMALL | {"adversarial_weight": 7.5}
+    first, *epochs, last = finish(aae_gaussian, folder, capsys, data=data["labelled"], **changes).printed.splitlines()
+    assert "Gaussian AAE on labelled, 2 epochs" in first
+    assert "effective adversarial weight 7.5" in first and "summed over 48 pixels" in first
+    assert [re.match(r"epoch \d/\d, \d+ updates: ", line).group() for line in epochs] == [
+        "epoch 1/2, 12 updates: ",
+        "epoch 2/2, 24 updates: ",
+    ]
+    assert last == str(folder)
+
+
+def test_a_model_learns_what_there_is_to_learn(quick, place, data):
+    changes = SMALL | {"updates": 360, "learning_rate": 0.01, "adversarial_weight": 1.0}
+    metrics = finish(aae_deterministic, place(aae_deterministic), data=data["labelled"], **changes).metrics
+    dataset = load_mnist(data["labelled"])
+    mean_image = mean_image_cross_entropy(dataset.x_train, dataset.x_test)
+    floor = cross_entropy_floor(dataset.x_test)
+    assert metrics["test_reconstruction_nats"] < floor + 0.2 * (mean_image - floor)
+    assert metrics["code_knn_accuracy"] == 1.0
+
+
+def test_no_epochs_evaluate_and_plot_an_untrained_model(quick, place, data):
+    ended = finish(vae_baseline, place(vae_baseline), data=data["labelled"], **SMALL | {"epochs": 0})
+    assert {file.stem for file in ended.folder.glob("*.png")} == PLANE
+    assert ended.metrics["updates"] == 0 and ended.metrics["stopped_by"] is None
+    assert ended.metrics["test_reconstruction_nats"] > 0
+    untrained = vae_baseline.build(vae_baseline.Config(hidden_units=(16,)), (8, 6))
+    assert all(
+        np.array_equal(saved, initial)
+        for saved, initial in zip(
+            keras.models.load_model(ended.folder / "encoder.keras").get_weights(),
+            untrained.encoder.get_weights(),
+            strict=True,
+        )
+    )
+
+
+def test_no_batch_of_the_test_images_is_too_small_for_moments(quick, place, data):
+    metrics = finish(avb, place(avb), data=data["one_over"], **SMALL_AVB | {"epochs": 0}).metrics
+    assert math.isfinite(metrics["kl_estimated_nats"])
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="Keras' TensorBoard callback writes with TensorFlow")
+def test_tensorboard_writes_event_files(quick, place, data):
+    pytest.importorskip("tensorboard")
+    changes = SMALL | {"updates": 12, "tensorboard": True}
+    folder = finish(vae_baseline, place(vae_baseline), data=data["labelled"], **changes).folder
+    kinds = {file.parent.name for file in (folder / "tensorboard").rglob("events.out.tfevents.*")}
+    assert kinds == {"train", "validation"}
+
+
+def test_a_seed_gives_one_run_and_another_seed_another(quick, place, data):
+    script = aae_gaussian
+    first, again, other = (
+        finish(script, place(script, name), data=data["labelled"], **SMALL | {"seed": seed})
+        for name, seed in (("first", 1), ("again", 1), ("other", 2))
+    )
+    same = {key: value for key, value in first.metrics.items() if key not in VARYING}
+    assert same == {key: value for key, value in again.metrics.items() if key not in VARYING}
+    assert equal_weights(weights(first.folder), weights(again.folder))
+    assert first.metrics["test_reconstruction_nats"] != other.metrics["test_reconstruction_nats"]
+    assert not equal_weights(weights(first.folder), weights(other.folder))
+
+
+# A trained model from its folder
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_loaded_model_decodes_like_the_trained_one(finished, data, name):
+    case, ended = CASES[name], finished(name)
+    dataset = load_mnist(data[case.data])
+    loaded = load_run(ended.folder)
+    codes = loaded.encode(dataset.x_test)
+    assert codes.shape == (30, case.changes.get("latent_dim", 2))
+    assert np.isfinite(codes).all()
+    images, samples = loaded.decode(codes), loaded.sample(7)
+    assert images.shape == dataset.x_test.shape and samples.shape == (7, *dataset.image_shape)
+    for pixels in (images, samples):
+        assert 0 <= pixels.min() < pixels.max() <= 1
+    assert np.array_equal(images, ended.model.decode(codes))
+    for network, trained in ended.model.networks.items():
+        assert all(map(np.array_equal, loaded.networks[network].get_weights(), trained.get_weights()))
+
+
+def test_a_loaded_deterministic_aae_gives_the_runs_own_numbers(finished, data):
+    ended, x_test = finished("deterministic"), load_mnist(data["labelled"]).x_test
+    loaded = load_run(str(ended.folder))
+    assert np.array_equal(loaded.encode(x_test), ended.model.encode(x_test))
+    assert terms_on_test(loaded, x_test)["test_reconstruction_nats"] == ended.metrics["test_reconstruction_nats"]
+    assert float(np.linalg.norm(loaded.encode(x_test).mean(axis=0))) == ended.metrics["code_mean_norm"]
+
+
+# What ends a training early
+
+
+@pytest.mark.parametrize(("epoch", "index", "update"), [(0, 0, 1), (1, 3, 16)])
+def test_a_loss_that_is_not_a_number_ends_the_training(quick, place, data, monkeypatch, capsys, epoch, index, update):
+    script = aae_deterministic
+    good = finish(script, place(script, "good"), data=data["labelled"], **SMALL | {"epochs": epoch})
+    batch_of = training.Batches.__getitem__
+
+    def with_a_nan(batches, number):
+        (images,) = batch_of(batches, number)
+        if (batches.epoch, number) == (epoch, index):
+            images = np.where(np.arange(48).reshape(8, 6) == 7, np.nan, images).astype("float32")
+        return (images,)
+
+    monkeypatch.setattr(training.Batches, "__getitem__", with_a_nan)
+    bad = finish(script, place(script, "bad"), capsys, data=data["labelled"], **SMALL | {"epochs": 9})
+    assert bad.metrics["stopped_by"] == f"the reconstruction term was not finite at update {update}"
+    assert f"training stopped: {bad.metrics['stopped_by']}" in bad.printed
+    assert bad.metrics["updates"] == update
+    assert equal_weights(weights(bad.folder), weights(good.folder))
+    assert len(history_of(bad.folder)) == epoch + 1
+    assert {file.stem for file in bad.folder.glob("*.png")} == PLANE
+    assert bad.metrics["test_reconstruction_nats"] == good.metrics["test_reconstruction_nats"]
+
+
+@pytest.mark.parametrize("rate", [1e10, 1e30])
+def test_weights_that_overflow_at_the_last_update_are_not_kept(quick, place, data, rate):
+    changes = SMALL | {"learning_rate": rate, "batch_size": 240, "epochs": 1}
+    ended = finish(aae_deterministic, place(aae_deterministic), data=data["labelled"], **changes)
+    assert "not finite after update 1" in ended.metrics["stopped_by"]
+    assert math.isfinite(ended.metrics["test_reconstruction_nats"])
+    assert all(np.abs(weight).max() < 100 for weight in weights(ended.folder).values())
+
+
+def interrupting(monkeypatch, update: int, times: int):
+    """Ctrl-C is pressed so many times while this update ends."""
+    end_of_batch = training.Progress.on_train_batch_end
+
+    def press(progress, batch, logs=None):
+        end_of_batch(progress, batch, logs)
+        if progress.updates == update:
+            for _ in range(times):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.2)  # two that wait for their handler are one
+
+    monkeypatch.setattr(training.Progress, "on_train_batch_end", press)
+
+
+def test_ctrl_c_ends_the_training_and_keeps_what_it_learnt(quick, place, data, monkeypatch, capsys):
+    interrupting(monkeypatch, update=17, times=1)
+    before = signal.getsignal(signal.SIGINT)
+    ended = finish(vae_baseline, place(vae_baseline), capsys, data=data["labelled"], **SMALL | {"epochs": 9})
+    assert signal.getsignal(signal.SIGINT) is before
+    assert ended.metrics["stopped_by"] == "it was interrupted"
+    assert "training stopped: it was interrupted; what it had learnt is kept" in ended.printed
+    assert ended.metrics["updates"] == 17
+    assert len(history_of(ended.folder)) == 2
+    assert {file.stem for file in ended.folder.iterdir()} == PLANE | {
+        "config",
+        "metrics",
+        "history",
+        "encoder",
+        "decoder",
+    }
+
+
+def test_a_second_ctrl_c_ends_the_process(quick, place, data, monkeypatch):
+    interrupting(monkeypatch, update=3, times=2)
+    with pytest.raises(KeyboardInterrupt):
+        finish(vae_baseline, place(vae_baseline), data=data["labelled"], **SMALL)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert not (place(vae_baseline) / "metrics.json").exists()
+
+
+def test_a_full_disk_at_the_figures_ends_in_one_line_after_networks_and_numbers(
+    quick, place, data, monkeypatch, capsys
+):
+    def full(figure, path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(plots, "save", full)
+    folder = place(vae_baseline)
+    flags = ["--data", data["labelled"], "--results", str(folder.parent.parent), "--name", folder.name]
+    flags += ["--hidden-units", "16", "--batch-size", "20", "--epochs", "1"]
+    monkeypatch.setattr(sys, "argv", ["vae_baseline.py", *flags])
+    with pytest.raises(SystemExit) as stop:
+        main_of(vae_baseline.main, vae_baseline.Config)
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and "No space left on device" in line and "None" not in line
+    left = {"config.json", "history.csv", "metrics.json", "encoder.keras", "decoder.keras"}
+    assert {file.name for file in folder.iterdir()} == left
+
+
+# As a process
+
+
+def command(script, data, results, epochs):
+    flags = f"--data {data} --results {results} --name run --hidden-units 16 --batch-size 20 --epochs {epochs}"
+    return [sys.executable, str(ROOT / f"{script.__name__}.py"), *flags.split()]
+
+
+def test_a_piped_run_prints_lines_and_its_folder_last(tmp_path, data):
+    arguments = command(aae_deterministic, data["labelled"], "mine", 2)
+    ended = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=180)
+    assert ended.returncode == 0 and "Traceback" not in ended.stderr
+    _, *epochs, last = ended.stdout.splitlines()
+    for number, line in enumerate(epochs, start=1):
+        assert line.startswith(f"epoch {number}/2, {number * UPDATES_AN_EPOCH} updates: reconstruction ")
+        assert re.search(r" nats; \d+ s, \d+ s left$", line)
+    assert len(epochs) == 2 and epochs[-1].endswith(", 0 s left")
+    assert "\x1b" not in ended.stdout and "\b" not in ended.stdout
+    assert last == "mine/aae_deterministic/run"
+    assert {file.stem for file in (tmp_path / last).glob("*.png")} == PLANE
+
+
+def read_from(terminal: int, until: str, seconds: float = 180) -> str:
+    """What a process writes to its terminal until a match, or its end."""
+    printed, end = "", time.monotonic() + seconds
+    with contextlib.suppress(OSError):  # how a terminal says that the process has ended
+        while not re.search(until, printed) and time.monotonic() < end:
+            printed += os.read(terminal, 65536).decode(errors="replace")
+    return printed
+
+
+def test_on_a_terminal_one_line_shows_the_time_left_and_ctrl_c_ends_the_training(tmp_path, data):
+    terminal, end = pty.openpty()
+
+    def own_terminal():
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a test in the background would pass on its own
+        fcntl.ioctl(end, termios.TIOCSCTTY, 0)
+
+    arguments = command(vae_baseline, data["labelled"], "mine", 100_000)
+    with subprocess.Popen(
+        arguments,
+        cwd=tmp_path,
+        stdin=end,
+        stdout=end,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=own_terminal,
+    ) as process:
+        os.close(end)
+        try:
+            progress = read_from(terminal, until=r"(?s)\x08.*[1-9]\d/1200000.*kl: \d")
+            os.write(terminal, b"\x03")
+            rest = read_from(terminal, until="(?!)")
+            code = process.wait(60)
+        finally:
+            process.kill()
+            os.close(terminal)
+    assert "epoch 1/" not in progress + rest
+    shown = re.sub(r"\x1b\[[\d;]*m", "", progress)
+    assert re.search(r"/1200000 ━+ \d+:\d\d(:\d\d)? \d+[mu]?s/update - reconstruction: \d", shown)
+    assert "\ntraining stopped: it was interrupted" in rest.replace("\r\n", "\n")
+    assert rest.split()[-1] == "mine/vae_baseline/run"
+    assert code == 1
+    metrics = json.loads((tmp_path / "mine/vae_baseline/run/metrics.json").read_text())
+    assert metrics["stopped_by"] == "it was interrupted" and 0 < metrics["updates"] < 1_200_000
+    assert {file.stem for file in (tmp_path / "mine/vae_baseline/run").glob("*.png")} == PLANE
