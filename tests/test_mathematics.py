@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from keras import layers, ops
 from scipy.integrate import quad
 from scipy.special import expit
-from scipy.stats import bernoulli, norm
+from scipy.stats import bernoulli, kstest, norm
 
 import aae_deterministic
 import aae_gaussian
@@ -477,6 +477,36 @@ def test_adaptive_contrast_without_a_difference_to_see_gives_the_closed_form_of_
     expected = sum(kl(norm(m, d), norm(0, SCALE)) for m, d in zip(mean, deviation, strict=True))
     log_ratio = to_numpy(model.contrast(outputs)[1])
     assert estimate == pytest.approx(expected, abs=4 * float(log_ratio.std()) / count**0.5)  # four standard errors
+
+
+# Codes, given their noise
+
+
+@pytest.mark.parametrize("name", ["aae_gaussian", "vae"])
+def test_gaussian_codes_have_the_encoders_mean_and_log_variance(name):
+    model = tiny_model(name)
+    x = ops.tile(images(1), (5000, 1, 1))
+    outputs = {key: to_numpy(value) for key, value in model(x).items()}
+    mean, log_variance = np.split(to_numpy(model.encoder(images(1)))[0], 2)
+    np.testing.assert_allclose(outputs["mean"][0], mean, rtol=1e-5)
+    np.testing.assert_allclose(outputs["log_var"][0], log_variance, rtol=1e-5)
+    assert np.abs(log_variance).min() > 0.1  # or exp would be the same for sigma and its square
+    for z, one_mean, one_log_variance in zip(outputs["z"].T, mean, log_variance, strict=True):
+        # right in all but one of 10,000 seeds
+        assert kstest(z, norm(one_mean, np.sqrt(np.exp(one_log_variance))).cdf).pvalue > 1e-4
+
+
+def test_universal_codes_are_the_encoders_of_scaled_noise():
+    model, x = tiny_model_with_fixed_noise("aae_universal"), images()
+    expected = model.encoder([x, 0.8 * model.noise((16, 3))])
+    np.testing.assert_allclose(to_numpy(model(x)["z"]), to_numpy(expected), rtol=1e-5)
+
+
+@every_model
+def test_logits_are_the_decoders_of_the_code(name):
+    outputs = tiny_model(name)(images())
+    expected = tiny_model(name).decoder(outputs["z"])  # same weights
+    np.testing.assert_allclose(to_numpy(outputs["logits"]), to_numpy(expected), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("different", [1, 8])
