@@ -22,7 +22,7 @@ from common import networks
 from common.adversarial import discriminator_loss, frozen, generator_loss
 from common.model import LatentModel, binary_cross_entropy
 from common.priors import PRIORS
-from common.run import Count, Decay, Factor, Positive, PositiveCount, Prior, Targets, main_of, train_and_report
+from common.run import Count, Decay, Factor, Positive, PositiveCount, Prior, Seed, Targets, main_of, train_and_report
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Config:
     beta_1: Decay = 0.5  # Adam's decay of the mean gradient
     encoder_rate_factor: Factor = 1.0  # times learning_rate
     decoder_rate_factor: Factor = 1.0  # times learning_rate
-    discriminator_rate_factor: Factor = 1.0  # times learning_rate
-    seed: Count = 0  # of weights, noise, order and binarisation
+    discriminator_rate_factor: Factor = 3.0  # times learning_rate
+    seed: Seed = 0  # of weights, noise, order and binarisation
     results: str = "results"  # the folder of all runs
     name: str = ""  # this run's folder below results/aae_universal/; date and time if empty
     tensorboard: bool = False  # write event files for TensorBoard into the run's folder

@@ -25,7 +25,7 @@ from common import networks
 from common.adversarial import discriminator_loss, frozen
 from common.model import LatentModel, binary_cross_entropy
 from common.priors import GaussianPrior
-from common.run import Count, Decay, Factor, Positive, PositiveCount, Range, Targets, main_of, train_and_report
+from common.run import Count, Decay, Factor, Positive, PositiveCount, Range, Seed, Targets, main_of, train_and_report
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Config:
     encoder_rate_factor: Factor = 1.0  # times learning_rate
     decoder_rate_factor: Factor = 1.0  # times learning_rate
     discriminator_rate_factor: Factor = 2.0  # times learning_rate (official code: 2)
-    seed: Count = 0  # of weights, noise, order and binarisation
+    seed: Seed = 0  # of weights, noise, order and binarisation
     results: str = "results"  # the folder of all runs
     name: str = ""  # this run's folder below results/avb/; date and time if empty
     tensorboard: bool = False  # write event files for TensorBoard into the run's folder

@@ -20,7 +20,7 @@ from keras import ops
 from common import networks
 from common.model import LatentModel, binary_cross_entropy, gaussian_kl
 from common.priors import GaussianPrior
-from common.run import Count, Decay, Factor, Positive, PositiveCount, Targets, main_of, train_and_report
+from common.run import Count, Decay, Factor, Positive, PositiveCount, Seed, Targets, main_of, train_and_report
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Config:
     beta_1: Decay = 0.9  # Adam's decay of the mean gradient
     encoder_rate_factor: Factor = 1.0  # times learning_rate
     decoder_rate_factor: Factor = 1.0  # times learning_rate
-    seed: Count = 0  # of weights, noise, order and binarisation
+    seed: Seed = 0  # of weights, noise, order and binarisation
     results: str = "results"  # the folder of all runs
     name: str = ""  # this run's folder below results/vae_baseline/; date and time if empty
     tensorboard: bool = False  # write event files for TensorBoard into the run's folder

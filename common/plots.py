@@ -116,7 +116,7 @@ def manifold(images: np.ndarray, percentiles: np.ndarray, title: str, descriptio
 
     images[i, j] belongs to the i-th percentile of z₂ and the j-th of z₁. z₂ grows upwards, as in a scatter.
     """
-    figure, axes, x, y = draw_tiles(images[::-1], title, description, left=0.7, bottom=0.5)
+    figure, axes, x, y = draw_tiles(as_tiles(images)[::-1], title, description, left=0.7, bottom=0.5)
     names = [f"{percentile:.3g}" for percentile in percentiles]
     axes.set_xticks(x, names)
     axes.set_yticks(y, names[::-1])
@@ -130,7 +130,7 @@ def interpolations(images: np.ndarray, title: str, description: str) -> Figure:
 
     One pair of images a row.
     """
-    figure, axes, x, _ = draw_tiles(images, title, description, bottom=0.5)
+    figure, axes, x, _ = draw_tiles(as_tiles(images), title, description, bottom=0.5)
     axes.set_xticks(x, [f"{way:.2g}" for way in np.linspace(0, 1, len(x))])
     axes.set_xlabel("first code (0) to second code (1)")
     return figure
@@ -357,6 +357,12 @@ def as_images(images: np.ndarray) -> np.ndarray:
         return images
     side = int(np.sqrt(images.shape[1]) + 0.5)
     return images.reshape(len(images), side if side**2 == images.shape[1] else 1, -1)
+
+
+def as_tiles(images: np.ndarray) -> np.ndarray:
+    """(rows, columns, h, w) as it is; (rows, columns, d) as `as_images` shows them."""
+    tiles = as_images(images.reshape(-1, *images.shape[2:]))
+    return tiles.reshape(*images.shape[:2], *tiles.shape[1:])
 
 
 def in_rows(images: np.ndarray, columns: int) -> np.ndarray:

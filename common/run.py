@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import importlib
 import importlib.metadata
+import importlib.util
 import io
 import json
 import math
@@ -13,6 +14,7 @@ import re
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
@@ -25,6 +27,7 @@ from common.priors import PRIORS
 from common.report import report
 from common.training import planned_epochs, train
 
+FEWEST_TEST_IMAGES = 20  # the figures show as many
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -41,13 +44,14 @@ class Range:
 
     def __str__(self):
         bounds = [f"{'at least' if self.inclusive else 'above'} {self.low:g}"]
-        return " and ".join(bounds + ([f"below {self.high:g}"] if self.high < math.inf else []))
+        return " and ".join(bounds + ([f"below {self.high:.10g}"] if self.high < math.inf else []))
 
 
 Count = Annotated[int, Range(0, inclusive=True)]
 PositiveCount = Annotated[int, Range(0)]
 Factor = Annotated[float, Range(0, inclusive=True)]
 Positive = Annotated[float, Range(0)]
+Seed = Annotated[int, Range(0, 2**32, inclusive=True)]
 Decay = Annotated[float, Range(0, 1, inclusive=True)]
 Targets = Literal["none", "dynamic", "threshold"]
 Prior = Literal["gaussian", "mixture", "swiss_roll"]
@@ -77,9 +81,13 @@ def refusal(message: str) -> int:
     return 2
 
 
+class Printed(io.StringIO):
+    encoding = "utf-8"  # without it tyro rules its box with hyphens, like a flag's
+
+
 def parse(config_class, arguments=None):
     """The Config with the flags of the command line; tyro's boxed complaint is put into one line."""
-    printed = io.StringIO()
+    printed = Printed()
     try:
         with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
             return tyro.cli(config_class, args=arguments)
@@ -89,7 +97,7 @@ def parse(config_class, arguments=None):
             raise
         lines = [line.strip("│ ") for line in printed.getvalue().splitlines()[1:-1]]
         rule = next((number for number, line in enumerate(lines) if line.startswith("──")), len(lines))
-        complaint = " ".join(lines[:rule]).rstrip(".")
+        complaint = " ".join(lines[:rule]).split("  Got errors")[0].rstrip(".")
         meant = re.findall(r"^--[\w-]+", "\n".join(lines[rule:]), flags=re.MULTILINE)
         hint = f"; did you mean {meant[0]}?" if meant and "nrecognized" in complaint else ""
         raise RunError(f"{complaint}{hint} (--help lists the flags)") from None
@@ -112,6 +120,8 @@ def check(config):
             check_value(name, value, hint)
     if config.name and config.name != re.sub(r"[^\w.+-]|^\.", "", config.name):
         raise RunError(f"--name {config.name!r} must be letters, digits and any of _ . + -: it names one folder")
+    if config.tensorboard and not importlib.util.find_spec("tensorboard"):
+        raise RunError("--tensorboard needs the package tensorboard: pip install tensorboard")
     if hasattr(config, "prior"):
         try:
             PRIORS[config.prior](config.latent_dim)
@@ -162,6 +172,10 @@ def train_and_report(config, build, script: str) -> dict:
     if config.batch_size > len(dataset.x_train):
         raise RunError(f"--batch-size {config.batch_size} is above the {len(dataset.x_train)} training images")
     config = dataclasses.replace(config, epochs=planned_epochs(config, len(dataset.x_train)))
+    if len(dataset.x_test) < FEWEST_TEST_IMAGES:
+        raise DataError(
+            f"{dataset.name} has {len(dataset.x_test)} test images; numbers and figures need {FEWEST_TEST_IMAGES}"
+        )
     folder = create_folder(config.results, script, config.name)
     updates = config.epochs * (len(dataset.x_train) // config.batch_size)
     write_json(folder / "config.json", description(config, script, dataset, updates))
@@ -236,10 +250,13 @@ def load_run(folder):
         if not (ROOT / f"{script}.py").is_file() or not script.isidentifier():
             raise RunError(f"{folder / 'config.json'} names no script of this project: {script!r}")
         module = importlib.import_module(script)
-        config = module.Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in parameters.items()})
+        parameters = {name: tuple(value) if isinstance(value, list) else value for name, value in parameters.items()}
+        config = module.Config(**parameters | {"tensorboard": False})
+        check(config)
         model = module.build(config, tuple(saved["data"]["image_shape"]))
         for name, network in model.networks.items():
             network.load_weights(folder / f"{name}.keras")
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise RunError(f"{folder} holds no complete run ({type(error).__name__}: {error})") from None
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise RunError(f"{folder} holds no complete run ({reason})") from None
     return model

@@ -29,9 +29,6 @@ class Batches(keras.utils.PyDataset):
         self.epoch = epoch
         self.order = np.random.default_rng([self.seed, epoch]).permutation(len(self.images))
 
-    def on_epoch_end(self):
-        self.shuffle(self.epoch + 1)
-
     def __len__(self):
         return len(self.images) // self.batch_size
 
@@ -118,6 +115,10 @@ class Progress(keras.callbacks.Callback):
                 flush=True,
             )
 
+    def on_train_end(self, logs=None):
+        if self.on_terminal and self.updates < self.total:
+            print(flush=True)
+
 
 class StopOnNonFinite(keras.callbacks.Callback):
     """Stops at the first update whose terms are not finite, and gives back the weights of the last good epoch."""
@@ -135,8 +136,15 @@ class StopOnNonFinite(keras.callbacks.Callback):
             self.model.stop_training = True
 
     def on_epoch_end(self, epoch, logs=None):
-        if not self.reason and all(np.isfinite(weight).all() for weight in self.model.get_weights()):
-            self.good_weights = self.model.get_weights()
+        if self.reason:
+            return
+        weights = self.model.get_weights()
+        broken = [name for name, value in logs.items() if not np.isfinite(value)]
+        if broken or not all(np.isfinite(weight).all() for weight in weights):
+            self.reason = f"{broken[0] if broken else 'a weight'} was not finite after update {self.updates}"
+            self.model.stop_training = True
+        else:
+            self.good_weights = weights
 
     def on_train_end(self, logs=None):
         if self.reason:
@@ -176,7 +184,9 @@ def train(model, dataset: Dataset, config, folder) -> Outcome:
     compile_model(model, config, updates=config.epochs * len(batches))
     x_val = binarise(dataset.x_val, config.binarisation, np.random.default_rng(config.seed))
     progress, finite, interrupt = Progress(config.epochs, len(batches)), StopOnNonFinite(), StopOnInterrupt()
-    callbacks = [progress, finite, interrupt, keras.callbacks.CSVLogger(folder / "history.csv")]
+    # Not in Batches.on_epoch_end: Keras calls that before the first epoch too, if the model is new.
+    order = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: batches.shuffle(epoch))
+    callbacks = [order, progress, finite, interrupt, keras.callbacks.CSVLogger(folder / "history.csv")]
     if config.tensorboard:
         callbacks.append(keras.callbacks.TensorBoard(folder / "tensorboard"))
     start = time.perf_counter()
