@@ -31,7 +31,7 @@ def c2st_accuracy(codes: np.ndarray, prior_samples: np.ndarray, seed: int = 0) -
     order = np.random.default_rng(seed)
     codes, prior_samples = order.permutation(codes), order.permutation(prior_samples)
     labels = np.repeat([0, 1], [half, half])
-    # Without early stopping: on codes of a trained AAE it had missed half of the difference that this one finds.
+    # No early stopping: with it the classifier found less (0.559 for 0.593, on codes of a half-trained AAE).
     network = MLPClassifier((64, 64), max_iter=80, tol=0.0, n_iter_no_change=80, random_state=seed)
     network = make_pipeline(StandardScaler(), network)
     with warnings.catch_warnings():
