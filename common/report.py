@@ -27,10 +27,8 @@ def report(model: LatentModel, dataset: Dataset, config, outcome: Outcome, folde
     metrics = measure(model, dataset, config, outcome, x_test, codes, prior_samples)
     write_json(folder / "metrics.json", metrics)
 
-    title = (
-        f"{model.title} · {dataset.name} · {len(outcome.history.get('updates', []))} epochs, "
-        f"{outcome.updates:,} updates"
-    )
+    epochs = len(outcome.history.get("updates", []))
+    title = f"{model.title} · {dataset.name} · {epochs} epoch{'s' * (epochs != 1)}, {outcome.updates:,} updates"
     references = reference_lines(model, dataset, x_test)
     curves = ["updates", *(prefix + term for term in model.terms for prefix in ("", "val_"))]
     history = {name: outcome.history.get(name, []) for name in curves}

@@ -70,6 +70,8 @@ def main_of(main, config_class):
         metrics = main(parse(config_class))
     except (DataError, RunError) as error:
         sys.exit(refusal(str(error)))
+    except KeyboardInterrupt:
+        sys.exit(130)
     except OSError as error:
         sys.exit(refusal(f"{error}; what was written before is whole. Make room, or choose another --results"))
     if metrics.get("stopped_by"):

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import threading
 import time
 from dataclasses import dataclass
 
@@ -160,7 +161,9 @@ class StopOnInterrupt(keras.callbacks.Callback):
     reason = None
 
     def on_train_begin(self, logs=None):
-        self.earlier_handler = signal.signal(signal.SIGINT, self.interrupt)
+        self.in_main_thread = threading.current_thread() is threading.main_thread()  # others get no signals
+        if self.in_main_thread:
+            self.earlier_handler = signal.signal(signal.SIGINT, self.interrupt)
 
     def interrupt(self, number, frame):
         self.reason = "it was interrupted"
@@ -171,7 +174,8 @@ class StopOnInterrupt(keras.callbacks.Callback):
             self.model.stop_training = True
 
     def on_train_end(self, logs=None):
-        signal.signal(signal.SIGINT, self.earlier_handler)
+        if self.in_main_thread:
+            signal.signal(signal.SIGINT, self.earlier_handler)
 
 
 def train(model, dataset: Dataset, config, folder) -> Outcome:

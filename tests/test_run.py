@@ -140,6 +140,7 @@ RANGES = {  # kind of number, least, whether the least itself is allowed, bound 
     "updates": (WHOLE, 0, False, math.inf),
     "batch_size": (WHOLE, 0, False, math.inf),
     "learning_rate": (REAL, 0, False, math.inf),
+    "final_rate_factor": (REAL, 0, True, math.inf),
     "beta_1": (REAL, 0, True, 1),
     "encoder_rate_factor": (REAL, 0, True, math.inf),
     "decoder_rate_factor": (REAL, 0, True, math.inf),
@@ -417,6 +418,13 @@ def test_a_path_in_a_config_is_never_run(untrained_run, tmp_path):
     with pytest.raises(RunError, match="names no script of this project"):
         load_run(tmp_path / "run")
     assert not (tmp_path / "executed").exists()
+
+
+def test_a_run_with_event_files_loads_where_tensorboard_is_not_installed(untrained_run, tmp_path, monkeypatch):
+    shutil.copytree(untrained_run, tmp_path / "run")
+    parameter(tensorboard=True)(tmp_path / "run")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    load_run(tmp_path / "run")
 
 
 # Files and epochs
