@@ -27,8 +27,9 @@ import avb
 import vae_baseline
 from common import networks
 from common.adversarial import discriminator_loss, frozen, generator_loss
+from common.data import Dataset
 from common.model import binary_cross_entropy, gaussian_kl, to_numpy
-from common.training import Batches, adam_per_network
+from common.training import Batches, adam_per_network, train
 
 BACKEND = keras.backend.backend()
 JIT = BACKEND == "jax"  # TensorFlow compiles a tiny network by XLA for longer than the test runs it
@@ -620,11 +621,30 @@ def test_a_rate_factor_of_0_stops_one_network(still):
 
 
 def test_a_rate_factor_of_2_is_twice_the_learning_rate_for_one_network():
-    factors = movement(steps=3, learning_rate=0.01, discriminator_rate_factor=2.0)
-    halves = {"encoder_rate_factor": 0.5, "decoder_rate_factor": 0.5}
-    rates = movement(steps=3, learning_rate=0.02, **halves)
+    def moved(learning_rate, *factors):
+        factors = dict(
+            zip(("encoder_rate_factor", "decoder_rate_factor", "discriminator_rate_factor"), factors, strict=True)
+        )
+        return movement(steps=3, learning_rate=learning_rate, **factors)
+
+    factors, rates = moved(0.01, 1.0, 1.0, 2.0), moved(0.02, 0.5, 0.5, 1.0)
     for key, change in factors.items():
         np.testing.assert_array_equal(change, rates[key])  # powers of two: exact
+
+
+def test_the_rates_fall_along_half_a_cosine():
+    model, updates = tiny_model("vae"), 8
+    config = tiny_config("vae", learning_rate=0.01, final_rate_factor=0.1, encoder_rate_factor=2.0)
+    optimizer = adam_per_network(model, config, updates)
+    steps = []
+    for _ in range(updates + 2):
+        before = weights(model)["encoder"]
+        optimizer.apply([ops.ones(v.shape) for v in model.trainable_variables])
+        steps.append(before - weights(model)["encoder"])
+    # Under a constant gradient each step of Adam is its rate.
+    done = np.minimum(np.arange(updates + 2) / updates, 1.0)
+    rates = 2.0 * 0.01 * (0.1 + 0.9 * (1 + np.cos(np.pi * done)) / 2)
+    np.testing.assert_allclose(np.stack(steps), np.tile(rates[:, None], len(steps[0])), atol=1e-6)  # weights near 1
 
 
 def test_the_first_step_of_a_training_is_adams():
@@ -658,8 +678,8 @@ def one_epoch(batches):
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 1000), st.integers(0, 5))
 def test_an_epoch_shows_no_image_twice_and_depends_on_seed_and_epoch_alone(count, batch_size, seed, epoch):
     batches, jumped = (Batches(numbered(count), batch_size, "none", seed) for _ in range(2))
-    for _ in range(epoch):
-        batches.on_epoch_end()
+    for earlier in range(epoch + 1):
+        batches.shuffle(earlier)
     jumped.shuffle(epoch)
     shown = one_epoch(batches) if len(batches) else np.zeros((0, 1))
     assert len(shown) == count // batch_size * batch_size == len(np.unique(shown))
@@ -672,7 +692,7 @@ def test_the_order_differs_between_epochs_and_between_seeds():
     batches, other_seed = (Batches(numbered(40), 10, "none", seed) for seed in (0, 1))
     first = one_epoch(batches)
     assert not np.array_equal(first, one_epoch(other_seed))
-    batches.on_epoch_end()
+    batches.shuffle(1)
     assert not np.array_equal(first, one_epoch(batches))
 
 
@@ -686,23 +706,23 @@ def test_dynamic_binarisation_has_the_right_mean_and_is_new_in_each_epoch():
     np.testing.assert_array_equal(first, one_epoch(again))
     assert not np.array_equal(first, one_epoch(other_seed))
     assert not np.array_equal(batches[0][0], batches[1][0])  # the images are alike: the noise is not
-    batches.on_epoch_end()
+    batches.shuffle(1)
     assert not np.array_equal(first, one_epoch(batches))
 
 
-def test_fit_shows_the_batches_of_each_epoch_once():
-    shown = []
+def test_training_shows_every_batch_of_every_epoch_once_and_in_order(monkeypatch, tmp_path):
+    shown, batch_of = [], Batches.__getitem__
 
-    class Recorded(Batches):
-        def __getitem__(self, index):
-            shown.append((self.epoch, index))
-            return super().__getitem__(index)
+    def recorded(batches, index):
+        shown.append((batches.epoch, index))
+        return batch_of(batches, index)
 
-    model = tiny_model("aae_deterministic")
-    model.compile("adam", jit_compile=JIT)
-    model.fit(Recorded(to_numpy(images(12)), 4, "none", 0), epochs=3, shuffle=False, verbose=0)
-    # `fit` looks at a batch or two of epoch 0 before it starts, and counts that as an epoch.
-    assert shown[-9:] == [(epoch, index) for epoch in (1, 2, 3) for index in (0, 1, 2)]
+    monkeypatch.setattr(Batches, "__getitem__", recorded)
+    x = to_numpy(images(12))
+    config = tiny_config("aae_deterministic", epochs=3, batch_size=4)
+    train(tiny_model("aae_deterministic"), Dataset(x, None, x[:2], None, x[:2], None, "noise"), config, tmp_path)
+    # Keras looks at a batch or two before the first epoch.
+    assert shown[-9:] == [(epoch, index) for epoch in range(3) for index in range(3)]
 
 
 # Networks
