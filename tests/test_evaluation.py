@@ -31,11 +31,11 @@ def ring_of_gaussians(modes, count, seed):
     return np.stack([np.cos(angle), np.sin(angle)], axis=1) + 0.05 * random(seed + 1).standard_normal((count, 2))
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_equal_samples_cannot_be_told_apart(seed):
-    first, second = random(seed).standard_normal((2, 2000, 2))
-    # four standard errors of a share of 2,000 right answers
-    assert c2st_accuracy(first, second, seed) == pytest.approx(0.5, abs=4 * 0.5 / 2000**0.5)
+    first, second = random(seed).standard_normal((2, 1000, 2))
+    # four standard errors of a share of 1,000 right answers
+    assert c2st_accuracy(first, second, seed) == pytest.approx(0.5, abs=4 * 0.5 / 1000**0.5)
 
 
 def test_a_shift_is_seen_as_well_as_it_can_be():
@@ -55,7 +55,8 @@ def test_missing_modes_are_seen_as_well_as_they_can_be():
 
 def test_one_missing_mode_is_seen():
     prior, codes = ring_of_gaussians(np.arange(10), 8000, seed=0), ring_of_gaussians(np.arange(9), 8000, seed=2)
-    assert c2st_accuracy(codes, prior) > 0.5 + 3 * 0.5 / 8000**0.5  # 0.55 at best
+    # 0.55 at best; over 8 seeds 0.541 with a deviation of 0.010, which 4,000 points would not tell from 0.5 in one.
+    assert c2st_accuracy(codes, prior) > 0.5 + 3 * 0.5 / 8000**0.5
 
 
 def test_two_sample_test_repeats_with_its_seed_and_keeps_its_arguments():

@@ -531,14 +531,15 @@ def test_avbs_moments_are_those_over_the_noise_for_each_image(different):
 
 
 def trace(name):
-    """Terms, gradients, and weights after three updates, by a key that says where."""
+    """The gradient, and the terms and weights of three updates, by a key that says where."""
     model, x = tiny_model_with_fixed_noise(name), images()
-    arrays = {f"{name} {key}": to_numpy(value) for key, value in model.objective(x, model(x)).items()}
+    arrays = {}
     for network, gradient in combined_gradient(name).items():
         arrays |= {f"{name} gradient of {network} {number}": array for number, array in enumerate(gradient)}
     model.compile(adam_per_network(model, tiny_config(name)), jit_compile=JIT)
-    for _ in range(3):
-        model.train_on_batch(x)
+    for update in range(3):
+        logs = model.train_on_batch(x, return_dict=True)
+        arrays |= {f"{name} {key} of update {update}": np.array(value) for key, value in logs.items()}
     return arrays | {f"{name} weight {number}": to_numpy(v.value) for number, v in enumerate(model.trainable_variables)}
 
 
