@@ -40,7 +40,7 @@ class Config:
     discriminator_units: tuple[PositiveCount, ...] = (512, 512)  # ReLU units a layer; the first for x and z each
     noise_basis: PositiveCount = 16  # noise vectors v_i in z = z0 + sum_i a_i v_i (official code: 16 for 8-D)
     noise_dim: PositiveCount = 32  # normal numbers that each v_i is a function of (official code: 32 for 8-D)
-    noise_units: tuple[PositiveCount, ...] = (128, 128, 128)  # ELU units a layer in each v_i (official code)
+    noise_units: tuple[PositiveCount, ...] = (64, 64)  # ELU units a layer in each v_i (official code: 128, 128, 128)
     prior_scale: Positive = 1.0  # standard deviation of the Gaussian prior
     epochs: Count | None = None  # passes over the training images; None: as `updates` take, at most 50
     updates: PositiveCount = 11000  # steps of the optimiser if epochs is None: 20 passes over MNIST

@@ -15,7 +15,7 @@ from common.model import LatentModel, binary_cross_entropy, in_batches, to_numpy
 from common.training import Outcome
 
 CODES_FOR_NEIGHBOURS = 20_000  # training codes that the nearest-neighbour classifier knows
-DRAWS_FOR_ACTIVE_UNITS = 8
+CODES_FOR_ACTIVE_UNITS = 80_000  # over all images, in 8 to 32 draws each: fewer let noise pass for an active unit
 POINTS_IN_TSNE = 2_000
 
 
@@ -45,7 +45,8 @@ def measure(model, dataset, config, outcome, x_test, codes, prior_samples) -> di
     random = np.random.default_rng([config.seed, 2])
     near = random.permutation(len(dataset.x_train))[:CODES_FOR_NEIGHBOURS]
     x_near = binarise(dataset.x_train[near], config.binarisation, random)
-    draws = np.stack([model.encode(x_test) for _ in range(DRAWS_FOR_ACTIVE_UNITS)])
+    count = int(np.clip(CODES_FOR_ACTIVE_UNITS // len(x_test), 8, 32))
+    draws = np.stack([model.encode(x_test) for _ in range(count)]) / model.prior.scale
     metrics = test_terms(model, x_test)
     metrics |= code.moments(codes)
     metrics |= {
