@@ -43,7 +43,7 @@ class Config:
     noise_units: tuple[PositiveCount, ...] = (64, 64)  # ELU units a layer in each v_i (official code: 128, 128, 128)
     prior_scale: Positive = 1.0  # standard deviation of the Gaussian prior
     epochs: Count | None = None  # passes over the training images; None: as `updates` take, at most 50
-    updates: PositiveCount = 11000  # steps of the optimiser if epochs is None: 20 passes over MNIST
+    updates: PositiveCount = 8250  # steps of the optimiser if epochs is None: 15 passes over MNIST
     batch_size: Annotated[int, Range(1)] = 100  # images an update; the moments of q(z|x) are taken over its noise
     learning_rate: Positive = 1e-3  # of Adam, at the start
     final_rate_factor: Factor = 0.05  # times learning_rate: where a cosine takes it by the last update
