@@ -38,6 +38,7 @@ class LatentModel(keras.Model):
 
     title: str
     terms: tuple[str, ...]
+    faster_with_xla = True
 
     def __init__(self, prior, seed: int, **networks: keras.Model):
         super().__init__()
