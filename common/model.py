@@ -75,14 +75,14 @@ class LatentModel(keras.Model):
         """
         return {}
 
-    def forward(self, images) -> dict[str, np.ndarray]:
+    def outputs(self, images) -> dict[str, np.ndarray]:
         """`call` on any number of images, as NumPy arrays: {"z": (n, latent_dim), "logits": ..., ...}."""
         batches = [self(batch) for batch in in_batches(images)]
         return {key: np.concatenate([to_numpy(batch[key]) for batch in batches]) for key in batches[0]}
 
     def encode(self, images) -> np.ndarray:
         """One draw z ~ q(z|x) for each image: (n, *image_shape) -> (n, latent_dim)."""
-        return self.forward(images)["z"]
+        return self.outputs(images)["z"]
 
     def decode(self, codes) -> np.ndarray:
         """Pixel means of p(x|z), in [0, 1]: (n, latent_dim) -> (n, *image_shape)."""

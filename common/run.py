@@ -221,7 +221,7 @@ def description(config, script: str, dataset: Dataset, updates: int) -> dict:
         },
         "updates": updates,
         "backend": backend,
-        "device": keras.distribution.list_devices(),
+        "device": str(keras.ops.zeros(()).device),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
         "versions": {"python": platform.python_version()}
         | {package: importlib.metadata.version(package) for package in packages},
