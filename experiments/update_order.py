@@ -51,11 +51,11 @@ def in_turn(model, config):
     """One update as the paper does it: three steps, each of its own Adam, each after the one before."""
     import tensorflow as tf
 
-    def adam():
-        return keras.optimizers.Adam(config.learning_rate, beta_1=config.beta_1)
+    def adam(factor=1.0):
+        return keras.optimizers.Adam(factor * config.learning_rate, beta_1=config.beta_1)
 
     encoder, decoder, discriminator = (network.trainable_variables for network in model.networks.values())
-    adams = {"autoencoder": adam(), "discriminator": adam(), "generator": adam()}
+    adams = {"autoencoder": adam(), "discriminator": adam(config.discriminator_rate_factor), "generator": adam()}
     adams["autoencoder"].build(encoder + decoder)
     adams["discriminator"].build(discriminator)
     adams["generator"].build(encoder)
