@@ -114,7 +114,10 @@ def limit_turn(script: str, updates: int):
             products += [(ops.transpose(x), g)] * weight_gradients * count
             products += [(g, ops.transpose(w))] * (input_gradients if layer == 0 else weight_gradients) * count
     # Adam reads a weight, its gradient and two moments, and writes three of them: 7 floats, as 3.5 copies.
-    halves = [np.ones(int(1.75 * model.count_params()), "float32") for _ in range(4)]
+    halves = [
+        np.ones(int(1.75 * sum(network.count_params() for network in model.networks.values())), "float32")
+        for _ in range(4)
+    ]
 
     def turn():
         with ThreadPoolExecutor(2) as pool:
