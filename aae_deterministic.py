@@ -36,7 +36,7 @@ class Config:
     prior: Prior = "gaussian"  # gaussian, mixture (10 Gaussians, Fig. 2) or swiss_roll (Fig. 4)
     prior_scale: Positive = 1.0  # factor on the prior's samples; 5 in the paper's likelihood experiment
     adversarial_weight: Factor = 40.0  # on the generator's nats, against nats summed over all pixels
-    epochs: Count | None = None  # passes over the training images; None: as `updates` take, at most 50
+    epochs: Count | None = None  # passes over the training images; None: as `updates` take, at most 40
     updates: PositiveCount = 8250  # steps of the optimiser if epochs is None: 15 passes over MNIST
     batch_size: PositiveCount = 100  # images an update (appendix A.1)
     learning_rate: Positive = 1e-3  # of Adam, at the start

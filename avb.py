@@ -42,7 +42,7 @@ class Config:
     noise_dim: PositiveCount = 32  # normal numbers that each v_i is a function of (official code: 32 for 8-D)
     noise_units: tuple[PositiveCount, ...] = (64, 64)  # ELU units a layer in each v_i (official code: 128, 128, 128)
     prior_scale: Positive = 1.0  # standard deviation of the Gaussian prior
-    epochs: Count | None = None  # passes over the training images; None: as `updates` take, at most 50
+    epochs: Count | None = None  # passes over the training images; None: as `updates` take, at most 40
     updates: PositiveCount = 8250  # steps of the optimiser if epochs is None: 15 passes over MNIST
     batch_size: Annotated[int, Range(1)] = 100  # images an update; the moments of q(z|x) are taken over its noise
     learning_rate: Positive = 1e-3  # of Adam, at the start

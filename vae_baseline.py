@@ -33,7 +33,7 @@ class Config:
     hidden_units: tuple[PositiveCount, ...] = (1000, 1000)  # ReLU units a layer, both networks
     prior_scale: Positive = 1.0  # standard deviation of the Gaussian prior
     beta: Factor = 1.0  # on the KL, both terms being sums; 1 is the evidence lower bound
-    epochs: Count | None = None  # passes over the training images; None: as `updates` take, at most 50
+    epochs: Count | None = None  # passes over the training images; None: as `updates` take, at most 40
     updates: PositiveCount = 8250  # steps of the optimiser if epochs is None: 15 passes over MNIST
     batch_size: PositiveCount = 100  # images an update
     learning_rate: Positive = 1e-3  # of Adam, at the start

@@ -122,7 +122,7 @@ def check(config):
             check_value(name, value, hint)
     if config.name and config.name != re.sub(r"[^\w.+-]|^\.", "", config.name):
         raise RunError(f"--name {config.name!r} must be letters, digits and any of _ . + -: it names one folder")
-    if config.tensorboard and not importlib.util.find_spec("tensorboard"):
+    if getattr(config, "tensorboard", False) and not importlib.util.find_spec("tensorboard"):
         raise RunError("--tensorboard needs the package tensorboard: pip install tensorboard")
     if hasattr(config, "prior"):
         try:

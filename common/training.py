@@ -12,7 +12,7 @@ import numpy as np
 from common.data import Dataset, binarise
 from common.model import even_batch_size
 
-MOST_EPOCHS = 50  # of a small data set, unless --epochs asks for more
+MOST_EPOCHS = 40  # of a small data set, unless --epochs asks for more
 
 
 class Batches(keras.utils.PyDataset):

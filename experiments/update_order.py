@@ -24,7 +24,7 @@ from common.evaluation import code
 from common.files import write_json
 from common.model import binary_cross_entropy
 from common.report import test_terms
-from common.run import Count, PositiveCount, RunError, create_folder, description, main_of
+from common.run import PositiveCount, RunError, Seed, check, create_folder, description, main_of
 from common.training import Batches, compile_model
 
 KEYS = ("test_reconstruction_nats", "code_std_min", "code_std_max", "code_mean_norm", "code_c2st_accuracy")
@@ -36,7 +36,7 @@ class Config:
 
     data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz file
     epochs: PositiveCount = 5  # passes over the training images
-    seeds: tuple[Count, ...] = (0, 1, 2)  # of weights, order and prior draws
+    seeds: tuple[Seed, ...] = (0, 1, 2)  # of weights, order and prior draws
     results: str = "results"  # the folder of all runs
     name: str = ""  # this run's folder below results/update_order/; date and time if empty
 
@@ -104,9 +104,12 @@ def main(config: Config = Config()) -> dict:
     """Train both ways for every seed; returns what metrics.json holds."""
     if keras.backend.backend() != "tensorflow":
         raise RunError("the in-turn loop runs on TensorFlow; set KERAS_BACKEND=tensorflow")
+    check(config)
     dataset = load_mnist(config.data)
     settings = aae_deterministic.Config(data=config.data, epochs=config.epochs)
     updates = config.epochs * (len(dataset.x_train) // settings.batch_size)
+    if not updates:
+        raise RunError(f"{dataset.name} has {len(dataset.x_train)} training images; give {settings.batch_size} or more")
     folder = create_folder(config.results, "update_order", config.name)
     about = description(config, "update_order", dataset, updates)
     write_json(folder / "config.json", about | {"model": dataclasses.asdict(settings)})
