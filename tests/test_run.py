@@ -460,7 +460,7 @@ def test_json_that_cannot_be_written_leaves_the_earlier_file(tmp_path, content):
     ("changes", "images", "epochs"),
     [
         ({}, 55_000, 15),
-        ({}, 4_000, 50),  # 206 passes would give 8250 updates
+        ({}, 4_000, 40),  # 206 passes would give 8250 updates
         ({}, 10_000_000, 1),
         ({"updates": 24, "batch_size": 20}, 240, 2),
         ({"updates": 24, "batch_size": 20}, 259, 2),  # the 19 left over are no update
