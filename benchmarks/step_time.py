@@ -21,7 +21,6 @@ from pathlib import Path
 import keras
 import numpy as np
 import tyro
-from keras import ops
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common.training import Batches, compile_model
@@ -31,9 +30,11 @@ IMAGE_SHAPE = (28, 28)
 BATCH = 100
 
 # How often one update sends a batch through each network: forwards, gradients of its weights, gradients of its
-# input. The discriminator sees the codes once for both players, and what it is compared with once.
+# input. The discriminator sees the codes once for both players, and what it is compared with once; AVB's starts
+# with the pixels, which need no gradient.
 AUTOENCODER = {"encoder": (1, 1, 0), "decoder": (1, 1, 1)}
-PASSES = dict.fromkeys(SCRIPTS, AUTOENCODER | {"discriminator": (2, 2, 1)}) | {"vae_baseline": AUTOENCODER}
+PASSES = dict.fromkeys(SCRIPTS, AUTOENCODER | {"discriminator": (2, 2, 1)})
+PASSES |= {"vae_baseline": AUTOENCODER, "avb": AUTOENCODER | {"discriminator": (2, 2, 0)}}
 
 
 @dataclass(frozen=True)
@@ -101,18 +102,19 @@ def kernels(network) -> list[tuple[int, int, int]]:
 
 
 def limit_turn(script: str, updates: int):
-    """Only the matrix products of an update, on the backend in use, and the bytes that Adam has to move."""
+    """Only the matrix products of an update, by NumPy's BLAS into ready arrays, and the bytes that Adam has to move."""
     model, _ = build(script)
-    products = []
+    random, products = np.random.default_rng(0), []
     for name, (forwards, weight_gradients, input_gradients) in PASSES[script].items():
         for layer, (count, inputs, outputs) in enumerate(kernels(model.networks[name])):
             x, w, g = (
-                ops.convert_to_tensor(np.random.default_rng(0).standard_normal(shape, dtype="float32"))
+                random.standard_normal((count, *shape), dtype="float32")
                 for shape in ((BATCH, inputs), (inputs, outputs), (BATCH, outputs))
             )
-            products += [(x, w)] * forwards * count
-            products += [(ops.transpose(x), g)] * weight_gradients * count
-            products += [(g, ops.transpose(w))] * (input_gradients if layer == 0 else weight_gradients) * count
+            passes = [((x, w), forwards), ((x.mT, g), weight_gradients)]
+            passes.append(((g, w.mT), input_gradients if layer == 0 else weight_gradients))
+            for pair, times in passes:
+                products += [(*pair, np.matmul(*pair))] * times
     # Adam reads a weight, its gradient and two moments, and writes three of them: 7 floats, as 3.5 copies.
     halves = [
         np.ones(int(1.75 * sum(network.count_params() for network in model.networks.values())), "float32")
@@ -122,17 +124,11 @@ def limit_turn(script: str, updates: int):
     def turn():
         with ThreadPoolExecutor(2) as pool:
             for _ in range(updates):
-                for left, right in products:
-                    product = ops.matmul(left, right)
-                wait(product)
+                for left, right, out in products:
+                    np.matmul(left, right, out=out)
                 list(pool.map(np.copyto, halves[:2], halves[2:]))
 
     return turn
-
-
-def wait(tensor):
-    """Returns once the tensor is computed, also where the backend runs ahead."""
-    ops.convert_to_numpy(tensor)
 
 
 def main(config: Config):

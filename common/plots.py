@@ -32,6 +32,7 @@ CURVES = (  # prefix in a history, label, line, marker of a lone value, colour
     ("", "training", "solid", "o", COLOURS[0]),
     ("val_", "validation", "dashed", "D", COLOURS[2]),
 )
+CLOUD_POINTS = 1000  # prior samples that are drawn one by one: enough to show where they lie, codes stay visible
 CONTOURS = {0.5: "solid", 0.9: "dashed", 0.99: "dotted"}  # prior mass enclosed: line style
 
 
@@ -52,7 +53,7 @@ def latent_scatter(
     """Codes (n, 2) of held-out images over the prior, with the histograms of both along the axes.
 
     labels: (n,) class numbers, or None for one colour. prior_samples: (m, 2). prior_log_prob: (k, 2) -> (k,)
-    nats, drawn as contours that enclose stated prior mass; without it the samples themselves are drawn.
+    nats, drawn as contours that enclose stated prior mass; without it some of the samples themselves are drawn.
     """
     clouds = {"codes": codes, "prior samples": prior_samples}
     limits = view(*clouds.values())
@@ -61,7 +62,7 @@ def latent_scatter(
     axes = place(figure, 0.75, 0.6, 5.2, 5.2)
     draw_codes(axes, codes, labels, limits, ("z₁", "z₂"))
     if prior_log_prob is None:
-        shown = draw_cloud(axes, prior_samples, "prior samples")
+        shown = draw_cloud(axes, prior_samples[:CLOUD_POINTS], "prior samples")
     else:
         shown = draw_contours(axes, prior_samples, prior_log_prob)
     above = place(figure, 0.75, 5.88, 5.2, 1.0, sharex=axes)
@@ -81,8 +82,9 @@ def projection_scatter(
 ) -> Figure:
     """Codes of any size after a projection to two dimensions (n, 2), e.g. PCA or t-SNE, coloured by class.
 
-    prior_points: (m, 2) prior samples through the same projection, drawn in grey behind the codes.
+    prior_points: (m, 2) prior samples through the same projection; up to CLOUD_POINTS are drawn, in black.
     """
+    prior_points = None if prior_points is None else prior_points[:CLOUD_POINTS]
     clouds = {"codes": points} | ({} if prior_points is None else {"prior samples": prior_points})
     limits = view(*clouds.values())
     figure = new_figure(8.0, 6.3, title, description + not_shown(limits, clouds))
@@ -282,9 +284,9 @@ def spread(positions: np.ndarray, distance: float) -> np.ndarray:
 
 
 def draw_cloud(axes: Axes, points: np.ndarray, name: str) -> list:
-    """Points (m, 2) in grey behind everything else; returns the legend's entry."""
-    axes.scatter(*points.T, s=3, color="0.65", linewidths=0, zorder=1)
-    return [Line2D([], [], color="0.65", marker="o", markersize=4, linestyle="none", label=name)]
+    """Points (m, 2) as small black dots, black being no class's colour; returns the legend's entry."""
+    axes.scatter(*points.T, s=4, color="black", linewidths=0, zorder=3)
+    return [Line2D([], [], color="black", marker="o", markersize=3, linestyle="none", label=f"{len(points):,} {name}")]
 
 
 def draw_contours(axes: Axes, samples: np.ndarray, log_prob: Callable[[np.ndarray], np.ndarray]) -> list:
