@@ -87,7 +87,7 @@ def projection_scatter(
     prior_points = None if prior_points is None else prior_points[:CLOUD_POINTS]
     clouds = {"codes": points} | ({} if prior_points is None else {"prior samples": prior_points})
     limits = view(*clouds.values())
-    figure = new_figure(8.0, 6.3, title, description + not_shown(limits, clouds))
+    figure = new_figure(8.2, 6.3, title, description + not_shown(limits, clouds))
     axes = place(figure, 0.75, 0.6, 5.6, 5.6)
     draw_codes(axes, points, labels, limits, axis_names)
     shown = [] if prior_points is None else draw_cloud(axes, prior_points, "prior samples")
