@@ -326,13 +326,13 @@ def test_gaussian_kl_is_the_integral_and_adds_up_over_dimensions(dimensions, sca
         return quad(lambda z: q.pdf(z) * (q.logpdf(z) - p.logpdf(z)), *(mean + q.std() * np.array([-12, 12])))[0]
 
     mean, log_var = float32(dimensions).T
-    found = to_numpy(gaussian_kl(mean[None], log_var[None], scale))
+    found = to_numpy(gaussian_kl(tensor(mean[None]), tensor(log_var[None]), scale))
     expected = sum(integral(*dimension) for dimension in dimensions)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-6)  # float32, with -1 + 1 in it
 
 
 def test_gaussian_kl_is_averaged_over_images():
-    mean, log_var = normal_numbers(0, shape=(4, 3)), normal_numbers(1, shape=(4, 3))
+    mean, log_var = tensor(normal_numbers(0, shape=(4, 3))), tensor(normal_numbers(1, shape=(4, 3)))
     one_by_one = [to_numpy(gaussian_kl(m[None], v[None], 2.0)) for m, v in zip(mean, log_var, strict=True)]
     np.testing.assert_allclose(to_numpy(gaussian_kl(mean, log_var, 2.0)), np.mean(one_by_one), rtol=1e-6)
 
@@ -417,7 +417,7 @@ def test_avb_trains_t_to_the_log_ratio_of_known_gaussians_image_by_image():
     x = tensor(np.repeat([np.zeros(IMAGE_SHAPE), np.ones(IMAGE_SHAPE)], count, axis=0))
     z = np.concatenate([quantiles(q, count) for q in q_of])[:, None]
     prior_draws = np.tile(quantiles(p, count), 2)[:, None]
-    model = avb.build(tiny_config("avb", latent_dim=1, discriminator_units=(32, 32)), IMAGE_SHAPE)
+    model = avb.build(tiny_config("avb", latent_dim=1, discriminator_units=(64, 64)), IMAGE_SHAPE)
     model.encoder.trainable = model.decoder.trainable = False
     model.call = lambda x, training=False: {"z": tensor(z), "logits": ops.zeros_like(x)}
     model.prior_like = lambda z: tensor(prior_draws)
@@ -426,7 +426,7 @@ def test_avb_trains_t_to_the_log_ratio_of_known_gaussians_image_by_image():
     for _ in range(500):
         logs = model.train_on_batch(x, return_dict=True)
 
-    # A net of this size comes within 0.05 to 0.09 nats in 500 steps, of a ratio that ranges over 1.5.
+    # A net of this size came within 0.05 to 0.11 nats in 500 steps from eight starts, of a ratio that ranges over 1.5.
     for q, image in zip(q_of, (x[0], x[-1]), strict=True):
         bulk = np.linspace(*q.ppf([0.05, 0.95]), 41)
         t = model.log_odds(model.discriminator, ops.tile(image[None], (41, 1, 1)), tensor(bulk[:, None]))
