@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from keras import ops
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
@@ -111,7 +112,7 @@ def code_figures(model: LatentModel, dataset: Dataset, title: str, codes, prior_
     images = f"{len(codes):,} test images of {dataset.name}"
     if model.prior.latent_dim == 2:
         log_prob = getattr(model.prior, "log_prob", None)
-        density = log_prob and (lambda z: to_numpy(log_prob(np.asarray(z, "float32"))))
+        density = log_prob and (lambda z: to_numpy(log_prob(ops.convert_to_tensor(z, "float32"))))
         description = f"Codes of {images} over the prior p(z)"
         return {"latent": plots.latent_scatter(codes, dataset.y_test, title, prior_samples, density, description)}
     if model.prior.latent_dim == 1:
