@@ -53,7 +53,7 @@ def latent_scatter(
     """Codes (n, 2) of held-out images over the prior, with the histograms of both along the axes.
 
     labels: (n,) class numbers, or None for one colour. prior_samples: (m, 2). prior_log_prob: (k, 2) -> (k,)
-    nats, drawn as contours that enclose stated prior mass; without it some of the samples themselves are drawn.
+    nats, drawn as contours that enclose stated prior mass; without it up to CLOUD_POINTS of the samples.
     """
     clouds = {"codes": codes, "prior samples": prior_samples}
     limits = view(*clouds.values())
