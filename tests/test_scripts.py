@@ -326,6 +326,14 @@ def test_no_batch_of_the_test_images_is_too_small_for_moments(quick, place, data
     assert math.isfinite(metrics["kl_estimated_nats"])
 
 
+@pytest.mark.parametrize("scale, active", [(1.0, 2), (1000.0, 0)])
+def test_active_units_are_counted_in_the_priors_own_unit(quick, place, data, scale, active):
+    """An untrained deterministic encoder spreads each dimension by about 1, whatever prior it is going to meet."""
+    changes = SMALL | {"epochs": 0, "prior_scale": scale}
+    metrics = finish(aae_deterministic, place(aae_deterministic), data=data["labelled"], **changes).metrics
+    assert metrics["active_units"] == active
+
+
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="Keras' TensorBoard callback writes with TensorFlow")
 def test_tensorboard_writes_event_files(quick, place, data):
     pytest.importorskip("tensorboard")
