@@ -55,6 +55,7 @@ class DeterministicAAE(LatentModel):
     """z = encoder(x), matched to p(z) by a discriminator on z."""
 
     title = "Deterministic AAE"
+    posterior = "point"
     terms = ("reconstruction", "generator", "discriminator")
 
     def __init__(self, adversarial_weight: float, **kwargs):

@@ -55,6 +55,7 @@ class GaussianAAE(LatentModel):
     """z = mu(x) + sigma(x) epsilon, matched to p(z) by a discriminator on z."""
 
     title = "Gaussian AAE"
+    posterior = "gaussian"
     terms = ("reconstruction", "generator", "discriminator")
 
     def __init__(self, adversarial_weight: float, **kwargs):

@@ -57,6 +57,7 @@ class UniversalAAE(LatentModel):
     """z = f(x, eta), matched to p(z) by a discriminator on z; nothing explicit is known of q(z|x)."""
 
     title = "Universal AAE"
+    posterior = "implicit"
     terms = ("reconstruction", "generator", "discriminator")
 
     def __init__(self, adversarial_weight: float, noise_dim: int, noise_scale: float, **kwargs):

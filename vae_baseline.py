@@ -51,6 +51,7 @@ class VAE(LatentModel):
     """z = mu(x) + sigma(x) epsilon, held to p(z) image by image by the KL."""
 
     title = "VAE"
+    posterior = "gaussian"
     terms = ("reconstruction", "kl")
 
     def __init__(self, beta: float, **kwargs):
@@ -65,7 +66,7 @@ class VAE(LatentModel):
     def objective(self, x, outputs):
         return {
             "reconstruction": binary_cross_entropy(x, outputs["logits"]),
-            "kl": self.beta * self.divergences(x, outputs)["kl_nats"],
+            "kl": self.beta * ops.mean(self.divergences(x, outputs)["kl_nats"]),
         }
 
     def divergences(self, x, outputs):

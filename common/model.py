@@ -1,35 +1,40 @@
 """The base of the five models: networks, a forward pass, and an objective whose terms add up to the loss."""
 
+from typing import Literal
+
 import keras
 import numpy as np
 from keras import ops
 
 
-def binary_cross_entropy(images, logits):
-    """-log p(x|z) of Bernoulli pixels in nats: summed over the pixels, averaged over the images.
+def bernoulli_log_likelihood(images, logits):
+    """log p(x|z) of Bernoulli pixels in nats, summed over the pixels: two (batch, *image_shape) -> (batch,).
 
-    For pixels strictly between 0 and 1 it is a cross-entropy with a floor above 0, and no likelihood.
-    `images` and `logits` have the same shape, (batch, *image_shape); a scalar comes back.
+    For pixels strictly between 0 and 1 it is minus a cross-entropy with a floor above 0, and no likelihood.
     """
-    cross_entropy = ops.softplus(logits) - images * logits
-    return ops.mean(ops.sum(cross_entropy, axis=tuple(range(1, len(images.shape)))))
+    return ops.sum(images * logits - ops.softplus(logits), axis=tuple(range(1, len(images.shape))))
+
+
+def binary_cross_entropy(images, logits):
+    """-log p(x|z) of Bernoulli pixels in nats: summed over the pixels, averaged over the images; a scalar."""
+    return -ops.mean(bernoulli_log_likelihood(images, logits))
 
 
 def gaussian_kl(mean, log_var, prior_scale=1.0):
-    """KL(N(mean, exp(log_var)) || N(0, prior_scale^2)) in nats: summed over dimensions, averaged over images.
+    """KL(N(mean, exp(log_var)) || N(0, prior_scale^2)) in nats for each image, summed over dimensions.
 
-    `mean` and `log_var` are (batch, latent_dim); a scalar comes back (Kingma & Welling, arXiv 1312.6114,
-    appendix B, for any scale of the prior).
+    `mean` and `log_var` are (batch, latent_dim); (batch,) comes back. Kingma & Welling, arXiv 1312.6114, appendix B, for any scale of the prior.
     """
     log_var_ratio = log_var - 2.0 * np.log(prior_scale)
     kl = 0.5 * ((mean / prior_scale) ** 2 + ops.exp(log_var_ratio) - 1.0 - log_var_ratio)
-    return ops.mean(ops.sum(kl, axis=-1))
+    return ops.sum(kl, axis=-1)
 
 
 class LatentModel(keras.Model):
     """An encoder, a decoder and, where two players meet, a discriminator, trained by `model.fit(images)`.
 
-    A subclass has a `title` for figures, names its `terms`, and defines two methods:
+    A subclass has a `title` for figures, names its `terms`, says what its `posterior` q(z|x) is ("gaussian", with
+    "mean" and "log_var" among the outputs, "point", or "implicit": no known density), and defines two methods:
     `call(x)` -> dict with at least "z", (batch, latent_dim), and "logits", (batch, *image_shape);
     `objective(x, outputs)` -> dict of scalars in nats per image, one for each of `terms`, whose sum is the
     loss. Every player's gradient is selected inside its term (`common.adversarial`), so that one backward
@@ -37,6 +42,7 @@ class LatentModel(keras.Model):
     """
 
     title: str
+    posterior: Literal["gaussian", "point", "implicit"]
     terms: tuple[str, ...]
     faster_with_xla = True
 
@@ -69,9 +75,9 @@ class LatentModel(keras.Model):
         return sum(terms[term] for term in self.terms)
 
     def divergences(self, x, outputs) -> dict:
-        """KL(q(z|x) || p(z)) in nats, averaged over the images, under the key that metrics.json gives it:
+        """KL(q(z|x) || p(z)) in nats for each image, (batch,), under the key that metrics.json gives it:
         `kl_nats` where it has a closed form, `kl_estimated_nats` where a discriminator estimates it.
-        Empty where q(z|x) has no known density.
+        Empty where there is neither.
         """
         return {}
 

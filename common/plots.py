@@ -32,6 +32,7 @@ CURVES = (  # prefix in a history, label, line, marker of a lone value, colour
     ("", "training", "solid", "o", COLOURS[0]),
     ("val_", "validation", "dashed", "D", COLOURS[2]),
 )
+FORWARD = {"linestyle": "-", "marker": "o", "color": COLOURS[0]}
 CLOUD_POINTS = 1000  # prior samples that are drawn one by one: enough to show where they lie, codes stay visible
 CONTOURS = {0.5: "solid", 0.9: "dashed", 0.99: "dotted"}  # prior mass enclosed: line style
 
@@ -101,15 +102,18 @@ def image_grid(images: np.ndarray, title: str, description: str, columns: int = 
     return figure
 
 
-def reconstructions(
-    originals: np.ndarray, reconstructions: np.ndarray, title: str, description: str, columns: int = 10
+def image_pairs(
+    above: np.ndarray, below: np.ndarray, names: tuple[str, str], title: str, description: str, columns: int = 10
 ) -> Figure:
-    """Each reconstruction above its original; both (n, h, w) or (n, d) in [0, 1]."""
-    pairs = [in_rows(as_images(images), columns) for images in (reconstructions, originals)]
+    """Each image above its partner, such as reconstruction and original; both (n, h, w) or (n, d) in [0, 1].
+
+    names: of the upper and the lower of each pair.
+    """
+    pairs = [in_rows(as_images(images), columns) for images in (above, below)]
     tiles = np.stack(pairs, axis=1)  # (rows, 2, columns, h, w)
     tiles = tiles.reshape(-1, *tiles.shape[2:])
     figure, axes, _, y = draw_tiles(tiles, title, description, together=2, left=1.0)
-    axes.set_yticks(y, ["reconstruction", "original"] * (len(tiles) // 2))
+    axes.set_yticks(y, list(names) * (len(tiles) // 2))
     return figure
 
 
@@ -135,6 +139,32 @@ def interpolations(images: np.ndarray, title: str, description: str) -> Figure:
     figure, axes, x, _ = draw_tiles(as_tiles(images), title, description, bottom=0.5)
     axes.set_xticks(x, [f"{way:.2g}" for way in np.linspace(0, 1, len(x))])
     axes.set_xlabel("first code (0) to second code (1)")
+    return figure
+
+
+def annealing_curves(curve: Sequence[Mapping], title: str, description: str, test_images: str) -> Figure:
+    """Annealed estimates of log p(x) in nats against the number of temperatures, with standard errors.
+
+    Each point of the curve has "temperatures" and three (value, standard error): "test", and for images of the model
+    itself "simulated_lower" and "simulated_upper", between which their true value lies.
+    """
+    figure = new_figure(8.6, 4.2, title, description, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    temperatures = [point["temperatures"] for point in curve]
+    for axes, names in (
+        (left, {"test": f"forward, test images of {test_images}"}),
+        (right, {"simulated_upper": "reverse: above the truth", "simulated_lower": "forward: below the truth"}),
+    ):
+        for key, label in names.items():
+            values, errors = np.array([point[key] for point in curve]).T
+            down = {"linestyle": "--", "marker": "s", "color": COLOURS[2]} if key == "simulated_upper" else {}
+            axes.errorbar(temperatures, values, errors, capsize=3, label=label, **FORWARD | down)
+        axes.set(xscale="log", xlabel="temperatures between prior and posterior", ylabel="log p(x), nats per image")
+        axes.set_xticks(temperatures, [f"{number:,}" for number in temperatures], minor=False)
+        axes.minorticks_off()
+        axes.legend(loc="best", frameon=False, fontsize=TEXT_SIZE)
+    left.set_title("test images", size=TEXT_SIZE)
+    right.set_title("images drawn from the model itself", size=TEXT_SIZE)
     return figure
 
 

@@ -9,23 +9,22 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from common import plots
-from common.data import Dataset, binarise
-from common.evaluation import code, reconstruction
+from common.data import Dataset
+from common.evaluation import reconstruction
 from common.files import write_json
-from common.model import LatentModel, binary_cross_entropy, in_batches, to_numpy
+from common.measure import measure, test_images
+from common.model import LatentModel, to_numpy
 from common.training import Outcome
 
-CODES_FOR_NEIGHBOURS = 20_000  # training codes that the nearest-neighbour classifier knows
-CODES_FOR_ACTIVE_UNITS = 80_000  # over all images, in 8 to 32 draws each: fewer let noise pass for an active unit
 POINTS_IN_TSNE = 2_000
 
 
 def report(model: LatentModel, dataset: Dataset, config, outcome: Outcome, folder: Path) -> dict:
     """Write metrics.json and every figure that the model's code admits; returns what metrics.json holds."""
-    x_test = binarise(dataset.x_test, config.binarisation, np.random.default_rng([config.seed, 1]))
+    x_test = test_images(dataset, config)
     codes = model.encode(x_test)
     prior_samples = to_numpy(model.prior.sample(len(codes), model.seed_generator))
-    metrics = measure(model, dataset, config, outcome, x_test, codes, prior_samples)
+    metrics = measure(model, dataset, config, x_test, codes, prior_samples) | cost(outcome)
     write_json(folder / "metrics.json", metrics)
 
     epochs = len(outcome.history.get("updates", []))
@@ -41,48 +40,15 @@ def report(model: LatentModel, dataset: Dataset, config, outcome: Outcome, folde
     return metrics
 
 
-def measure(model, dataset, config, outcome, x_test, codes, prior_samples) -> dict:
-    """The numbers of metrics.json, flat, with the unit in the key; None where a quantity does not exist."""
-    random = np.random.default_rng([config.seed, 2])
-    near = random.permutation(len(dataset.x_train))[:CODES_FOR_NEIGHBOURS]
-    x_near = binarise(dataset.x_train[near], config.binarisation, random)
-    count = int(np.clip(CODES_FOR_ACTIVE_UNITS // len(x_test), 8, 32))
-    draws = np.stack([model.encode(x_test) for _ in range(count)]) / model.prior.scale
-    metrics = test_terms(model, x_test)
-    metrics |= code.moments(codes)
-    metrics |= {
-        "code_c2st_accuracy": code.c2st_accuracy(codes, prior_samples, config.seed),
-        "code_knn_accuracy": None
-        if dataset.y_test is None
-        else code.knn_accuracy(model.encode(x_near), dataset.y_train[near], codes, dataset.y_test),
-        "active_units": code.active_units(draws),
+def cost(outcome: Outcome) -> dict:
+    """What the training took."""
+    return {
         "updates": outcome.updates,
         "train_seconds": round(outcome.seconds, 2),
         "samples_per_second": round(outcome.images / outcome.seconds, 1),
         "peak_memory_mib": peak_memory_mib(),
         "stopped_by": outcome.stopped_by,
     }
-    return {key: finite(value) for key, value in metrics.items()}
-
-
-def test_terms(model: LatentModel, x_test) -> dict[str, float]:
-    """Reconstruction and divergence from the prior in nats per image, one draw z ~ q(z|x) for each image."""
-    totals: dict[str, float] = {}
-    for batch in in_batches(x_test):
-        outputs = model(batch)
-        terms = {"test_reconstruction_nats": binary_cross_entropy(batch, outputs["logits"])}
-        for key, value in (terms | model.divergences(batch, outputs)).items():
-            totals[key] = totals.get(key, 0.0) + float(to_numpy(value)) * len(batch)
-    means = {key: total / len(x_test) for key, total in totals.items()}
-    for kl, bound in (("kl_nats", "negative_elbo_nats"), ("kl_estimated_nats", "negative_elbo_estimated_nats")):
-        if kl in means:
-            means[bound] = means["test_reconstruction_nats"] + means[kl]
-    return means
-
-
-def finite(value):
-    """JSON has no NaN: a number that is not finite becomes None."""
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def peak_memory_mib() -> int | None:
@@ -149,8 +115,12 @@ def image_figures(model: LatentModel, dataset: Dataset, title: str, x_test, code
         "samples": plots.image_grid(
             model.decode(prior_samples[:100]), title, f"Decoder's pixel means for {min(100, len(codes))} draws z ~ p(z)"
         ),
-        "reconstructions": plots.reconstructions(
-            shown, model.decode(codes[:20]), title, f"{len(shown)} test images of {dataset.name}, z ~ q(z|x)"
+        "reconstructions": plots.image_pairs(
+            model.decode(codes[:20]),
+            shown,
+            ("reconstruction", "original"),
+            title,
+            f"{len(shown)} test images of {dataset.name}, z ~ q(z|x)",
         ),
         "interpolations": plots.interpolations(
             decode_grid(model, between),

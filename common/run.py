@@ -120,7 +120,7 @@ def check(config):
                 check_value(name, element, get_args(hint)[0])
         else:
             check_value(name, value, hint)
-    if config.name and config.name != re.sub(r"[^\w.+-]|^\.", "", config.name):
+    if getattr(config, "name", "") != re.sub(r"[^\w.+-]|^\.", "", getattr(config, "name", "")):
         raise RunError(f"--name {config.name!r} must be letters, digits and any of _ . + -: it names one folder")
     if getattr(config, "tensorboard", False) and not importlib.util.find_spec("tensorboard"):
         raise RunError("--tensorboard needs the package tensorboard: pip install tensorboard")
@@ -135,8 +135,9 @@ def check_value(name: str, value, hint):
     """Raises RunError if `value` is not one that the annotation `hint` of the parameter `name` allows."""
     if get_origin(hint) is Literal and value not in get_args(hint):
         raise RunError(f"{flag(name)} must be one of {', '.join(get_args(hint))}, not {value!r}")
-    if get_origin(hint) is Annotated and not get_args(hint)[1].allows(value):
-        raise RunError(f"{flag(name)} must be {get_args(hint)[1]}, not {value}")
+    limits = get_args(hint)[1] if get_origin(hint) is Annotated else None
+    if isinstance(limits, Range) and not limits.allows(value):
+        raise RunError(f"{flag(name)} must be {limits}, not {value}")
 
 
 def flag(name: str) -> str:
@@ -195,6 +196,22 @@ def train_and_report(config, build, script: str) -> dict:
     return metrics
 
 
+class TimeLeft:
+    """Prints how far a long computation is and how long it will yet take: a line in ten seconds, not more."""
+
+    def __init__(self):
+        self.text, self.begun, self.printed = None, 0.0, 0.0
+
+    def __call__(self, text: str, done: int, total: int):
+        now = time.perf_counter()
+        if text != self.text or done == 1:
+            self.text, self.begun, self.printed = text, now, now
+        if now - self.printed > 10.0:
+            self.printed = now
+            left = (now - self.begun) * (total - done) / max(done - 1, 1)
+            print(f"{text}: {done:,} of {total:,}; {left:.0f} s left", flush=True)
+
+
 def announce(model, config, dataset: Dataset):
     """One line on what is trained, with the effective weights: what each term weighs, all terms being sums."""
     names = {"beta": "effective beta", "adversarial_weight": "effective adversarial weight"}
@@ -246,19 +263,42 @@ def load_run(folder):
     Raises RunError if the folder holds no complete run.
     """
     folder = Path(folder)
-    try:
-        saved = json.loads((folder / "config.json").read_text())
-        script, parameters = saved["script"], saved["parameters"]
-        if not (ROOT / f"{script}.py").is_file() or not script.isidentifier():
-            raise RunError(f"{folder / 'config.json'} names no script of this project: {script!r}")
-        module = importlib.import_module(script)
-        parameters = {name: tuple(value) if isinstance(value, list) else value for name, value in parameters.items()}
-        config = module.Config(**parameters | {"tensorboard": False})
-        check(config)
-        model = module.build(config, tuple(saved["data"]["image_shape"]))
+    with explained(folder):
+        saved, module = saved_run(folder)
+        model = module.build(config_of(folder), tuple(saved["data"]["image_shape"]))
         for name, network in model.networks.items():
             network.load_weights(folder / f"{name}.keras")
+    return model
+
+
+def config_of(folder):
+    """The Config of a run, with its script's own class. Raises RunError if the folder holds no run."""
+    folder = Path(folder)
+    with explained(folder):
+        saved, module = saved_run(folder)
+        parameters = saved["parameters"].items()
+        parameters = {name: tuple(value) if isinstance(value, list) else value for name, value in parameters}
+        config = module.Config(**parameters | {"tensorboard": False})
+        check(config)
+    return config
+
+
+def saved_run(folder: Path):
+    """What config.json holds, and the module of the script that wrote it."""
+    saved = json.loads((folder / "config.json").read_text())
+    script = saved["script"]
+    if not script.isidentifier() or not (ROOT / f"{script}.py").is_file():
+        raise RunError(f"{folder / 'config.json'} names no script of this project: {script!r}")
+    return saved, importlib.import_module(script)
+
+
+@contextlib.contextmanager
+def explained(folder: Path):
+    """Whatever goes wrong with what the folder holds, as a RunError of one line."""
+    try:
+        yield
     except (OSError, KeyError, TypeError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+        if isinstance(error, RunError) and str(error).startswith(str(folder)):
+            raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise RunError(f"{folder} holds no complete run ({reason})") from None
-    return model

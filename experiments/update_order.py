@@ -23,7 +23,7 @@ from common.data import Dataset, binarise, load_mnist
 from common.evaluation import code
 from common.files import write_json
 from common.model import binary_cross_entropy
-from common.report import test_terms
+from common.measure import flat, test_terms
 from common.run import PositiveCount, RunError, Seed, check, create_folder, description, main_of
 from common.training import Batches, compile_model
 
@@ -97,7 +97,7 @@ def trained_and_measured(order, dataset: Dataset, config) -> dict[str, float]:
     codes = model.encode(x_test)
     prior_samples = keras.ops.convert_to_numpy(model.prior.sample(len(codes), seed=config.seed))
     accuracy = code.c2st_accuracy(codes, prior_samples, config.seed)
-    return test_terms(model, x_test) | code.moments(codes) | {"code_c2st_accuracy": accuracy}
+    return flat(test_terms(model, x_test) | code.moments(codes) | {"code_c2st_accuracy": accuracy})
 
 
 def main(config: Config = Config()) -> dict:

@@ -25,7 +25,7 @@ FIGURES = {
     "prior samples": lambda title: plots.latent_scatter(CODES, None, title, PRIOR),
     "projection": lambda title: plots.projection_scatter(CODES, LABELS, title, LONG, ("PC 1", "PC 2"), PRIOR),
     "image grid": lambda title: plots.image_grid(IMAGES, title, LONG, columns=3),
-    "reconstructions": lambda title: plots.reconstructions(IMAGES, IMAGES, title, LONG, columns=3),
+    "reconstructions": lambda title: plots.image_pairs(IMAGES, IMAGES, ("a", "b"), title, LONG, columns=3),
     "manifold": lambda title: plots.manifold(np.zeros((3, 3, 8, 8)), np.array([5, 50, 95]), title, LONG),
     "interpolations": lambda title: plots.interpolations(np.zeros((2, 3, 8, 8)), title, LONG),
     "curves": lambda title: plots.training_curves(HISTORY, title, {"loss": [(6.2, "a name"), (900.0, "far away")]}),

@@ -1,0 +1,249 @@
+"""How likely does a decoder find images that it has not seen? log p(x) in nats, bounded and estimated.
+
+A decoder is its `log_likelihood(images, codes)`, tensors (n, *image_shape) and (n, latent_dim) to (n,) nats, and a
+prior with `sample` and `log_prob`; p(x) is the integral of p(x|z) p(z). Bounds from below: the evidence lower bound
+and its importance-weighted relatives. From both sides: annealed importance sampling, forward and in reverse.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from keras import ops
+from scipy.interpolate import interp1d
+from scipy.ndimage import gaussian_filter1d
+from scipy.special import logsumexp
+
+from common.backend import compiled, value_and_gradient
+from common.model import bernoulli_log_likelihood, even_batch_size, to_numpy
+
+ROWS = 2000  # codes decoded at a time, so that memory stays below 100 MiB whatever is asked for
+TARGET_ACCEPTANCE = 0.65  # of Hamiltonian proposals (Neal, arXiv 1206.1901, section 4.4)
+LEAPFROG_STEPS = 10
+PILOT_TEMPERATURES = 200  # of the run that finds the step sizes
+
+
+def of_decoder(decoder):
+    """The `log_likelihood(images, codes)` of independent Bernoulli pixels whose logits are `decoder(codes)`."""
+    return lambda images, codes: bernoulli_log_likelihood(images, decoder(codes))
+
+
+# Bounds from a proposal that the encoder makes
+
+
+def importance_log_weights(log_likelihood, prior, images, means, deviations, samples: int, seed: int, progress=None):
+    """log p(x|z) + log p(z) - log r(z|x) in nats for `samples` draws z ~ r(z|x) = N(means, deviations^2): (n, samples).
+
+    `means` and `deviations` are (n, latent_dim): those of q(z|x) itself where it is a diagonal Gaussian, else the
+    moments of a bank of its draws. Costs n * samples passes of the decoder.
+    """
+    random = np.random.default_rng(seed)
+    joint = compiled(lambda x, z: log_likelihood(x, z) + prior.log_prob(z))
+    images, means, deviations = (np.asarray(array, "float32") for array in (images, means, deviations))
+    log_weights = np.empty((len(images), samples))
+    at_once = even_batch_size(samples, ROWS)
+    for row, (image, mean, deviation) in enumerate(zip(images, means, deviations, strict=True)):
+        x = ops.convert_to_tensor(np.broadcast_to(image, (at_once, *image.shape)))
+        for start in range(0, samples, at_once):
+            noise = random.standard_normal((at_once, len(mean)), dtype="float32")
+            found = to_numpy(joint(x, ops.convert_to_tensor(mean + deviation * noise)))
+            log_r = -0.5 * (noise.astype("float64") ** 2 + np.log(2.0 * np.pi)) - np.log(deviation)
+            stop = min(samples, start + at_once)
+            log_weights[row, start:stop] = (found - log_r.sum(axis=1))[: stop - start]
+        if progress:
+            progress("importance weighting", row + 1, len(images))
+    return log_weights
+
+
+def importance_weighted_bound(log_weights: np.ndarray, samples: int | None = None) -> np.ndarray:
+    """E log 1/k sum_i w_i for each image, in nats: a lower bound on log p(x) that rises with k; (n, m) -> (n,).
+
+    Burda et al., arXiv 1509.00519, eq. 8, with k = `samples` (all m by default); the m draws are cut into m // k
+    groups and averaged over. k = 1 is the evidence lower bound.
+    """
+    samples = samples or log_weights.shape[1]
+    groups = log_weights.shape[1] // samples
+    log_weights = log_weights[:, : groups * samples].reshape(-1, groups, samples)
+    return (logsumexp(log_weights, axis=2) - np.log(samples)).mean(axis=1)
+
+
+def effective_sample_size(log_weights: np.ndarray) -> np.ndarray:
+    """(sum w)^2 / sum w^2 for each row of log weights, between 1 and their number: (n, m) -> (n,)."""
+    return np.exp(2.0 * logsumexp(log_weights, axis=1) - logsumexp(2.0 * log_weights, axis=1))
+
+
+# Annealed importance sampling
+
+
+@dataclass(frozen=True)
+class Annealed:
+    """What one run of annealed chains gave: log weights in nats, (images, chains), and the share of accepted moves."""
+
+    log_weights: np.ndarray
+    acceptance: float
+
+    def lower(self) -> np.ndarray:
+        """Forward chains: log of the mean weight, which is log p(x) or, in expectation, below it: (images,)."""
+        return importance_weighted_bound(self.log_weights)
+
+    def upper(self) -> np.ndarray:
+        """Reverse chains from exact posterior draws: minus log of the mean inverse weight, in expectation above."""
+        return -importance_weighted_bound(-self.log_weights)
+
+
+class AnnealedImportanceSampling:
+    """Chains between the prior and the posterior of each image, through p(z) p(x|z)^beta with beta from 0 to 1.
+
+    Neal, arXiv physics/9803008; for decoders Wu et al., arXiv 1611.04273. Hamiltonian moves of ten leapfrog steps
+    with a full Metropolis test. Their step sizes, one for each image and temperature, are fitted to an acceptance of
+    0.65 by a pilot run of its own and then held fixed, so that the weights of the run that counts are unbiased:
+    E w = p(x). All chains of all images move in one batch; the temperatures lie on a sigmoid.
+
+    Costs images * chains * temperatures * 10 passes through the decoder and back for each direction, and 200
+    temperatures for the pilot. `progress(text, done, total)` is called after every move.
+    """
+
+    def __init__(self, log_likelihood, prior, images, chains: int = 16, seed: int = 0, progress=None):
+        self.prior, self.chains, self.random = prior, chains, np.random.default_rng(seed)
+        self.count, self.progress = len(images), progress
+        self.rows = ops.convert_to_tensor(np.repeat(np.asarray(images, "float32"), chains, axis=0))
+        self.start = compiled(lambda x, z: value_and_gradient(lambda code: log_likelihood(x, code), z))
+        self.move = compiled(hamiltonian_move(log_likelihood, prior))
+
+    def forward(self, temperatures: int) -> Annealed:
+        """From prior draws to the posterior: unbiased weights for p(x)."""
+        return self.anneal(self.prior_draws(), sigmoid_schedule(temperatures), "forward")
+
+    def reverse(self, temperatures: int, codes) -> Annealed:
+        """From `codes`, (images, latent_dim), each an exact draw from its image's posterior, back to the prior.
+
+        Known only where the images were drawn from the model itself: image i from p(x | codes[i]), codes[i] from
+        the prior (bidirectional Monte Carlo; Grosse et al., arXiv 1511.02543).
+        """
+        return self.anneal(np.repeat(codes, self.chains, axis=0), sigmoid_schedule(temperatures)[::-1], "reverse")
+
+    def anneal(self, codes, betas, name: str) -> Annealed:
+        """Sum of |beta_t - beta_t-1| log p(x|z) along chains that move at every temperature between the two ends."""
+        z = ops.convert_to_tensor(codes, "float32")
+        state = (z, *self.start(self.rows, z))
+        log_steps = self.log_steps  # before the clock of this run starts
+        log_weights, accepted = np.zeros(len(self.rows)), []
+        for t in range(1, len(betas)):
+            log_weights += abs(betas[t] - betas[t - 1]) * to_numpy(state[1]).astype("float64")
+            if t < len(betas) - 1:
+                state, probability = self.moved(state, betas[t], np.exp(log_steps(betas[t])))
+                accepted.append(probability.mean())
+            self.report(f"annealing, {name}", t, len(betas) - 1)
+        return Annealed(log_weights.reshape(self.count, self.chains), float(np.mean(accepted or 1.0)))
+
+    def moved(self, state, beta, steps):
+        """Every chain's state after a move at `beta`, and the probability with which it was accepted.
+
+        `state` is z, log p(x|z) and its gradient; `steps` is (images,); the probabilities are (images, chains).
+        """
+        shape = tuple(state[0].shape)
+        # Lengths vary by a fifth: with one length alone a chain can come back to where it was, again and again.
+        lengths = np.repeat(steps, self.chains) * self.random.uniform(0.8, 1.2, shape[0])
+        momentum, uniform = self.random.standard_normal(shape), self.random.uniform(size=shape[0])
+        drawn = (ops.convert_to_tensor(number, "float32") for number in (beta, lengths[:, None], momentum, uniform))
+        *state, probability = self.move(self.rows, *state, *drawn)
+        return state, to_numpy(probability).reshape(self.count, self.chains)
+
+    @cached_property
+    def log_steps(self):
+        """A function from beta to the logarithm of the step size of each image, (images,), found by a pilot run."""
+        betas = sigmoid_schedule(PILOT_TEMPERATURES)
+        z = ops.convert_to_tensor(self.prior_draws(), "float32")
+        state = (z, *self.start(self.rows, z))
+        log_step, found = np.full(self.count, np.log(0.5 * self.prior.scale)), []
+        for t, beta in enumerate(betas):
+            state, probability = self.moved(state, beta, np.exp(log_step))
+            found.append(log_step)
+            log_step = log_step + probability.mean(axis=1) - TARGET_ACCEPTANCE
+            self.report("annealing, step sizes", t + 1, len(betas))
+        smooth = gaussian_filter1d(np.array(found), sigma=3.0, axis=0, mode="nearest")
+        return interp1d(betas, smooth, axis=0)
+
+    def prior_draws(self) -> np.ndarray:
+        """One code for each chain: (images * chains, latent_dim)."""
+        return to_numpy(self.prior.sample(len(self.rows), int(self.random.integers(2**31))))
+
+    def report(self, text: str, done: int, total: int):
+        if self.progress:
+            self.progress(text, done, total)
+
+
+def sigmoid_schedule(temperatures: int, steepness: float = 4.0) -> np.ndarray:
+    """beta_0 = 0 to beta_T = 1, dense at both ends (Wu et al., arXiv 1611.04273): (temperatures + 1,)."""
+    sigmoid = 1.0 / (1.0 + np.exp(-steepness * np.linspace(-1.0, 1.0, temperatures + 1)))
+    return (sigmoid - sigmoid[0]) / (sigmoid[-1] - sigmoid[0])
+
+
+def hamiltonian_move(log_likelihood, prior):
+    """The Metropolis-tested leapfrog trajectory that leaves p(z) p(x|z)^beta as it is (Neal, arXiv 1206.1901).
+
+    The function that comes back takes x (n, *image_shape), z (n, latent_dim), log p(x|z) (n,), its gradient
+    (n, latent_dim), beta (), the step (n, 1), a standard normal momentum (n, latent_dim) and a uniform number (n,). It
+    returns the next z, log p(x|z) and gradient, and the probability of acceptance (n,).
+    """
+
+    def move(x, z, fit, fit_gradient, beta, step, momentum, uniform):
+        def total_energy(log_prior, fit, momentum):
+            return 0.5 * ops.sum(ops.square(momentum), axis=1) - log_prior - beta * fit
+
+        start = z, fit, fit_gradient
+        log_prior, prior_gradient = value_and_gradient(prior.log_prob, z)
+        before = total_energy(log_prior, fit, momentum)
+        for _ in range(LEAPFROG_STEPS):
+            momentum = momentum + 0.5 * step * (prior_gradient + beta * fit_gradient)
+            z = z + step * momentum
+            log_prior, prior_gradient = value_and_gradient(prior.log_prob, z)
+            fit, fit_gradient = value_and_gradient(lambda code: log_likelihood(x, code), z)
+            momentum = momentum + 0.5 * step * (prior_gradient + beta * fit_gradient)
+        log_ratio = before - total_energy(log_prior, fit, momentum)
+        probability = ops.where(ops.isfinite(log_ratio), ops.exp(ops.minimum(log_ratio, 0.0)), 0.0)
+        accepted = uniform < probability
+        ends = ((z, accepted[:, None]), (fit, accepted), (fit_gradient, accepted[:, None]))
+        kept = [ops.where(chosen, new, old) for (new, chosen), old in zip(ends, start, strict=True)]
+        return *kept, probability
+
+    return move
+
+
+# Parzen windows
+
+
+def parzen_log_likelihood(samples, images, sigma: float) -> np.ndarray:
+    """log 1/m sum_j N(x; sample_j, sigma^2 I) for each image in nats, as a density over pixels in [0, 1]: (n,).
+
+    The window estimate of Goodfellow et al. (arXiv 1406.2661) and of the AAE paper's table 1, which ranks models
+    wrongly (Theis et al., arXiv 1511.01844): it is here to show that. float64; costs n * m * d multiplications.
+    """
+    return _parzen(squared_distances(samples, images), np.prod(np.shape(images)[1:]), sigma)
+
+
+def _parzen(distances: np.ndarray, dimensions: int, sigma: float) -> np.ndarray:
+    summed = logsumexp(-0.5 * distances / sigma**2, axis=1) - np.log(distances.shape[1])
+    return summed - 0.5 * dimensions * np.log(2.0 * np.pi * sigma**2)
+
+
+def parzen_sigma(samples, validation_images, grid=None) -> float:
+    """The sigma that makes the validation images likeliest, inside its grid and never on the edge.
+
+    Raises ValueError where the best value lies on the edge of the grid, as when the samples are the images.
+    """
+    grid = np.geomspace(0.05, 1.0, 31) if grid is None else np.asarray(grid)
+    distances = squared_distances(samples, validation_images)
+    dimensions = np.prod(np.shape(validation_images)[1:])
+    found = [_parzen(distances, dimensions, sigma).mean() for sigma in grid]
+    best = int(np.argmax(found))
+    if best in (0, len(grid) - 1):
+        raise ValueError(f"sigma {grid[best]:.3g} is the edge of the grid, {grid[0]:.3g} to {grid[-1]:.3g}")
+    return float(grid[best])
+
+
+def squared_distances(samples, images) -> np.ndarray:
+    """|x_i - sample_j|^2 in float64: (n, m)."""
+    samples, images = (np.asarray(array, "float64").reshape(len(array), -1) for array in (samples, images))
+    squares = (images**2).sum(axis=1)[:, None] + (samples**2).sum(axis=1)
+    return np.maximum(squares - 2.0 * images @ samples.T, 0.0)

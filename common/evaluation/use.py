@@ -1,0 +1,145 @@
+"""What are code and samples good for? Probes of the class, distances of samples from real images, memorising."""
+
+import json
+import warnings
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import layers, ops
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from common.data import Dataset
+from common.evaluation import Estimate, share_of
+from common.files import whole, write_json
+from common.model import in_batches, to_numpy
+from common.networks import seeded
+
+FEATURES = 64  # of an image, in the classifier's last layer but one
+CLASSIFIER_EPOCHS = 4
+
+
+# The code
+
+
+def probe_accuracy(probe: str, train_codes, train_labels, test_codes, test_labels, seed: int = 0) -> Estimate:
+    """Share of test codes whose class a fresh classifier, trained on the training codes, names.
+
+    Probes: "knn", most of the 15 nearest (Euclidean); "logistic", linear; "mlp", one layer of 100 ReLU units. Raises
+    ValueError if unknown.
+    """
+    if probe == "knn":
+        classifier = KNeighborsClassifier(min(15, len(train_codes)))
+    elif probe == "logistic":
+        classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
+    elif probe == "mlp":
+        network = MLPClassifier((100,), max_iter=30, random_state=seed)
+        classifier = make_pipeline(StandardScaler(), network)
+    else:
+        raise ValueError(f"probe must be knn, logistic or mlp, not {probe!r}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the number of passes is part of the probe
+        classifier.fit(train_codes, train_labels)
+    return share_of(classifier.predict(test_codes) == test_labels)
+
+
+# The samples
+
+
+class Classifier:
+    """A small network that knows the classes of the data in use: features (n, 64) and classes (n,) of images.
+
+    Convolutional where images have height and width, else fully connected. Trained once on the grey training images,
+    in a few passes, and kept under `folder`, by the data's checksum, with its `accuracy` on the test images.
+    """
+
+    def __init__(self, dataset: Dataset, folder: Path, progress=None):
+        self.dataset = dataset
+        inputs = layers.Input(dataset.image_shape)
+        random = np.random.default_rng(0)
+        features = layers.Dense(FEATURES, activation="relu", kernel_initializer=seeded(random))(
+            hidden_features(inputs, random)
+        )
+        logits = layers.Dense(int(dataset.y_train.max()) + 1, kernel_initializer=seeded(random))(features)
+        self.network = keras.Model(inputs, [features, logits])
+        path = Path(folder) / f"{dataset.checksum[:16]}.weights.h5"
+        if path.is_file():
+            self.network.load_weights(path)
+            self.accuracy = Estimate(*json.loads(path.with_suffix(".json").read_text())["test_accuracy"])
+        else:
+            self.train(progress or (lambda text, done, total: None))
+            self.accuracy = share_of(self.classes(dataset.x_test) == dataset.y_test)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path.with_suffix(".json"), {"data": dataset.name, "test_accuracy": self.accuracy})
+            with whole(path) as unfinished:
+                self.network.save_weights(unfinished)
+
+    def train(self, progress):
+        trained = keras.Model(self.network.inputs, self.network.outputs[1])
+        images, batch = self.dataset.x_train, min(128, len(self.dataset.x_train))
+        updates = len(images) // batch
+        rate = keras.optimizers.schedules.CosineDecay(2e-3, CLASSIFIER_EPOCHS * updates)
+        trained.compile(keras.optimizers.Adam(rate), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        for epoch in range(CLASSIFIER_EPOCHS):
+            order = np.random.default_rng([0, epoch]).permutation(len(images))
+            for index in range(updates):
+                chosen = order[index * batch : (index + 1) * batch]
+                trained.train_on_batch(images[chosen], self.dataset.y_train[chosen])
+                progress("classifier", epoch * updates + index + 1, CLASSIFIER_EPOCHS * updates)
+
+    def features(self, images) -> np.ndarray:
+        """The last layer but one, (n, 64), of grey images or pixel means, (n, *image_shape) in [0, 1]."""
+        return np.concatenate([to_numpy(self.network(batch)[0]) for batch in in_batches(images)])
+
+    def classes(self, images) -> np.ndarray:
+        """The likeliest class of each image: (n,)."""
+        return np.concatenate([to_numpy(ops.argmax(self.network(batch)[1], axis=1)) for batch in in_batches(images)])
+
+
+def hidden_features(x, random: np.random.Generator):
+    """Two strided convolutions, or one dense layer for images that are rows of numbers: (batch, n)."""
+    if len(x.shape) < 3:
+        return layers.Dense(256, activation="relu", kernel_initializer=seeded(random))(x)
+    x = layers.Reshape((*x.shape[1:], 1))(x)
+    for filters in (16, 32):
+        x = layers.Conv2D(filters, 5, strides=2, padding="same", activation="relu", kernel_initializer=seeded(random))(
+            x
+        )
+    return layers.Flatten()(x)
+
+
+def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) of the means and covariances of two sets of features, (n, d).
+
+    Dowson & Landau, 1982; on a classifier's features, Heusel et al., arXiv 1706.08500, whose Inception network ours
+    replaces, so that numbers compare within one data set only. Biased upwards by about d^2 / n.
+    """
+    means = [features.mean(axis=0, dtype="float64") for features in (first, second)]
+    covariances = [np.cov(features, rowvar=False, dtype="float64") for features in (first, second)]
+    # The product is similar to a positive semi-definite matrix: its eigenvalues are real and not negative.
+    roots = np.sqrt(np.maximum(np.linalg.eigvals(covariances[0] @ covariances[1]).real, 0.0))
+    return float(((means[0] - means[1]) ** 2).sum() + sum(map(np.trace, covariances)) - 2.0 * roots.sum())
+
+
+def frechet_estimate(first: np.ndarray, second: np.ndarray, resamples: int = 20, seed: int = 0) -> Estimate:
+    """`frechet_distance`, with the spread over resampled rows of both as its standard error."""
+    random = np.random.default_rng(seed)
+    found = [
+        frechet_distance(
+            *(features[random.integers(len(features), size=len(features))] for features in (first, second))
+        )
+        for _ in range(resamples)
+    ]
+    return Estimate(frechet_distance(first, second), float(np.std(found, ddof=1)))
+
+
+def nearest_images(images: np.ndarray, train_images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Index of the training image nearest to each image, and the Euclidean distance over pixels: two of (n,)."""
+    near = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(train_images.reshape(len(train_images), -1))
+    distances, indices = near.kneighbors(images.reshape(len(images), -1))
+    return indices[:, 0], distances[:, 0]

@@ -1,0 +1,296 @@
+"""The numbers of metrics.json: which instrument of `common.evaluation` is turned on which images of a trained model.
+
+Keys are flat and carry the unit; a number that came with an error has a twin, `<key>_standard_error`. Where a quantity
+does not exist for a model, its value is None and `null_because` says why.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from keras import ops
+
+from common.data import Dataset, binarise
+from common.evaluation import Estimate, code, likelihood, mean_of, use
+from common.model import LatentModel, bernoulli_log_likelihood, in_batches, to_numpy
+
+TRAINING_CODES = 20_000  # known to probes and to the density of the aggregated posterior
+CODES_FOR_ACTIVE_UNITS = 80_000  # over all images, in 8 to 32 draws each: fewer let noise pass for an active unit
+BANK_IMAGES, BANK_DRAWS = 200, 1000  # z ~ q(z|x) for the entropy of an implicit posterior
+PROPOSAL_DRAWS = 100  # z ~ q(z|x) for the moments of an implicit posterior
+NEAREST_IMAGES = 1000  # whose nearest training images are sought
+
+POINT = "q(z|x) is a point: it has no density"
+IMPLICIT = "q(z|x) has no known density"
+CURVE = "the prior is a curve: it has no density"
+OTHER_PRIOR = "no closed form for this prior"
+NO_LABELS = "the data have no labels"
+
+
+class Absent(NamedTuple):
+    """In place of a number that does not exist."""
+
+    reason: str
+
+
+def flat(found: dict) -> dict:
+    """Estimates as two keys each, reasons gathered under `null_because`, and no NaN, which JSON has not."""
+    numbers, reasons = {}, {}
+    for key, value in found.items():
+        if isinstance(value, Absent):
+            numbers[key], reasons[key] = None, value.reason
+            continue
+        parts = value._asdict() if isinstance(value, tuple) else {"value": value}
+        for part, number in parts.items():
+            number = number.tolist() if isinstance(number, np.ndarray) else number
+            finite = not isinstance(number, float) or np.isfinite(number)
+            name = key if part == "value" else f"{key}_{part}"
+            numbers[name] = number if finite else None
+            if not finite:
+                reasons[name] = "it came out infinite or not a number"
+    return numbers | {"null_because": reasons}
+
+
+def merge(*parts: dict) -> dict:
+    """One dict of several of `flat`, the later ones' numbers and reasons in place of the earlier ones'."""
+    merged, reasons = {}, {}
+    for part in parts:
+        reasons = {key: reason for key, reason in reasons.items() if key not in part} | part.get("null_because", {})
+        merged |= part
+    return merged | {"null_because": reasons}
+
+
+def test_images(dataset: Dataset, config) -> np.ndarray:
+    """The test images in the binarisation that the model was trained on, the same for every model of one seed."""
+    return binarise(dataset.x_test, config.binarisation, np.random.default_rng([config.seed, 1]))
+
+
+# At the end of every run
+
+
+def measure(model: LatentModel, dataset: Dataset, config, x_test, codes, prior_samples) -> dict:
+    """What takes less than a minute on 10,000 test images: fit of the terms, match of code and prior, information.
+
+    `x_test` are the images of `test_images`, `codes` one draw z ~ q(z|x) for each, and `prior_samples` as many of p(z).
+    """
+    random = np.random.default_rng([config.seed, 2])
+    near = random.permutation(len(dataset.x_train))[:TRAINING_CODES]
+    training_codes = model.encode(binarise(dataset.x_train[near], config.binarisation, random))
+    distances = code.kolmogorov_smirnov(codes, prior_samples)
+    found = test_terms(model, x_test) | code.moments(codes)
+    found |= {
+        "code_ks": distances,
+        "code_ks_max": float(distances.max()),
+        "code_ks_critical": code.kolmogorov_smirnov_critical(len(codes), len(prior_samples)),
+        "code_c2st_accuracy": code.c2st_accuracy(codes, prior_samples, config.seed),
+        "code_mmd_imq": code.mmd(codes, prior_samples, "imq", seed=config.seed),
+        "code_mmd_rbf": code.mmd(codes, prior_samples, "rbf", seed=config.seed),
+        "code_hole_fraction": code.hole_fraction(training_codes, codes, prior_samples),
+        "code_participation_ratio": code.participation_ratio(codes),
+    }
+    count = int(np.clip(CODES_FOR_ACTIVE_UNITS // len(x_test), 8, 32))
+    draws = np.stack([model.encode(x_test) for _ in range(count)]) / model.prior.scale
+    found |= {"active_units": code.active_units(draws)} | information(model, x_test, codes)
+    for probe in ("knn", "logistic"):
+        key = f"code_{probe}_accuracy"
+        if dataset.y_test is None:
+            found[key] = Absent(NO_LABELS)
+        else:
+            labels = dataset.y_train[near], dataset.y_test
+            found[key] = use.probe_accuracy(probe, training_codes, labels[0], codes, labels[1], config.seed)
+    return flat(found)
+
+
+def test_terms(model: LatentModel, x_test) -> dict:
+    """Reconstruction and divergence from the prior in nats per image, one draw z ~ q(z|x) for each image."""
+    values: dict[str, list] = {}
+    for batch in in_batches(x_test):
+        outputs = model(batch)
+        terms = {"test_reconstruction_nats": -bernoulli_log_likelihood(batch, outputs["logits"])}
+        for key, value in (terms | model.divergences(batch, outputs)).items():
+            values.setdefault(key, []).append(to_numpy(value))
+    arrays = {key: np.concatenate(parts) for key, parts in values.items()}
+    reason = {"point": POINT, "implicit": IMPLICIT, "gaussian": OTHER_PRIOR}[model.posterior]
+    found = {"kl_nats": Absent(reason), "negative_elbo_nats": Absent(reason)}
+    for kl, bound in (("kl_nats", "negative_elbo_nats"), ("kl_estimated_nats", "negative_elbo_estimated_nats")):
+        if kl in arrays:
+            arrays[bound] = arrays["test_reconstruction_nats"] + arrays[kl]
+    return found | {key: mean_of(array) for key, array in arrays.items()}
+
+
+def information(model: LatentModel, x_test, codes) -> dict:
+    """Mutual information between image and code, KL of the aggregated posterior, KL of each dimension."""
+    log_prior = log_density(model.prior)
+    found = {"kl_per_dimension_nats": Absent({"point": POINT, "implicit": IMPLICIT}.get(model.posterior, OTHER_PRIOR))}
+    absent = Absent(CURVE if log_prior is None else POINT)
+    found |= {"mutual_information_nats": Absent(POINT), "marginal_kl_nats": absent, "kl_neighbour_nats": absent}
+    found["mutual_information_images"] = len(x_test)
+    if model.posterior == "gaussian":
+        outputs = model.outputs(x_test)
+        means, log_vars = outputs["mean"], outputs["log_var"]
+        if "kl_nats" in model.divergences(
+            x_test[:1], {key: ops.convert_to_tensor(outputs[key][:1]) for key in outputs}
+        ):
+            found["kl_per_dimension_nats"] = code.kl_per_dimension(means, log_vars, model.prior.scale)
+        at_draws = np.zeros(len(x_test)) if log_prior is None else log_prior(outputs["z"])
+        parts = code.elbo_surgery(means, log_vars, outputs["z"], at_draws)
+        found["mutual_information_nats"] = parts["mutual_information_nats"]
+        found["marginal_kl_nats"] = absent if log_prior is None else parts["marginal_kl_nats"]
+        found["kl_neighbour_nats"] = Absent("q(z|x) has a density: see kl_nats")
+    elif model.posterior == "implicit":
+        draws = bank(model, x_test[:BANK_IMAGES], BANK_DRAWS)
+        densities = () if log_prior is None else (log_prior(codes), log_prior(draws))
+        found |= code.neighbour_information(codes, draws, *densities)
+    return found
+
+
+def bank(model: LatentModel, images, draws: int) -> np.ndarray:
+    """`draws` codes z ~ q(z|x) for each image: (draws, images, latent_dim)."""
+    return model.encode(np.tile(images, (draws, *(1 for _ in images.shape[1:])))).reshape(draws, len(images), -1)
+
+
+def log_density(prior):
+    """log p(z), arrays (..., latent_dim) -> (...); None for a prior without a density."""
+    if not hasattr(prior, "log_prob"):
+        return None
+    return lambda z: to_numpy(prior.log_prob(ops.convert_to_tensor(z.reshape(-1, z.shape[-1])))).reshape(z.shape[:-1])
+
+
+# Of the samples, with a network of its own
+
+
+def measure_use(model: LatentModel, dataset: Dataset, config, classifier: use.Classifier | None) -> dict:
+    """A stronger probe of the code, and how far samples are from real images.
+
+    Samples are the decoder's pixel means, real images are grey: `sample_` metrics judge what the figures show.
+    """
+    random = np.random.default_rng([config.seed, 4])
+    samples = model.sample(len(dataset.x_test))
+    near = random.permutation(len(dataset.x_train))[:TRAINING_CODES]
+    some, held_out = samples[:NEAREST_IMAGES], random.permutation(dataset.x_test)[:NEAREST_IMAGES]
+    found = {
+        "sample_nearest_distance": mean_of(use.nearest_images(some, dataset.x_train)[1]),
+        "test_nearest_distance": mean_of(use.nearest_images(held_out, dataset.x_train)[1]),
+    }
+    keys = ("code_mlp_accuracy", "classifier_accuracy", "sample_frechet_distance", "sample_c2st_accuracy")
+    if classifier is None:
+        return flat(found | {key: Absent(NO_LABELS) for key in (*keys, "train_frechet_distance")})
+    codes = [
+        model.encode(binarise(images, config.binarisation, random))
+        for images in (dataset.x_train[near], dataset.x_test)
+    ]
+    of_samples, of_test, of_train = (
+        classifier.features(images) for images in (samples, dataset.x_test, dataset.x_train[near[: len(samples)]])
+    )
+    values = (
+        use.probe_accuracy("mlp", codes[0], dataset.y_train[near], codes[1], dataset.y_test, config.seed),
+        classifier.accuracy,
+        use.frechet_estimate(of_samples, of_test),
+        code.c2st_accuracy(of_samples, of_test, config.seed),
+        use.frechet_estimate(of_train, of_test),
+    )
+    return flat(found | dict(zip((*keys, "train_frechet_distance"), values, strict=True)))
+
+
+# Of the decoder
+
+
+@dataclass(frozen=True)
+class LikelihoodSettings:
+    """How much is spent on log p(x): images, chains an image, temperatures; images and draws of the weighted bound.
+
+    The estimate is that of the most temperatures; any others show how far it has converged.
+    """
+
+    annealed_images: int
+    chains: int
+    temperatures: tuple[int, ...]
+    weighted_images: int
+    weighted_samples: int
+
+
+def likelihood_images(dataset: Dataset, count: int) -> np.ndarray:
+    """`count` test images, binarised at random: the same ones, with the same pixels, for every model."""
+    order = np.random.default_rng(0).permutation(len(dataset.x_test))
+    return binarise(dataset.x_test, "dynamic", np.random.default_rng(1))[order[:count]]
+
+
+def proposal(model: LatentModel, images) -> tuple[np.ndarray, np.ndarray] | None:
+    """Means and deviations of a Gaussian to draw codes from, two (n, latent_dim): q(z|x)'s own, or those of a bank."""
+    if model.posterior == "gaussian":
+        outputs = model.outputs(images)
+        return outputs["mean"], np.exp(0.5 * outputs["log_var"])
+    if model.posterior == "implicit":
+        draws = bank(model, images, PROPOSAL_DRAWS)
+        return draws.mean(axis=0), np.maximum(draws.std(axis=0), 1e-3 * model.prior.scale)
+    return None
+
+
+def measure_likelihood(model: LatentModel, dataset: Dataset, settings: LikelihoodSettings, progress) -> dict:
+    """log p(x) of binarised test images, by importance weighting and by annealing, and Parzen's window on grey ones."""
+    if not hasattr(model.prior, "log_prob"):
+        keys = ("elbo_binarised_nats", "importance_weighted_bound_nats", "annealed_log_likelihood_nats")
+        found = {key: Absent(CURVE) for key in (*keys, "annealed_gap_nats")}
+    else:
+        found = importance_weighted(model, dataset, settings, progress) | annealed(model, dataset, settings, progress)
+    return flat(found | parzen(model.sample(10_000), dataset))
+
+
+def importance_weighted(model: LatentModel, dataset: Dataset, settings: LikelihoodSettings, progress) -> dict:
+    """The evidence lower bound and the bound with many samples, both on the same draws."""
+    images = likelihood_images(dataset, settings.weighted_images)
+    proposed = proposal(model, images)
+    found = {"weighted_images": len(images), "weighted_samples": settings.weighted_samples}
+    keys = ("elbo_binarised_nats", "importance_weighted_bound_nats", "weighted_effective_samples")
+    if proposed is None:
+        return found | {key: Absent(POINT) for key in keys}
+    log_weights = likelihood.importance_log_weights(
+        likelihood.of_decoder(model.decoder), model.prior, images, *proposed, settings.weighted_samples, 0, progress
+    )
+    bound = mean_of(likelihood.importance_weighted_bound(log_weights))
+    effective = float(np.median(likelihood.effective_sample_size(log_weights)))
+    elbo = mean_of(likelihood.importance_weighted_bound(log_weights, 1))
+    if model.posterior == "implicit":
+        elbo = Absent(IMPLICIT)  # the bound with one draw of the proposal is none of q(z|x)
+    return found | dict(zip(keys, (elbo, bound, effective), strict=True))
+
+
+def annealed(model: LatentModel, dataset: Dataset, settings: LikelihoodSettings, progress) -> dict:
+    """The annealed estimate on test images; on images of the model itself, the gap between the two directions."""
+    images = likelihood_images(dataset, settings.annealed_images)
+    of_decoder = likelihood.of_decoder(model.decoder)
+
+    def sampler(images):
+        return likelihood.AnnealedImportanceSampling(of_decoder, model.prior, images, settings.chains, 0, progress)
+
+    random = np.random.default_rng(2)
+    codes = to_numpy(model.prior.sample(len(images), 2))
+    tested, simulated = sampler(images), sampler(binarise(model.decode(codes), "dynamic", random))
+    curve = []
+    for temperatures in sorted(settings.temperatures):
+        forward = tested.forward(temperatures)
+        lower, upper = simulated.forward(temperatures).lower(), simulated.reverse(temperatures, codes).upper()
+        estimates = {"test": forward.lower(), "simulated_lower": lower, "simulated_upper": upper}
+        curve.append({"temperatures": temperatures} | {name: mean_of(array) for name, array in estimates.items()})
+    return {
+        "annealed_log_likelihood_nats": mean_of(forward.lower()),
+        "annealed_gap_nats": mean_of(upper - lower),
+        "annealed_curve": curve,
+        "annealed_images": len(images),
+        "annealed_chains": settings.chains,
+        "annealed_temperatures": temperatures,
+        "annealed_acceptance": forward.acceptance,
+        "annealed_effective_chains": float(np.median(likelihood.effective_sample_size(forward.log_weights))),
+    }
+
+
+def parzen(samples: np.ndarray, dataset: Dataset, images: int = 2000) -> dict:
+    """Parzen's log-likelihood of grey test images from samples, (m, *image_shape), sigma chosen on validation."""
+    random = np.random.default_rng(3)
+    validation, test = (random.permutation(split)[:images] for split in (dataset.x_val, dataset.x_test))
+    try:
+        sigma = likelihood.parzen_sigma(samples, validation)
+    except ValueError as error:
+        return {"parzen_log_likelihood_nats": Absent(str(error)), "parzen_sigma": Absent(str(error))}
+    found: Estimate = mean_of(likelihood.parzen_log_likelihood(samples, test, sigma))
+    return {"parzen_log_likelihood_nats": found, "parzen_sigma": sigma}

@@ -1,0 +1,123 @@
+"""What did a trained model learn? Every instrument of common/evaluation, turned on a run that is there already.
+
+Run: python -m experiments.evaluate results/avb/first [--likelihood] (--help lists every flag).
+Writes into the run's folder: the numbers into metrics.json, beside those that are there; `nearest.png`, samples with
+the training images nearest to them; and, with --likelihood, `annealing.png`, the estimate of log p(x) against the
+number of temperatures. A classifier of the run's data is trained on the first use and kept in results/classifier/.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+from common import plots
+from common.data import Dataset, load_mnist
+from common.evaluation.use import Classifier, nearest_images
+from common.files import write_json
+from common.measure import LikelihoodSettings, measure, measure_likelihood, measure_use, merge, test_images
+from common.model import LatentModel, to_numpy
+from common.run import PositiveCount, Range, RunError, TimeLeft, check, config_of, git_commit, load_run, main_of
+
+PAIRS_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is spent on log p(x); the defaults take about ten minutes on two cores with 300 units a layer."""
+
+    run: tyro.conf.Positional[str]  # the folder of a run, results/<script>/<name>
+    likelihood: bool = False  # log p(x) too: importance weighting, annealed importance sampling, Parzen windows
+    data: str = ""  # where the run's data are now, if not where they were: the same file under another path
+    annealed_images: Annotated[int, Range(1)] = 100  # test images whose log p(x) is annealed
+    chains: Annotated[int, Range(1)] = 16  # for each of them
+    temperatures: tuple[PositiveCount, ...] = (100, 300, 1000)  # between prior and posterior; the most count
+    weighted_images: Annotated[int, Range(1)] = 1000  # test images of the importance-weighted bound
+    weighted_samples: PositiveCount = 5000  # k, for each of them
+
+
+def run_data(folder: Path, path: str = "") -> Dataset:
+    """The data that a run was trained on. Raises RunError if what is there now is something else."""
+    saved = json.loads((folder / "config.json").read_text())
+    dataset = load_mnist(path or saved["parameters"]["data"])
+    if dataset.checksum != saved["data"]["sha256"]:
+        raise RunError(f"{folder} was trained on other data than {dataset.name}; pass its own with --data")
+    return dataset
+
+
+def evaluate(
+    folder: Path, dataset: Dataset, classifier: Classifier | None, settings: LikelihoodSettings | None
+) -> dict:
+    """All numbers of the run in `folder`, written into its metrics.json with the figures beside it."""
+    model, config = load_run(folder), config_of(folder)
+    x_test = test_images(dataset, config)
+    codes = model.encode(x_test)
+    prior_samples = to_numpy(model.prior.sample(len(codes), model.seed_generator))
+    parts = [measure(model, dataset, config, x_test, codes, prior_samples)]
+    parts.append(measure_use(model, dataset, config, classifier))
+    title = f"{model.title} · {dataset.name} · run {folder.name}"
+    figures = {"nearest": nearest_figure(model.sample(PAIRS_SHOWN), dataset, title)}
+    if settings:
+        parts.append(measure_likelihood(model, dataset, settings, TimeLeft()))
+        if parts[-1].get("annealed_curve"):
+            figures["annealing"] = annealing_figure(parts[-1], title, dataset.name)
+    spent = None if settings is None else dataclasses.asdict(settings)
+    metrics = merge(read_metrics(folder), *parts) | {"evaluation": {"git_commit": git_commit(), "likelihood": spent}}
+    for name, figure in figures.items():
+        plots.save(figure, folder / f"{name}.png")
+    write_json(folder / "metrics.json", metrics)
+    return metrics
+
+
+def read_metrics(folder: Path) -> dict:
+    try:
+        return json.loads((folder / "metrics.json").read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{folder} holds no complete run ({error})") from None
+
+
+def nearest_figure(samples: np.ndarray, dataset: Dataset, title: str):
+    """Samples above the training images nearest to them: a model that memorises shows pairs of twins."""
+    indices, distances = nearest_images(samples, dataset.x_train)
+    held_out = nearest_images(dataset.x_test[:1000], dataset.x_train)[1]
+    return plots.image_pairs(
+        samples,
+        dataset.x_train[indices],
+        ("sample", "nearest"),
+        title,
+        f"Decoder's pixel means for z ~ p(z), above the nearest of {len(dataset.x_train):,} training images, at distances "
+        f"{distances.min():.1f} to {distances.max():.1f} over pixels; {np.median(held_out):.1f} is usual for test images",
+    )
+
+
+def annealing_figure(found: dict, title: str, images: str):
+    """The estimates against the number of temperatures, on test images and, from both sides, on the model's own."""
+    description = (
+        f"log p(x) by annealed importance sampling, {found['annealed_chains']} chains an image, mean of "
+        f"{found['annealed_images']} binarised images with standard error"
+    )
+    return plots.annealing_curves(found["annealed_curve"], title, description, images)
+
+
+def main(config: Config) -> dict:
+    """Evaluate the run; returns what its metrics.json then holds."""
+    check(config)
+    folder = Path(config.run)
+    load_run(folder)  # refuses what is no complete run before any work
+    read_metrics(folder)
+    dataset = run_data(folder, config.data)
+    classifier = (
+        Classifier(dataset, folder.parents[1] / "classifier", TimeLeft()) if dataset.y_test is not None else None
+    )
+    settings = LikelihoodSettings(*(getattr(config, field.name) for field in dataclasses.fields(LikelihoodSettings)))
+    metrics = evaluate(folder, dataset, classifier, settings if config.likelihood else None)
+    print(folder / "metrics.json")
+    return metrics
+
+
+if __name__ == "__main__":
+    main_of(main, Config)
