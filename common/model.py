@@ -23,7 +23,8 @@ def binary_cross_entropy(images, logits):
 def gaussian_kl(mean, log_var, prior_scale=1.0):
     """KL(N(mean, exp(log_var)) || N(0, prior_scale^2)) in nats for each image, summed over dimensions.
 
-    `mean` and `log_var` are (batch, latent_dim); (batch,) comes back. Kingma & Welling, arXiv 1312.6114, appendix B, for any scale of the prior.
+    `mean` and `log_var` are (batch, latent_dim); (batch,) comes back. Kingma & Welling, arXiv 1312.6114, appendix B,
+    for any scale of the prior.
     """
     log_var_ratio = log_var - 2.0 * np.log(prior_scale)
     kl = 0.5 * ((mean / prior_scale) ** 2 + ops.exp(log_var_ratio) - 1.0 - log_var_ratio)

@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib import color_sequences, colormaps
@@ -139,6 +140,41 @@ def interpolations(images: np.ndarray, title: str, description: str) -> Figure:
     figure, axes, x, _ = draw_tiles(as_tiles(images), title, description, bottom=0.5)
     axes.set_xticks(x, [f"{way:.2g}" for way in np.linspace(0, 1, len(x))])
     axes.set_xlabel("first code (0) to second code (1)")
+    return figure
+
+
+class Column(NamedTuple):
+    """A model in `side_by_side`: codes (n, 2), prior samples (m, 2), images in [0, 1], and numbers by their names."""
+
+    name: str
+    codes: np.ndarray
+    prior_samples: np.ndarray
+    samples: np.ndarray
+    numbers: Mapping[str, str]
+
+
+def side_by_side(columns: Sequence[Column], labels: np.ndarray | None, title: str, description: str) -> Figure:
+    """Models next to one another: codes by class over prior samples, samples, numbers. labels: (n,) or None."""
+    width, side, gap = 2.1, 1.95, 0.55
+    figure = new_figure(gap + width * len(columns) + 0.6, 2 * side + 2.0, title, description)
+    for number, column in enumerate(columns):
+        left = gap + number * width
+        axes = place(figure, left, side + 1.55, side - 0.25, side - 0.25)
+        limits = view(column.codes, column.prior_samples)
+        draw_codes(axes, column.codes, labels, limits, ("", ""))
+        draw_cloud(axes, column.prior_samples[: CLOUD_POINTS // 4], "prior samples")
+        axes.tick_params(labelsize=6)
+        axes.set_title(column.name, size=TEXT_SIZE, weight="bold")
+        axes = place(figure, left, 1.3, side - 0.25, side - 0.25)
+        tiles = in_rows(as_images(column.samples), 6)
+        rows, across, height, wide = tiles.shape
+        axes.imshow(tiles.swapaxes(1, 2).reshape(rows * height, across * wide), "gray", vmin=0, vmax=1, aspect="auto")
+        axes.set(xticks=[], yticks=[])
+        for line, (name, value) in enumerate(column.numbers.items()):
+            at = {"x": left / figure.get_figwidth(), "y": (1.1 - 0.22 * line) / figure.get_figheight()}
+            figure.text(at["x"], at["y"], f"{name}", size=6.5, color="0.3")
+            right = (left + side - 0.25) / figure.get_figwidth()
+            figure.text(right, at["y"], value, size=7, ha="right")
     return figure
 
 

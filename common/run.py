@@ -11,6 +11,7 @@ import math
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -25,7 +26,7 @@ from common.data import DataError, Dataset, load_mnist
 from common.files import whole, write_json
 from common.priors import PRIORS
 from common.report import report
-from common.training import planned_epochs, train
+from common.training import StopOnInterrupt, planned_epochs, train
 
 FEWEST_TEST_IMAGES = 20  # the figures show as many
 ROOT = Path(__file__).resolve().parent.parent
@@ -194,6 +195,29 @@ def train_and_report(config, build, script: str) -> dict:
     metrics = report(model, dataset, config, outcome, folder)
     print(folder)
     return metrics
+
+
+def complete_run(script, config) -> Path:
+    """The folder of the run of `script`, a module, that `config` asks for: trained now unless it is there already.
+
+    A run that was killed or interrupted is begun anew. Raises RunError if the folder holds a run of other parameters.
+    """
+    folder = Path(config.results) / script.__name__ / config.name
+    if (folder / "metrics.json").is_file():
+        asked = dataclasses.asdict(dataclasses.replace(config, epochs=None))
+        there = dataclasses.asdict(dataclasses.replace(config_of(folder), epochs=None))
+        differing = [key for key in asked if key not in ("data", "results") and asked[key] != there[key]]
+        if differing:
+            raise RunError(f"{folder} was trained with another {flag(differing[0])}; choose another --name")
+        if json.loads((folder / "metrics.json").read_text())["stopped_by"] != StopOnInterrupt.message:
+            return folder
+    if folder.is_dir():
+        print(f"{folder} is not complete: begun anew", flush=True)
+        shutil.rmtree(folder)
+    if script.main(config)["stopped_by"] == StopOnInterrupt.message:
+        raise KeyboardInterrupt
+    keras.utils.clear_session()
+    return folder
 
 
 class TimeLeft:

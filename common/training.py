@@ -159,6 +159,7 @@ class StopOnInterrupt(keras.callbacks.Callback):
     A flag and not an exception, which could leave the model between two states.
     """
 
+    message = "it was interrupted"
     reason = None
 
     def on_train_begin(self, logs=None):
@@ -167,7 +168,7 @@ class StopOnInterrupt(keras.callbacks.Callback):
             self.earlier_handler = signal.signal(signal.SIGINT, self.interrupt)
 
     def interrupt(self, number, frame):
-        self.reason = "it was interrupted"
+        self.reason = self.message
         signal.signal(signal.SIGINT, self.earlier_handler)
 
     def on_train_batch_end(self, batch, logs=None):

@@ -20,7 +20,7 @@ from common.data import Dataset, load_mnist
 from common.evaluation.use import Classifier, nearest_images
 from common.files import write_json
 from common.measure import LikelihoodSettings, measure, measure_likelihood, measure_use, merge, test_images
-from common.model import LatentModel, to_numpy
+from common.model import to_numpy
 from common.run import PositiveCount, Range, RunError, TimeLeft, check, config_of, git_commit, load_run, main_of
 
 PAIRS_SHOWN = 20
@@ -89,8 +89,9 @@ def nearest_figure(samples: np.ndarray, dataset: Dataset, title: str):
         dataset.x_train[indices],
         ("sample", "nearest"),
         title,
-        f"Decoder's pixel means for z ~ p(z), above the nearest of {len(dataset.x_train):,} training images, at distances "
-        f"{distances.min():.1f} to {distances.max():.1f} over pixels; {np.median(held_out):.1f} is usual for test images",
+        f"Decoder's pixel means for z ~ p(z), above the nearest of {len(dataset.x_train):,} training images; Euclidean "
+        f"distance over pixels {distances.min():.1f} to {distances.max():.1f}, of test images {held_out.mean():.1f} on "
+        "average",
     )
 
 

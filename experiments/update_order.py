@@ -22,8 +22,8 @@ from common.adversarial import discriminator_loss, generator_loss
 from common.data import Dataset, binarise, load_mnist
 from common.evaluation import code
 from common.files import write_json
-from common.model import binary_cross_entropy
 from common.measure import flat, test_terms
+from common.model import binary_cross_entropy
 from common.run import PositiveCount, RunError, Seed, check, create_folder, description, main_of
 from common.training import Batches, compile_model
 

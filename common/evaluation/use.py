@@ -65,7 +65,8 @@ class Classifier:
         features = layers.Dense(FEATURES, activation="relu", kernel_initializer=seeded(random))(
             hidden_features(inputs, random)
         )
-        logits = layers.Dense(int(dataset.y_train.max()) + 1, kernel_initializer=seeded(random))(features)
+        self.labels, self.targets = np.unique(dataset.y_train, return_inverse=True)
+        logits = layers.Dense(len(self.labels), kernel_initializer=seeded(random))(features)
         self.network = keras.Model(inputs, [features, logits])
         path = Path(folder) / f"{dataset.checksum[:16]}.weights.h5"
         if path.is_file():
@@ -89,7 +90,7 @@ class Classifier:
             order = np.random.default_rng([0, epoch]).permutation(len(images))
             for index in range(updates):
                 chosen = order[index * batch : (index + 1) * batch]
-                trained.train_on_batch(images[chosen], self.dataset.y_train[chosen])
+                trained.train_on_batch(images[chosen], self.targets[chosen])
                 progress("classifier", epoch * updates + index + 1, CLASSIFIER_EPOCHS * updates)
 
     def features(self, images) -> np.ndarray:
@@ -98,7 +99,8 @@ class Classifier:
 
     def classes(self, images) -> np.ndarray:
         """The likeliest class of each image: (n,)."""
-        return np.concatenate([to_numpy(ops.argmax(self.network(batch)[1], axis=1)) for batch in in_batches(images)])
+        likeliest = [to_numpy(ops.argmax(self.network(batch)[1], axis=1)) for batch in in_batches(images)]
+        return self.labels[np.concatenate(likeliest)]
 
 
 def hidden_features(x, random: np.random.Generator):
