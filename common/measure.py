@@ -230,33 +230,41 @@ def measure_likelihood(model: LatentModel, dataset: Dataset, settings: Likelihoo
     """log p(x) of binarised test images, by importance weighting and by annealing, and Parzen's window on grey ones."""
     if not hasattr(model.prior, "log_prob"):
         keys = ("elbo_binarised_nats", "importance_weighted_bound_nats", "annealed_log_likelihood_nats")
-        found = {key: Absent(CURVE) for key in (*keys, "annealed_gap_nats")}
+        found = {key: Absent(CURVE) for key in (*keys, "annealed_gap_nats", "annealed_minus_weighted_nats")}
     else:
-        found = importance_weighted(model, dataset, settings, progress) | annealed(model, dataset, settings, progress)
+        weighted, bounds = importance_weighted(model, dataset, settings, progress)
+        found, estimates = annealed(model, dataset, settings, progress)
+        found["annealed_minus_weighted_nats"] = Absent(POINT)
+        if bounds is not None:
+            count = min(len(bounds), len(estimates))  # the same images first
+            found["annealed_minus_weighted_nats"] = mean_of(estimates[:count] - bounds[:count])
+        found |= weighted
     return flat(found | parzen(model.sample(10_000), dataset))
 
 
-def importance_weighted(model: LatentModel, dataset: Dataset, settings: LikelihoodSettings, progress) -> dict:
-    """The evidence lower bound and the bound with many samples, both on the same draws."""
+def importance_weighted(model: LatentModel, dataset: Dataset, settings: LikelihoodSettings, progress):
+    """The evidence lower bound and the bound with many samples, on the same draws; and the latter for each image."""
     images = likelihood_images(dataset, settings.weighted_images)
     proposed = proposal(model, images)
     found = {"weighted_images": len(images), "weighted_samples": settings.weighted_samples}
     keys = ("elbo_binarised_nats", "importance_weighted_bound_nats", "weighted_effective_samples")
     if proposed is None:
-        return found | {key: Absent(POINT) for key in keys}
+        return found | {key: Absent(POINT) for key in keys}, None
     log_weights = likelihood.importance_log_weights(
         likelihood.of_decoder(model.decoder), model.prior, images, *proposed, settings.weighted_samples, 0, progress
     )
-    bound = mean_of(likelihood.importance_weighted_bound(log_weights))
+    bounds = likelihood.importance_weighted_bound(log_weights)
     effective = float(np.median(likelihood.effective_sample_size(log_weights)))
     elbo = mean_of(likelihood.importance_weighted_bound(log_weights, 1))
     if model.posterior == "implicit":
         elbo = Absent(IMPLICIT)  # the bound with one draw of the proposal is none of q(z|x)
-    return found | dict(zip(keys, (elbo, bound, effective), strict=True))
+    return found | dict(zip(keys, (elbo, mean_of(bounds), effective), strict=True)), bounds
 
 
-def annealed(model: LatentModel, dataset: Dataset, settings: LikelihoodSettings, progress) -> dict:
-    """The annealed estimate on test images; on images of the model itself, the gap between the two directions."""
+def annealed(model: LatentModel, dataset: Dataset, settings: LikelihoodSettings, progress):
+    """The annealed estimate on test images and, on images of the model itself, the gap between the two directions;
+    and the estimate for each test image.
+    """
     images = likelihood_images(dataset, settings.annealed_images)
     of_decoder = likelihood.of_decoder(model.decoder)
 
@@ -281,7 +289,7 @@ def annealed(model: LatentModel, dataset: Dataset, settings: LikelihoodSettings,
         "annealed_temperatures": temperatures,
         "annealed_acceptance": forward.acceptance,
         "annealed_effective_chains": float(np.median(likelihood.effective_sample_size(forward.log_weights))),
-    }
+    }, forward.lower()
 
 
 def parzen(samples: np.ndarray, dataset: Dataset, images: int = 2000) -> dict:

@@ -143,6 +143,33 @@ def interpolations(images: np.ndarray, title: str, description: str) -> Figure:
     return figure
 
 
+def dots(panels: Mapping[str, Mapping], rows: Sequence[str], title: str, description: str) -> Figure:
+    """Estimates with standard errors, a row a name, panels side by side.
+
+    panels: name of the horizontal axis -> series -> row -> (value, standard error); a row may be missing in a series.
+    """
+    figure = new_figure(10.5, 0.42 * len(rows) + 1.6, title, description, layout="constrained")
+    all_axes = figure.subplots(1, len(panels), sharey=True)
+    series_names = [name for series in panels.values() for name in series]
+    for axes, (label, series) in zip(all_axes, panels.items(), strict=True):
+        for number, (name, points) in enumerate(series.items()):
+            at = np.array([rows.index(row) for row in points]) + 0.22 * (number - (len(series) - 1) / 2)
+            values, errors = np.array(list(points.values())).reshape(-1, 2).T
+            order = series_names.index(name)
+            style = {"color": COLOURS[order], "marker": MARKERS[order], "markersize": 5, "linestyle": "none"}
+            axes.errorbar(values, at, xerr=errors, capsize=3, label=name, **style)
+        axes.set_xlabel(label)
+        axes.grid(axis="y", color="0.9")
+        axes.set_axisbelow(True)
+        axes.tick_params(labelsize=TEXT_SIZE)
+        axes.legend(
+            loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(series), frameon=False, fontsize=SMALL_SIZE
+        )
+    all_axes[0].set_yticks(range(len(rows)), rows)
+    all_axes[0].set_ylim(len(rows) - 0.5, -0.5)
+    return figure
+
+
 class Column(NamedTuple):
     """A model in `side_by_side`: codes (n, 2), prior samples (m, 2), images in [0, 1], and numbers by their names."""
 

@@ -197,6 +197,25 @@ def train_and_report(config, build, script: str) -> dict:
     return metrics
 
 
+def claim_folder(folder: Path, script: str, config, dataset: Dataset, updates: int):
+    """A new folder with config.json, or one whose config.json asks for the same: where an experiment goes on.
+
+    Raises RunError if other parameters or data made it, or if it cannot be written.
+    """
+    about = json.loads(json.dumps(description(config, script, dataset, updates)))
+    try:
+        if (folder / "config.json").is_file():
+            there = json.loads((folder / "config.json").read_text())
+            parameters = [part["parameters"] | {"data": "", "results": "", "name": ""} for part in (there, about)]
+            if parameters[0] != parameters[1] or there["data"]["sha256"] != about["data"]["sha256"]:
+                raise RunError(f"{folder} was made with other parameters or data; choose another --name")
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "config.json", about)
+    except OSError as error:
+        raise RunError(f"cannot write to {folder} ({error.strerror}); choose another --results") from None
+
+
 def complete_run(script, config) -> Path:
     """The folder of the run of `script`, a module, that `config` asks for: trained now unless it is there already.
 

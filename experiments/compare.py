@@ -39,9 +39,9 @@ from common.run import (
     Seed,
     TimeLeft,
     check,
+    claim_folder,
     complete_run,
     config_of,
-    description,
     load_run,
     main_of,
 )
@@ -119,7 +119,7 @@ def main(config: Config = Config()) -> dict:
     name = config.name or f"latent-{config.latent_dim}{'-quick' * config.quick}"
     dataset = load_mnist(config.data)
     folder = Path(config.results) / "compare" / name
-    begin(folder, config, dataset)
+    claim_folder(folder, "compare", config, dataset, planned(config, dataset))
     classifier = Classifier(dataset, folder / "classifier", TimeLeft()) if dataset.y_test is not None else None
     settings = LikelihoodSettings(*(getattr(config, field.name) for field in dataclasses.fields(LikelihoodSettings)))
     wanted = [(model, seed) for seed in config.seeds for model in MODELS]
@@ -139,23 +139,6 @@ def main(config: Config = Config()) -> dict:
     print((folder / "table.md").read_text())
     print(folder)
     return metrics
-
-
-def begin(folder: Path, config: Config, dataset: Dataset):
-    """A new folder with config.json, or one whose config.json asks for the same. Raises RunError otherwise."""
-    updates = planned(config, dataset)
-    about = json.loads(json.dumps(description(config, "compare", dataset, updates)))
-    if (folder / "config.json").is_file():
-        there = json.loads((folder / "config.json").read_text())
-        same = [part["parameters"] | {"data": "", "results": "", "name": ""} for part in (there, about)]
-        if same[0] != same[1] or there["data"]["sha256"] != about["data"]["sha256"]:
-            raise RunError(f"{folder} holds a comparison with other parameters or data; choose another --name")
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot write to {folder} ({error.strerror}); choose another --results") from None
-    write_json(folder / "config.json", about)
 
 
 def planned(config: Config, dataset: Dataset) -> int:
@@ -256,8 +239,8 @@ def figure(folder: Path, config: Config, dataset: Dataset, metrics: dict):
         dataset.y_test,
         f"Five models on {dataset.name}, {planned(config, dataset):,} updates each, the same networks and prior",
         f"Top: {plane} of {len(dataset.x_test):,} test images by class, prior samples in black. Middle: decoder's "
-        f"pixel means for z ~ p(z). Pictures of seed {config.seeds[0]}; numbers: {seeds}. log p(x): annealed importance "
-        f"sampling of {config.annealed_images} binarised test images",
+        f"pixel means for z ~ p(z). Pictures of seed {config.seeds[0]}; numbers: {seeds}. log p(x): annealed "
+        f"importance sampling of {config.annealed_images} binarised test images",
     )
 
 

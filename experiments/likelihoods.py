@@ -1,0 +1,176 @@
+"""Do the ways to estimate log p(x) agree, and can Parzen windows rank models at all?
+
+The importance-weighted bound, annealed importance sampling with its gap, and the Parzen window of the AAE paper's
+table 1, on the same decoders: a VAE at two lengths of training, AVB and an AAE. In the Parzen column two "models" that
+need no training stand beside them: real training digits, and k-means centroids of them (Theis et al., arXiv
+1511.01844). Everything is measured on the same test images; what is there already is not made again.
+
+Run: python -m experiments.likelihoods --data mnist.npz (--help lists every flag).
+Leaves in results/likelihoods/<name>/: the runs, table.md, metrics.json, likelihoods.png and, for each decoder,
+annealing figures in the colours of experiments.evaluate.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from sklearn.cluster import KMeans
+
+import aae_gaussian
+import avb
+import vae_baseline
+from common import plots
+from common.data import Dataset, load_mnist
+from common.files import whole, write_json
+from common.measure import LikelihoodSettings, flat, measure_likelihood, parzen
+from common.run import (
+    PositiveCount,
+    Range,
+    RunError,
+    Seed,
+    TimeLeft,
+    check,
+    claim_folder,
+    complete_run,
+    load_run,
+    main_of,
+)
+from experiments.evaluate import annealing_figure
+
+COLUMNS = {  # key in metrics.json: how the table calls it, digits after the point
+    "elbo_binarised_nats": ("ELBO", 1),
+    "importance_weighted_bound_nats": ("importance-weighted bound", 1),
+    "annealed_log_likelihood_nats": ("annealed", 1),
+    "annealed_gap_nats": ("gap between its directions", 2),
+    "annealed_minus_weighted_nats": ("annealed − weighted, same images", 2),
+    "parzen_log_likelihood_nats": ("Parzen, grey digits", 0),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """What the decoders share, and what is spent on each; about ten minutes a decoder on two cores."""
+
+    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz file
+    latent_dim: PositiveCount = 8  # dimensions of z
+    hidden_units: tuple[PositiveCount, ...] = (300, 300)  # ReLU units a layer, all networks
+    updates: PositiveCount = 8250  # steps of the optimiser: 15 passes over MNIST
+    few_updates: PositiveCount = 1100  # of the VAE that is trained for less: 2 passes
+    seed: Seed = 0  # of weights, noise, order and binarisation
+    annealed_images: Annotated[int, Range(1)] = 100  # test images whose log p(x) is annealed
+    chains: Annotated[int, Range(1)] = 16  # for each of them
+    temperatures: tuple[PositiveCount, ...] = (100, 300, 1000)  # between prior and posterior; the most count
+    weighted_images: Annotated[int, Range(1)] = 1000  # test images of the importance-weighted bound
+    weighted_samples: PositiveCount = 5000  # draws for each of them
+    window_samples: Annotated[int, Range(1)] = 10_000  # digits, or centroids of them, that Parzen windows stand on
+    results: str = "results"  # the folder of all runs
+    name: str = "default"  # the folder below results/likelihoods/
+
+
+def decoders(config: Config, folder: Path) -> dict:
+    """Name: script and Config of every decoder."""
+    shared = {
+        "data": config.data,
+        "binarisation": "dynamic",
+        "hidden_units": config.hidden_units,
+        "latent_dim": config.latent_dim,
+        "seed": config.seed,
+        "results": str(folder),
+    }
+    long = shared | {"updates": config.updates, "name": f"seed-{config.seed}"}
+    short = shared | {"updates": config.few_updates, "name": f"short-seed-{config.seed}"}
+    return {
+        f"VAE, {config.few_updates:,} updates": (vae_baseline, vae_baseline.Config(**short)),
+        f"VAE, {config.updates:,} updates": (vae_baseline, vae_baseline.Config(**long)),
+        "AVB": (avb, avb.Config(**long, discriminator_units=config.hidden_units)),
+        "Gaussian AAE": (aae_gaussian, aae_gaussian.Config(**long)),
+    }
+
+
+def main(config: Config = Config()) -> dict:
+    """Train and measure what is not there yet; returns what metrics.json holds."""
+    check(config)
+    dataset = load_mnist(config.data)
+    if len(dataset.x_train) < 100:
+        raise RunError(f"{dataset.name} has {len(dataset.x_train)} training images; give a batch of 100 or more")
+    folder = Path(config.results) / "likelihoods" / config.name
+    claim_folder(folder, "likelihoods", config, dataset, config.updates)
+    metrics = json.loads((folder / "metrics.json").read_text()) if (folder / "metrics.json").is_file() else {}
+    settings = LikelihoodSettings(*(getattr(config, field.name) for field in dataclasses.fields(LikelihoodSettings)))
+    for name, (script, wanted) in decoders(config, folder).items():
+        run = complete_run(script, wanted)
+        if name not in metrics:
+            print(f"{name}: log p(x)", flush=True)
+            metrics[name] = measure_likelihood(load_run(run), dataset, settings, TimeLeft())
+            write_json(folder / "metrics.json", metrics)
+        if metrics[name].get("annealed_curve"):
+            picture = annealing_figure(metrics[name], f"{name} · {dataset.name}", dataset.name)
+            plots.save(picture, run / "annealing.png")
+    for name, images in windows(config, dataset, metrics):
+        metrics[name] = flat(parzen(images, dataset))
+        write_json(folder / "metrics.json", metrics)
+    with whole(folder / "table.md") as unfinished:
+        unfinished.write_text(table(metrics))
+    plots.save(figure(metrics, config, dataset), folder / "likelihoods.png")
+    print(table(metrics))
+    print(folder)
+    return metrics
+
+
+def windows(config: Config, dataset: Dataset, metrics: dict):
+    """Real digits and centroids of them, where they are not measured yet: pairs of name and grey images."""
+    count = min(config.window_samples, len(dataset.x_train))
+    name = f"{count:,} real training digits"
+    if name not in metrics:
+        yield name, np.random.default_rng(config.seed).permutation(dataset.x_train)[:count]
+    count = min(config.window_samples, len(dataset.x_train) // 4)
+    name = f"{count:,} k-means centroids"
+    if name not in metrics:
+        print(f"{name}: clustering", flush=True)
+        flat_images = dataset.x_train.reshape(len(dataset.x_train), -1)
+        # From random digits, a few rounds: how well they have converged is not what is asked.
+        means = KMeans(count, init="random", n_init=1, max_iter=5, random_state=config.seed).fit(flat_images)
+        yield name, means.cluster_centers_.reshape(-1, *dataset.image_shape)
+
+
+def table(metrics: dict) -> str:
+    """A row a decoder, mean ± standard error over test images, a dash where there is none."""
+    lines = [f"| | {' | '.join(title for title, _ in COLUMNS.values())} | σ |", "|---" * (len(COLUMNS) + 2) + "|"]
+    for name, found in metrics.items():
+        cells = []
+        for key, (_, digits) in COLUMNS.items():
+            value, error = found.get(key), found.get(f"{key}_standard_error")
+            cells.append("−" if value is None else f"{value:.{digits}f} ± {error:.{digits}f}".replace("-", "−"))
+        sigma = found.get("parzen_sigma")
+        lines.append(f"| {name} | {' | '.join(cells)} | {'−' if sigma is None else f'{sigma:.3f}'} |")
+    return "\n".join(lines) + "\n"
+
+
+def figure(metrics: dict, config: Config, dataset: Dataset):
+    """Estimates of log p(x) on the left, Parzen's on the right, a row a model."""
+
+    def series(key):
+        return {
+            name: (found[key], found[f"{key}_standard_error"])
+            for name, found in metrics.items()
+            if found.get(key) is not None
+        }
+
+    keys = ("elbo_binarised_nats", "importance_weighted_bound_nats", "annealed_log_likelihood_nats")
+    left = {COLUMNS[key][0]: series(key) for key in keys}
+    right = {"Parzen window": series("parzen_log_likelihood_nats")}
+    return plots.dots(
+        {"log p(x), nats per binarised image": left, "log density, nats per grey image": right},
+        list(metrics),
+        f"Three estimates of log p(x) on {dataset.name}",
+        f"Mean over test images, standard error as bar: bounds of {config.weighted_images:,} images and "
+        f"{config.weighted_samples:,} draws, annealing of {config.annealed_images} images, {config.chains} chains, "
+        f"{max(config.temperatures):,} temperatures; Parzen windows of 10,000 samples, σ chosen on validation images",
+    )
+
+
+if __name__ == "__main__":
+    main_of(main, Config)
