@@ -13,10 +13,11 @@ from keras import ops
 from common.data import Dataset, binarise
 from common.evaluation import Estimate, code, likelihood, mean_of, use
 from common.model import LatentModel, bernoulli_log_likelihood, in_batches, to_numpy
+from common.priors import GaussianPrior
 
 TRAINING_CODES = 20_000  # known to probes and to the density of the aggregated posterior
 CODES_FOR_ACTIVE_UNITS = 80_000  # over all images, in 8 to 32 draws each: fewer let noise pass for an active unit
-BANK_IMAGES, BANK_DRAWS = 200, 1000  # z ~ q(z|x) for the entropy of an implicit posterior
+BANK_IMAGES, BANK_DRAWS = 200, 1000  # z ~ q(z|x) for its entropy from nearest neighbours
 PROPOSAL_DRAWS = 100  # z ~ q(z|x) for the moments of an implicit posterior
 NEAREST_IMAGES = 1000  # whose nearest training images are sought
 
@@ -119,28 +120,39 @@ def test_terms(model: LatentModel, x_test) -> dict:
 
 
 def information(model: LatentModel, x_test, codes) -> dict:
-    """Mutual information between image and code, KL of the aggregated posterior, KL of each dimension."""
+    """What the code says of the image, and how far it is from the prior, in nats.
+
+    With q(z|x)'s density, where it has one: KL of each dimension, ELBO surgery over the N test images. From nearest
+    neighbours, for every model alike: the same quantities without the bound log N.
+    """
     log_prior = log_density(model.prior)
-    found = {"kl_per_dimension_nats": Absent({"point": POINT, "implicit": IMPLICIT}.get(model.posterior, OTHER_PRIOR))}
-    absent = Absent(CURVE if log_prior is None else POINT)
-    found |= {"mutual_information_nats": Absent(POINT), "marginal_kl_nats": absent, "kl_neighbour_nats": absent}
-    found["mutual_information_images"] = len(x_test)
+    no_density = Absent({"point": POINT, "implicit": IMPLICIT, "gaussian": OTHER_PRIOR}[model.posterior])
+    no_prior = Absent(CURVE)
+    found = {
+        "kl_per_dimension_nats": no_density,
+        "mutual_information_nats": no_density,
+        "mutual_information_images": len(x_test),
+        "marginal_kl_nats": no_density,
+        "mutual_information_neighbour_nats": no_density,
+        "kl_neighbour_nats": no_density if log_prior else no_prior,
+        "marginal_kl_neighbour_nats": no_prior,
+    }
     if model.posterior == "gaussian":
         outputs = model.outputs(x_test)
         means, log_vars = outputs["mean"], outputs["log_var"]
-        if "kl_nats" in model.divergences(
-            x_test[:1], {key: ops.convert_to_tensor(outputs[key][:1]) for key in outputs}
-        ):
+        if isinstance(model.prior, GaussianPrior):
             found["kl_per_dimension_nats"] = code.kl_per_dimension(means, log_vars, model.prior.scale)
-        at_draws = np.zeros(len(x_test)) if log_prior is None else log_prior(outputs["z"])
-        parts = code.elbo_surgery(means, log_vars, outputs["z"], at_draws)
-        found["mutual_information_nats"] = parts["mutual_information_nats"]
-        found["marginal_kl_nats"] = absent if log_prior is None else parts["marginal_kl_nats"]
-        found["kl_neighbour_nats"] = Absent("q(z|x) has a density: see kl_nats")
-    elif model.posterior == "implicit":
+        at_codes = log_prior(outputs["z"]) if log_prior else np.zeros(len(x_test))
+        parts = code.elbo_surgery(means, log_vars, outputs["z"], at_codes)
+        found |= parts if log_prior else parts | {"marginal_kl_nats": no_prior}
+    if log_prior:
+        found["marginal_kl_neighbour_nats"] = code.neighbour_kl(codes, log_prior(codes))
+    if model.posterior != "point":
         draws = bank(model, x_test[:BANK_IMAGES], BANK_DRAWS)
-        densities = () if log_prior is None else (log_prior(codes), log_prior(draws))
-        found |= code.neighbour_information(codes, draws, *densities)
+        found["mutual_information_neighbour_nats"] = code.neighbour_information(codes, draws)
+        if log_prior:
+            kls = [code.neighbour_kl(each, log_prior(each)).value for each in draws.swapaxes(0, 1)]
+            found["kl_neighbour_nats"] = mean_of(np.array(kls))
     return found
 
 

@@ -182,26 +182,32 @@ class Column(NamedTuple):
 
 def side_by_side(columns: Sequence[Column], labels: np.ndarray | None, title: str, description: str) -> Figure:
     """Models next to one another: codes by class over prior samples, samples, numbers. labels: (n,) or None."""
-    width, side, gap = 2.1, 1.95, 0.55
-    figure = new_figure(gap + width * len(columns) + 0.6, 2 * side + 2.0, title, description)
+    width, side, gap = 2.15, 1.75, 0.45
+    figure = new_figure(gap + width * len(columns) + 0.3, 2 * side + 1.85, title, description)
     for number, column in enumerate(columns):
         left = gap + number * width
-        axes = place(figure, left, side + 1.55, side - 0.25, side - 0.25)
+        axes = place(figure, left, side + 1.55, side, side)
         limits = view(column.codes, column.prior_samples)
-        draw_codes(axes, column.codes, labels, limits, ("", ""))
+        draw_codes(axes, column.codes, labels, limits, ("", ""), numbered=False)
         draw_cloud(axes, column.prior_samples[: CLOUD_POINTS // 4], "prior samples")
         axes.tick_params(labelsize=6)
         axes.set_title(column.name, size=TEXT_SIZE, weight="bold")
-        axes = place(figure, left, 1.3, side - 0.25, side - 0.25)
+        axes = place(figure, left, 1.25, side, side)
         tiles = in_rows(as_images(column.samples), 6)
         rows, across, height, wide = tiles.shape
         axes.imshow(tiles.swapaxes(1, 2).reshape(rows * height, across * wide), "gray", vmin=0, vmax=1, aspect="auto")
         axes.set(xticks=[], yticks=[])
         for line, (name, value) in enumerate(column.numbers.items()):
-            at = {"x": left / figure.get_figwidth(), "y": (1.1 - 0.22 * line) / figure.get_figheight()}
-            figure.text(at["x"], at["y"], f"{name}", size=6.5, color="0.3")
-            right = (left + side - 0.25) / figure.get_figwidth()
-            figure.text(right, at["y"], value, size=7, ha="right")
+            up = (1.05 - 0.22 * line) / figure.get_figheight()
+            figure.text(left / figure.get_figwidth(), up, name, size=SMALL_SIZE, color="0.3")
+            figure.text((left + side) / figure.get_figwidth(), up, value, size=SMALL_SIZE, ha="right")
+    if labels is not None:
+        classes = np.unique(labels)
+        style = {"linestyle": "none", "markersize": 4}
+        dots = [Line2D([], [], color=COLOURS[c % 10], marker=marker(c), label=c, **style) for c in classes]
+        dots.append(Line2D([], [], color="black", marker="o", linestyle="none", markersize=2, label="prior"))
+        place_of = {"loc": "lower right", "bbox_to_anchor": (1, (2 * side + 1.72) / figure.get_figheight())}
+        figure.legend(handles=dots, ncols=len(dots), frameon=False, fontsize=SMALL_SIZE, columnspacing=0.8, **place_of)
     return figure
 
 
@@ -340,9 +346,14 @@ def not_shown(limits: np.ndarray, clouds: Mapping[str, np.ndarray]) -> str:
 
 
 def draw_codes(
-    axes: Axes, codes: np.ndarray, labels: np.ndarray | None, limits: np.ndarray, names: Sequence[str]
+    axes: Axes,
+    codes: np.ndarray,
+    labels: np.ndarray | None,
+    limits: np.ndarray,
+    names: Sequence[str],
+    numbered: bool = True,
 ) -> None:
-    """Codes (n, 2) coloured by class, each class's number written at its median."""
+    """Codes (n, 2) coloured by class, each class's number written at its median unless not `numbered`."""
     axes.set(xlim=limits[0], ylim=limits[1], xlabel=names[0], ylabel=names[1], aspect="equal")
     axes.tick_params(labelsize=TEXT_SIZE)
     finite = np.flatnonzero(np.isfinite(codes).all(axis=1))
@@ -353,7 +364,7 @@ def draw_codes(
     for tens in np.unique(classes // 10):
         chosen = classes // 10 == tens
         axes.scatter(*codes[chosen].T, c=COLOURS[classes[chosen] % 10], marker=marker(10 * tens), **style)
-    if labels is not None and len(codes):
+    if numbered and labels is not None and len(codes):
         present = np.unique(classes)
         medians = np.stack([np.median(codes[classes == label], axis=0) for label in present])
         style = {"size": 13 if len(present) <= 10 else 9, "weight": "bold", "path_effects": HALO, "zorder": 5}

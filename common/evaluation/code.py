@@ -201,19 +201,18 @@ def neighbour_entropy(points: np.ndarray, neighbours: int = 5) -> Estimate:
     return Estimate(float(digamma(count) - digamma(neighbours) + log_volume + value), error)
 
 
-def neighbour_information(codes, draws, log_prior=None, log_prior_of_draws=None) -> dict[str, Estimate]:
-    """What `elbo_surgery` gives, without a density of q(z|x): from nearest neighbours, in nats.
+def neighbour_kl(codes: np.ndarray, log_prior: np.ndarray) -> Estimate:
+    """KL of the codes' distribution to the prior in nats, -h - E log p: (n, latent_dim), log p(z) of each (n,)."""
+    entropy, cross = neighbour_entropy(codes), mean_of(log_prior)
+    return Estimate(-entropy.value - cross.value, float(np.hypot(entropy[1], cross[1])))
+
+
+def neighbour_information(codes: np.ndarray, draws: np.ndarray) -> Estimate:
+    """Mutual information between image and code in nats, h(z) - mean h(z|x), for any q(z|x) with a density.
 
     `codes`, (n, latent_dim), are one draw for each of many images; `draws`, (draws, images, latent_dim), many for each
-    of some. Information: h(z) - mean h(z|x) of `neighbour_entropy`; no log N bounds it. With log p(z) of both, (n,)
-    and (draws, images), also the KLs to the prior, -h - E log p: of the codes together and, on average, of each image.
+    of some. An estimate for the whole distribution of images: log N does not bound it.
     """
     entropy = neighbour_entropy(codes)
-    entropies = np.array([neighbour_entropy(draws[:, image]).value for image in range(draws.shape[1])])
-    own = mean_of(entropies)
-    found = {"mutual_information_nats": Estimate(entropy.value - own.value, float(np.hypot(entropy[1], own[1])))}
-    if log_prior is not None:
-        cross = mean_of(log_prior)
-        found["marginal_kl_nats"] = Estimate(-entropy.value - cross.value, float(np.hypot(entropy[1], cross[1])))
-        found["kl_neighbour_nats"] = mean_of(-entropies - log_prior_of_draws.mean(axis=0))
-    return found
+    own = mean_of(np.array([neighbour_entropy(draws[:, image]).value for image in range(draws.shape[1])]))
+    return Estimate(entropy.value - own.value, float(np.hypot(entropy[1], own[1])))

@@ -20,7 +20,7 @@ from common.model import bernoulli_log_likelihood, even_batch_size, to_numpy
 ROWS = 2000  # codes decoded at a time, so that memory stays below 100 MiB whatever is asked for
 TARGET_ACCEPTANCE = 0.65  # of Hamiltonian proposals (Neal, arXiv 1206.1901, section 4.4)
 LEAPFROG_STEPS = 10
-PILOT_TEMPERATURES = 200  # of the run that finds the step sizes
+PILOT_TEMPERATURES = 100  # of the run that finds the step sizes
 
 
 def of_decoder(decoder):
@@ -99,7 +99,7 @@ class AnnealedImportanceSampling:
     0.65 by a pilot run of its own and then held fixed, so that the weights of the run that counts are unbiased:
     E w = p(x). All chains of all images move in one batch; the temperatures lie on a sigmoid.
 
-    Costs images * chains * temperatures * 10 passes through the decoder and back for each direction, and 200
+    Costs images * chains * temperatures * 10 passes through the decoder and back for each direction, and 100
     temperatures for the pilot. `progress(text, done, total)` is called after every move.
     """
 
