@@ -291,7 +291,7 @@ def annealed(model: LatentModel, dataset: Dataset, settings: LikelihoodSettings,
         forward = tested.forward(temperatures)
         lower, upper = simulated.forward(temperatures).lower(), simulated.reverse(temperatures, codes).upper()
         estimates = {"test": forward.lower(), "simulated_lower": lower, "simulated_upper": upper}
-        curve.append({"temperatures": temperatures} | {name: mean_of(array) for name, array in estimates.items()})
+        curve.append({"temperatures": temperatures} | {name: list(mean_of(array)) for name, array in estimates.items()})
     return {
         "annealed_log_likelihood_nats": mean_of(forward.lower()),
         "annealed_gap_nats": mean_of(upper - lower),

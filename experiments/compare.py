@@ -166,7 +166,7 @@ def made_and_evaluated(model, seed, config, folder, dataset, classifier, setting
         name=f"{prefix}seed-{seed}",
     )
     run = folder / script.__name__ / wanted.name
-    spent = json.loads(json.dumps(dataclasses.asdict(settings)))
+    spent = dataclasses.asdict(settings) | {"temperatures": list(settings.temperatures)}
     complete_run(script, wanted)
     if (json.loads((run / "metrics.json").read_text()).get("evaluation") or {}).get("likelihood") == spent:
         return True, run

@@ -65,7 +65,7 @@ def evaluate(
         parts.append(measure_likelihood(model, dataset, settings, TimeLeft()))
         if parts[-1].get("annealed_curve"):
             figures["annealing"] = annealing_figure(parts[-1], title, dataset.name)
-    spent = None if settings is None else dataclasses.asdict(settings)
+    spent = None if settings is None else dataclasses.asdict(settings) | {"temperatures": list(settings.temperatures)}
     metrics = merge(read_metrics(folder), *parts) | {"evaluation": {"git_commit": git_commit(), "likelihood": spent}}
     for name, figure in figures.items():
         plots.save(figure, folder / f"{name}.png")

@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 
 import aae_deterministic
-from common.run import RunError
-from experiments import update_order
+import avb
+import vae_baseline
+from common.evaluation import likelihood
+from common.model import LatentModel
+from common.run import RunError, complete_run, load_run
+from experiments import compare, evaluate, likelihoods, update_order
 
-if keras.backend.backend() != "tensorflow":
-    pytest.skip("the in-turn loop needs a gradient tape", allow_module_level=True)
+BACKEND = keras.backend.backend()
+on_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="the in-turn loop needs a gradient tape")
 
 SMALL = aae_deterministic.Config(hidden_units=(8,), batch_size=10, adversarial_weight=0.0, seed=3)
 
@@ -36,6 +40,7 @@ def images():
 
 
 # Adam moves a weight by at most its rate, 1e-3 (the discriminator's by 3e-3): differences of rounding lie at 1e-7.
+@on_tensorflow
 def test_in_turn_the_discriminator_sees_the_codes_of_an_encoder_that_has_stepped(images):
     """With no weight on the opponents, two steps at once with a fresh discriminator in the second are one in turn."""
     turn = weights_after(update_order.in_turn, SMALL, images)
@@ -48,6 +53,7 @@ def test_in_turn_the_discriminator_sees_the_codes_of_an_encoder_that_has_stepped
     assert distance(turn["discriminator"], first["discriminator"]) > 1e-4
 
 
+@on_tensorflow
 def test_in_turn_the_encoder_steps_once_for_each_of_its_terms(images):
     config = dataclasses.replace(SMALL, adversarial_weight=40.0)
     turn = weights_after(update_order.in_turn, config, images)
@@ -58,6 +64,7 @@ def test_in_turn_the_encoder_steps_once_for_each_of_its_terms(images):
     assert distance(turn["encoder"], start) > 1.5e-3
 
 
+@on_tensorflow
 def test_in_turn_adam_divides_the_adversarial_weight_out(images):
     """What README says of the comparison; gradients near Adam's epsilon of 1e-7 are not divided quite."""
     order = update_order.in_turn
@@ -67,6 +74,7 @@ def test_in_turn_adam_divides_the_adversarial_weight_out(images):
     assert distance(light["encoder"], heavy["encoder"]) < 2e-5
 
 
+@on_tensorflow
 def test_update_order_compares_both_for_every_seed(tmp_path):
     random = np.random.default_rng(0)
     np.savez(tmp_path / "tiny.npz", x=random.integers(0, 256, (200, 4, 3), dtype=np.uint8))
@@ -82,6 +90,7 @@ def test_update_order_compares_both_for_every_seed(tmp_path):
             assert metrics[f"{order}_sd_{key}"] == pytest.approx(np.std(seeds, ddof=1))
 
 
+@on_tensorflow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [({"epochs": 0}, "--epochs"), ({"seeds": ()}, "--seeds"), ({"seeds": (-1,)}, "--seeds"), ({}, "100 or more")],
@@ -92,3 +101,131 @@ def test_update_order_refuses_what_it_cannot_run_before_any_work(tmp_path, chang
     with pytest.raises(RunError, match=message):
         update_order.main(dataclasses.replace(config, **changes))
     assert not (tmp_path / "results").exists()
+
+
+# Evaluations, on 200 tiny images of three classes
+
+FEW = {"annealed_images": 6, "chains": 4, "temperatures": (3, 6), "weighted_images": 8, "weighted_samples": 5}
+TINY = {"hidden_units": (8,), "updates": 6, "batch_size": 20, "binarisation": "dynamic"}
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """The path of 200 images around three centres, with labels."""
+    random = np.random.default_rng(0)
+    y = np.arange(200) % 3
+    x = np.clip(random.integers(0, 256, (3, 8, 6))[y] + random.normal(0, 20, (200, 8, 6)), 0, 255)
+    path = tmp_path_factory.mktemp("data") / "digits.npz"
+    np.savez(path, x=x.astype(np.uint8), y=y)
+    return str(path)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Nothing is compiled for longer than it runs; the pilot is as short as the runs."""
+    monkeypatch.setattr(
+        LatentModel, "compile", lambda model, adam, **_: keras.Model.compile(model, adam, jit_compile=False)
+    )
+    if BACKEND == "jax":
+        monkeypatch.undo()
+    if BACKEND == "tensorflow":
+        monkeypatch.setattr(likelihood, "compiled", lambda function: function)
+    monkeypatch.setattr(likelihood, "PILOT_TEMPERATURES", 4)
+
+
+def tiny_run(script, digits, folder, **changes):
+    config = script.Config(data=digits, results=str(folder), name="run", **TINY | changes)
+    return complete_run(script, config)
+
+
+@pytest.mark.parametrize("script", [aae_deterministic, vae_baseline, avb])
+def test_evaluate_adds_every_number_to_those_of_the_run(quick, digits, tmp_path, script):
+    run = tiny_run(script, digits, tmp_path, **({"discriminator_units": (8,)} if script is avb else {}))
+    before = json.loads((run / "metrics.json").read_text())
+    metrics = evaluate.main(evaluate.Config(str(run), likelihood=True, **FEW))
+    assert metrics == json.loads((run / "metrics.json").read_text())
+    assert before.keys() < metrics.keys()
+    assert all(metrics[key] == before[key] for key in ("updates", "train_seconds", "stopped_by"))
+    assert {"nearest.png", "annealing.png"} <= {file.name for file in run.iterdir()}
+    for key in ("sample_frechet_distance", "code_mlp_accuracy", "annealed_log_likelihood_nats", "annealed_gap_nats"):
+        assert np.isfinite([metrics[key], metrics[f"{key}_standard_error"]]).all()
+    assert [point["temperatures"] for point in metrics["annealed_curve"]] == [3, 6] and metrics["annealed_images"] == 6
+    posterior = load_run(run).posterior
+    for key, exists in {
+        "elbo_binarised_nats": posterior == "gaussian",
+        "importance_weighted_bound_nats": posterior != "point",
+    }.items():
+        assert (metrics[key] is not None) == exists and (key in metrics["null_because"]) != exists
+    if posterior == "gaussian":
+        assert metrics["elbo_binarised_nats"] <= metrics["importance_weighted_bound_nats"]  # Jensen, on the same draws
+    assert (tmp_path / "classifier").is_dir()
+
+
+def test_evaluate_without_labels_says_so(quick, digits, tmp_path):
+    np.savez(tmp_path / "unlabelled.npz", x=np.load(digits)["x"])
+    run = tiny_run(vae_baseline, str(tmp_path / "unlabelled.npz"), tmp_path)
+    metrics = evaluate.main(evaluate.Config(str(run)))
+    assert metrics["sample_frechet_distance"] is None and "labels" in metrics["null_because"]["sample_frechet_distance"]
+    assert metrics["sample_nearest_distance"] > 0 and "annealed_log_likelihood_nats" not in metrics
+
+
+def test_evaluate_refuses_other_data_and_folders_that_hold_no_run(quick, digits, tmp_path):
+    with pytest.raises(RunError, match="no complete run"):
+        evaluate.main(evaluate.Config(str(tmp_path)))
+    run = tiny_run(vae_baseline, digits, tmp_path)
+    np.savez(tmp_path / "other.npz", x=np.load(digits)["x"][::-1], y=np.load(digits)["y"])
+    with pytest.raises(RunError, match="other data"):
+        evaluate.main(evaluate.Config(str(run), data=str(tmp_path / "other.npz")))
+    with pytest.raises(RunError, match="--chains"):
+        evaluate.main(evaluate.Config(str(run), chains=1))
+
+
+def test_compare_tabulates_all_models_and_goes_on_where_it_stopped(quick, digits, tmp_path, monkeypatch):
+    few = FEW | {"temperatures": (3,), "weighted_images": 4}
+    shared = {"data": digits, "latent_dim": 2, "hidden_units": (8,), "updates": 1, "results": str(tmp_path), **few}
+    config = compare.Config(seeds=(0, 1), name="both", **shared)
+    first = compare.main(config)
+    folder = tmp_path / "compare" / "both"
+    for model, numbers in first.items():
+        script, _, prefix = compare.MODELS[model]
+        runs = folder.glob(f"{script.__name__}/{prefix}seed-*/metrics.json")
+        values = [json.loads(path.read_text())["code_c2st_accuracy"] for path in runs]
+        assert numbers["code_c2st_accuracy"] == pytest.approx(np.mean(values))
+        assert numbers["code_c2st_accuracy_sd"] == pytest.approx(np.std(values, ddof=1))
+    assert first["deterministic AAE"]["importance_weighted_bound_nats"] is None
+    lines = (folder / "table.md").read_text().splitlines()
+    assert all(line.count("|") - line.count("\\|") == 8 for line in lines)
+    assert (folder / "table.csv").read_text().count("\n") == 1 + 6 * (len(lines) - 2)
+    assert (folder / "comparison.png").is_file()
+
+    monkeypatch.setattr(compare, "evaluate", None)  # nothing is left to do
+    assert compare.main(config) == first
+    with pytest.raises(RunError, match="other parameters"):
+        compare.main(dataclasses.replace(config, updates=99))
+
+
+def test_likelihoods_measures_decoders_and_windows(quick, digits, tmp_path, monkeypatch):
+    config = likelihoods.Config(
+        data=digits,
+        latent_dim=2,
+        hidden_units=(8,),
+        updates=2,
+        few_updates=1,
+        window_samples=50,
+        results=str(tmp_path),
+        **FEW,
+    )
+    metrics = likelihoods.main(config)
+    folder = tmp_path / "likelihoods" / "default"
+    assert list(metrics) == [
+        "VAE, 1 updates",
+        "VAE, 2 updates",
+        "AVB",
+        "Gaussian AAE",
+        "50 real training digits",
+        "40 k-means centroids",
+    ]
+    assert (folder / "table.md").read_text().count("\n") == 8 and (folder / "likelihoods.png").is_file()
+    monkeypatch.setattr(likelihoods, "measure_likelihood", None)
+    monkeypatch.setattr(likelihoods, "parzen", None)
+    assert likelihoods.main(config) == metrics

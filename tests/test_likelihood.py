@@ -509,6 +509,7 @@ def test_annealing_from_a_prior_with_modes():
     found = annealing(model, images, codes, many=300, progress=lambda *call: calls.append(call))
     lower, upper = found.forward.lower(), found.reverse.upper()
     assert lower.mean() == pytest.approx(found.exact.mean(), abs=0.05)
+    assert upper.mean() == pytest.approx(found.exact.mean(), abs=0.2)  # chains that start alike and rarely change mode
     assert at_most(mean_of(lower - found.exact), 0.0) and at_most(mean_of(found.exact - upper), 0.0)
     assert 0.55 < found.forward.acceptance < 0.75
     runs = {text: [call[1:] for call in calls if call[0] == text] for text, *_ in calls}

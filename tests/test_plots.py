@@ -180,9 +180,9 @@ def test_tiles_keep_their_pixels():
     np.testing.assert_array_equal(canvas, image[0].repeat(down, axis=0).repeat(across, axis=1))
 
 
-def test_reconstructions_are_above_their_originals():
+def test_the_first_of_each_pair_is_above_the_second():
     original = np.arange(4)[:, None, None] / 10 * np.ones((4, 6, 6))
-    figure = plots.reconstructions(original, original + 0.5, "t", "d", columns=2)
+    figure = plots.image_pairs(original + 0.5, original, ("reconstruction", "original"), "t", "d", columns=2)
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert names == ["reconstruction", "original"] * 2
     expected = [[0.5, 0.6], [0.0, 0.1], [0.7, 0.8], [0.2, 0.3]]

@@ -32,8 +32,8 @@ import vae_baseline
 from common import plots, run, training
 from common.data import load_mnist
 from common.evaluation.reconstruction import cross_entropy_floor, mean_image_cross_entropy
+from common.measure import test_terms as terms_on_test  # not a test
 from common.model import LatentModel
-from common.report import test_terms as terms_on_test  # not a test
 from common.run import load_run, main_of
 
 ROOT = Path(run.__file__).parent.parent
@@ -44,15 +44,32 @@ SMALL_AVB = SMALL | {"discriminator_units": (16,), "noise_units": (8,), "noise_b
 FIGURES = {"training", "samples", "reconstructions", "interpolations"}
 PLANE, SPACE = FIGURES | {"latent", "manifold"}, FIGURES | {"latent_pca", "latent_tsne"}
 AAE = ("reconstruction", "generator", "discriminator")
-CLOSED, ESTIMATED = {"kl_nats", "negative_elbo_nats"}, {"kl_estimated_nats", "negative_elbo_estimated_nats"}
-COMMON_METRICS = {
+ESTIMATED = {"kl_estimated_nats", "negative_elbo_estimated_nats"}
+SURE = {  # with a standard error each
     "test_reconstruction_nats",
+    "code_c2st_accuracy",
+    "code_mmd_imq",
+    "code_mmd_rbf",
+    "code_hole_fraction",
+}
+CLOSED = {"kl_nats", "negative_elbo_nats"}
+SURGERY = {"mutual_information_nats", "marginal_kl_nats"}
+NEIGHBOURS = {"mutual_information_neighbour_nats", "kl_neighbour_nats", "marginal_kl_neighbour_nats"}
+PROBES = {"code_knn_accuracy", "code_logistic_accuracy"}
+PLAIN = {  # without
     "code_mean_norm",
     "code_std_min",
     "code_std_max",
-    "code_c2st_accuracy",
-    "code_knn_accuracy",
+    "code_ks",
+    "code_ks_max",
+    "code_ks_critical",
+    "code_mmd_imq_p_value",
+    "code_mmd_rbf_p_value",
+    "code_participation_ratio",
     "active_units",
+    "mutual_information_images",
+    "kl_per_dimension_nats",
+    "null_because",
     "updates",
     "train_seconds",
     "samples_per_second",
@@ -71,30 +88,42 @@ class Case:
     data: str
     figures: set
     terms: tuple
+    absent: set = frozenset()  # numbers that do not exist for it
     divergences: set = frozenset()
 
 
+NO_DENSITY = CLOSED | SURGERY | {"kl_per_dimension_nats"}
+POINT = NO_DENSITY | {"mutual_information_neighbour_nats", "kl_neighbour_nats"}
+CURVE = {"kl_neighbour_nats", "marginal_kl_neighbour_nats"}
+OTHER_PRIOR = CLOSED | {"kl_per_dimension_nats"}
+
+
 CASES = {
-    "deterministic": Case(aae_deterministic, SMALL, "labelled", PLANE, AAE),
-    "gaussian": Case(aae_gaussian, SMALL | {"latent_dim": 3}, "labelled", SPACE, AAE, CLOSED),
-    "universal": Case(aae_universal, SMALL | {"prior": "swiss_roll"}, "unlabelled", PLANE, AAE),
-    "avb": Case(avb, SMALL_AVB, "flat", PLANE, ("reconstruction", "kl", "discriminator"), ESTIMATED),
-    "vae": Case(vae_baseline, SMALL | {"latent_dim": 1}, "labelled", FIGURES, ("reconstruction", "kl"), CLOSED),
+    "deterministic": Case(aae_deterministic, SMALL, "labelled", PLANE, AAE, POINT),
+    "gaussian": Case(aae_gaussian, SMALL | {"latent_dim": 3}, "labelled", SPACE, AAE),
+    "universal": Case(
+        aae_universal, SMALL | {"prior": "swiss_roll"}, "unlabelled", PLANE, AAE, NO_DENSITY | CURVE | PROBES
+    ),
+    "avb": Case(avb, SMALL_AVB, "flat", PLANE, ("reconstruction", "kl", "discriminator"), NO_DENSITY, ESTIMATED),
+    "vae": Case(vae_baseline, SMALL | {"latent_dim": 1}, "labelled", FIGURES, ("reconstruction", "kl")),
 }
 VARIANTS = {
-    "deterministic, flat space": Case(aae_deterministic, SMALL | {"latent_dim": 3}, "flat", SPACE, AAE),
-    "gaussian, mixture": Case(aae_gaussian, SMALL | {"prior": "mixture"}, "unlabelled", PLANE, AAE),
-    "universal, space": Case(aae_universal, SMALL | {"latent_dim": 4}, "unlabelled", SPACE, AAE),
+    "deterministic, flat space": Case(aae_deterministic, SMALL | {"latent_dim": 3}, "flat", SPACE, AAE, POINT),
+    "gaussian, mixture": Case(
+        aae_gaussian, SMALL | {"prior": "mixture"}, "unlabelled", PLANE, AAE, OTHER_PRIOR | PROBES
+    ),
+    "universal, space": Case(aae_universal, SMALL | {"latent_dim": 4}, "unlabelled", SPACE, AAE, NO_DENSITY | PROBES),
     "avb, no contrast": Case(
         avb,
         SMALL_AVB | {"adaptive_contrast": False},
         "unlabelled",
         PLANE,
         ("reconstruction", "kl", "discriminator"),
+        NO_DENSITY | PROBES,
         ESTIMATED,
     ),
     "vae, threshold": Case(
-        vae_baseline, SMALL | {"binarisation": "threshold"}, "labelled", PLANE, ("reconstruction", "kl"), CLOSED
+        vae_baseline, SMALL | {"binarisation": "threshold"}, "labelled", PLANE, ("reconstruction", "kl")
     ),
 }
 
@@ -249,14 +278,28 @@ def check_history(case, ended):
 def check_metrics(case, ended, path):
     metrics, dataset = ended.metrics, load_mnist(path)
     assert json.loads((ended.folder / "metrics.json").read_text()) == metrics
-    assert metrics.keys() == COMMON_METRICS | case.divergences
-    numbers = {key: value for key, value in metrics.items() if key not in ("stopped_by", "code_knn_accuracy")}
-    assert all(math.isfinite(value) for value in numbers.values())
+    with_errors = (SURE | CLOSED | SURGERY | NEIGHBOURS | PROBES | case.divergences) - case.absent
+    assert metrics.keys() == PLAIN | case.absent | with_errors | {f"{key}_standard_error" for key in with_errors}
+    assert metrics["null_because"].keys() == case.absent
+    assert all(metrics[key] is None and metrics["null_because"][key] for key in case.absent)
+    numbers = {key: value for key, value in metrics.items() if key not in case.absent | {"stopped_by", "null_because"}}
+    assert all(np.isfinite(value).all() for value in numbers.values())
+    assert all(numbers[f"{key}_standard_error"] >= 0 for key in with_errors)
     for suffix in ("nats", "estimated_nats"):
-        if f"kl_{suffix}" in metrics:
+        if metrics.get(f"kl_{suffix}") is not None:
             total = metrics["test_reconstruction_nats"] + metrics[f"kl_{suffix}"]
             assert metrics[f"negative_elbo_{suffix}"] == pytest.approx(total)
-    assert metrics.get("kl_nats", 0) >= 0
+    assert (metrics["kl_nats"] or 0) >= 0
+    if metrics["kl_per_dimension_nats"] is not None:
+        assert sum(metrics["kl_per_dimension_nats"]) == pytest.approx(metrics["kl_nats"], rel=1e-4)
+    if metrics["mutual_information_nats"] is not None:
+        assert metrics["mutual_information_nats"] <= math.log(30) + 1e-9
+    assert metrics["mutual_information_images"] == 30
+    latent_dim = case.changes.get("latent_dim", 2)
+    assert len(metrics["code_ks"]) == latent_dim and max(metrics["code_ks"]) == metrics["code_ks_max"] <= 1
+    assert 1 <= metrics["code_participation_ratio"] <= latent_dim + 1e-9
+    assert 0 <= metrics["code_hole_fraction"] <= 1
+    assert 0 < metrics["code_mmd_imq_p_value"] <= 1 and 0 < metrics["code_mmd_rbf_p_value"] <= 1
     x_test = dataset.x_test if case.changes.get("binarisation") is None else dataset.x_test >= 0.5
     assert cross_entropy_floor(x_test) < metrics["test_reconstruction_nats"] < 48 * 4
     assert 0 < metrics["code_std_min"] <= metrics["code_std_max"]
@@ -380,7 +423,7 @@ def test_a_loaded_deterministic_aae_gives_the_runs_own_numbers(finished, data):
     ended, x_test = finished("deterministic"), load_mnist(data["labelled"]).x_test
     loaded = load_run(str(ended.folder))
     assert np.array_equal(loaded.encode(x_test), ended.model.encode(x_test))
-    assert terms_on_test(loaded, x_test)["test_reconstruction_nats"] == ended.metrics["test_reconstruction_nats"]
+    assert terms_on_test(loaded, x_test)["test_reconstruction_nats"].value == ended.metrics["test_reconstruction_nats"]
     assert float(np.linalg.norm(loaded.encode(x_test).mean(axis=0))) == ended.metrics["code_mean_norm"]
 
 

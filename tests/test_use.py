@@ -121,9 +121,8 @@ def test_the_frechet_distance_of_two_gaussians_in_closed_form():
     means, deviations = np.array([[0.0, 1.0, 0.0], [0.5, 0.0, 0.0]]), np.array([[1.0, 1.0, 2.0], [1.0, 0.5, 3.0]])
     turn = np.linalg.qr(random(9).standard_normal((3, 3)))[0]  # the second's axes are not the first's
     standard = random().standard_normal((2, 50_000, 3))
-    first, second = means[0] + deviations[0] * standard[0], means[1] + deviations[1] * standard[1] @ turn
     covariances = np.diag(deviations[0] ** 2), turn.T @ np.diag(deviations[1] ** 2) @ turn
-    second = means[1] + (deviations[1] * standard[1]) @ turn
+    first, second = means[0] + deviations[0] * standard[0], means[1] + (deviations[1] * standard[1]) @ turn
     found = frechet_estimate(first, second)
     assert found.value == pytest.approx(frechet_formula(means, covariances), abs=4 * found.standard_error)
     assert found.standard_error < 0.05 < found.value / 20

@@ -127,7 +127,8 @@ def hole_fraction(bank: np.ndarray, codes: np.ndarray, prior_samples: np.ndarray
     at_codes, at_prior = (near.kneighbors(points)[0][:, -1] for points in (codes, prior_samples))
     share, error = share_of(at_prior > np.quantile(at_codes, 0.99))
     spread = (0.01 * 0.99 / len(codes)) ** 0.5
-    at_edges = [np.mean(at_prior > np.quantile(at_codes, 0.99 + shift)) for shift in (-spread, spread)]
+    edges = np.quantile(at_codes, [0.99 - spread, min(1.0, 0.99 + spread)])
+    at_edges = [np.mean(at_prior > edge) for edge in edges]
     return Estimate(share, float(np.hypot(error, 0.5 * (at_edges[0] - at_edges[1]))))
 
 
