@@ -20,6 +20,11 @@ IMAGES = RANDOM.random((7, 4, 4))
 HISTORY = {"epoch": [1, 2, 3], "loss": [9.0, 7.0, 6.0], "val_loss": [9.5, 7.5, 6.5]}
 LONG = "A Gaussian adversarial autoencoder on MNIST, adversarial weight 100, learning rate 0.0002 · " * 3
 
+CURVE = [
+    {"temperatures": count, "test": (-90, 2), "simulated_lower": (-91 - 9 / count, 2), "simulated_upper": (-90, 2)}
+    for count in (10, 100)
+]
+
 FIGURES = {
     "latent scatter": lambda title: plots.latent_scatter(CODES, LABELS, title, PRIOR, standard_log_prob),
     "prior samples": lambda title: plots.latent_scatter(CODES, None, title, PRIOR),
@@ -29,10 +34,14 @@ FIGURES = {
     "manifold": lambda title: plots.manifold(np.zeros((3, 3, 8, 8)), np.array([5, 50, 95]), title, LONG),
     "interpolations": lambda title: plots.interpolations(np.zeros((2, 3, 8, 8)), title, LONG),
     "curves": lambda title: plots.training_curves(HISTORY, title, {"loss": [(6.2, "a name"), (900.0, "far away")]}),
+    "annealing": lambda title: plots.annealing_curves(CURVE, title, LONG, "MNIST"),
+    "dots": lambda title: plots.dots(
+        {"nats": {"bound": {"a": (1, 0.1)}}, "more": {"b": {"c": (2, 1)}}}, "abc", title, LONG
+    ),
     "untrained": lambda title: plots.training_curves({"epoch": []}, title),
 }
 UNLABELLED = {"image grid", "reconstructions"}  # tiles in reading order have no axes
-ONE_AXIS = {"interpolations"}
+ONE_AXIS = {"interpolations", "dots"}
 
 
 def standard_log_prob(z):
@@ -66,6 +75,33 @@ def test_title_and_axes_are_named_and_nothing_is_cut_off(name):
     below = max(axes.get_tightbbox().y1 for axes in figure.axes)
     assert title.get_window_extent().y0 >= description.get_window_extent().y1
     assert description.get_window_extent().y0 >= below
+
+
+@pytest.mark.parametrize("labels", [LABELS, None])
+def test_models_side_by_side_have_their_names_and_numbers_and_nothing_is_cut_off(labels):
+    columns = [plots.Column(f"model {n}", CODES + n, PRIOR, IMAGES, {"log p(x)": f"−9{n}.0 ± 0.1"}) for n in range(3)]
+    figure = plots.side_by_side(columns, labels, LONG, LONG)
+    figure.draw_without_rendering()
+    drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    assert drawn.x0 >= 0 and drawn.y0 >= 0 and drawn.x1 <= width and drawn.y1 <= height
+    boxes = [text.get_window_extent() for text in figure.texts[1:]]
+    assert not any(a.overlaps(b) for number, a in enumerate(boxes) for b in boxes[:number])
+    assert [axes.get_title() for axes in figure.axes[::2]] == ["model 0", "model 1", "model 2"]
+    shown = {text.get_text() for text in figure.texts}
+    assert {"log p(x)", "−90.0 ± 0.1", "−91.0 ± 0.1", "−92.0 ± 0.1"} <= shown
+    for axes, column in zip(figure.axes[::2], columns, strict=True):
+        (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+        inside = (column.codes > (left, bottom)).all(axis=1) & (column.codes < (right, top)).all(axis=1)
+        assert inside.mean() > 0.99
+
+
+def test_the_bounds_of_both_directions_are_drawn_apart():
+    figure = plots.annealing_curves(CURVE, "t", "d", "MNIST")
+    _, right = figure.axes
+    names = [container.get_label() for container in right.containers]
+    assert names == ["reverse: above the truth", "forward: below the truth"]
+    ends = [container.lines[0].get_ydata() for container in right.containers]
+    np.testing.assert_allclose(ends, [[-90, -90], [-91.9, -91.09]])
 
 
 def test_contours_enclose_the_stated_mass_of_a_gaussian():

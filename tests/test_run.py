@@ -24,10 +24,10 @@ import aae_universal
 import avb
 import vae_baseline
 from common import run
-from common.data import DataError
+from common.data import DataError, load_mnist
 from common.files import whole, write_json
-from common.run import RunError, check, create_folder, load_run, main_of, parse
-from common.training import planned_epochs
+from common.run import RunError, check, claim_folder, complete_run, create_folder, load_run, main_of, parse
+from common.training import StopOnInterrupt, planned_epochs
 
 ROOT = Path(run.__file__).parent.parent
 SCRIPTS = [aae_deterministic, aae_gaussian, aae_universal, avb, vae_baseline]
@@ -470,3 +470,56 @@ def test_json_that_cannot_be_written_leaves_the_earlier_file(tmp_path, content):
 )
 def test_planned_epochs(changes, images, epochs):
     assert planned_epochs(aae_deterministic.Config(**changes), images) == epochs
+
+
+# Runs that an experiment asks for
+
+
+def wanted(tmp_path, data, **changes):
+    return vae_baseline.Config(
+        data=data, results=str(tmp_path), name="r", **{"hidden_units": (4,), "epochs": 0} | changes
+    )
+
+
+def test_a_complete_run_is_not_made_again_and_an_incomplete_one_is(tmp_path, data, monkeypatch, capsys):
+    trained = []
+    main = vae_baseline.main
+    monkeypatch.setattr(vae_baseline, "main", lambda config: trained.append(config.name) or main(config))
+    folder = complete_run(vae_baseline, wanted(tmp_path, data))
+    assert complete_run(vae_baseline, wanted(tmp_path, data)) == folder == tmp_path / "vae_baseline" / "r"
+    assert trained == ["r"]
+    with pytest.raises(RunError, match="--beta"):
+        complete_run(vae_baseline, wanted(tmp_path, data, beta=2.0))
+    (folder / "metrics.json").unlink()  # as if it had been killed before
+    complete_run(vae_baseline, wanted(tmp_path, data))
+    assert trained == ["r", "r"] and "begun anew" in capsys.readouterr().out
+
+
+def test_an_interrupted_run_ends_the_experiment_and_is_made_again(tmp_path, data, monkeypatch):
+    stopped = {"stopped_by": StopOnInterrupt.message}
+    monkeypatch.setattr(vae_baseline, "main", lambda config: stopped)
+    with pytest.raises(KeyboardInterrupt):
+        complete_run(vae_baseline, wanted(tmp_path, data))
+
+
+def test_a_folder_is_claimed_once_for_the_same_parameters_and_data(tmp_path, data):
+    dataset, folder = load_mnist(data), tmp_path / "claimed" / "here"
+    claim_folder(folder, "compare", wanted(tmp_path, data), dataset, 7)
+    saved = (folder / "config.json").read_text()
+    claim_folder(folder, "compare", wanted(tmp_path / "elsewhere", data), dataset, 7)
+    assert (folder / "config.json").read_text() == saved
+    with pytest.raises(RunError, match="other parameters or data"):
+        claim_folder(folder, "compare", wanted(tmp_path, data, beta=2.0), dataset, 7)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot write"):
+        claim_folder(tmp_path / "file" / "here", "compare", wanted(tmp_path, data), dataset, 7)
+
+
+def test_the_time_left_is_printed_every_ten_seconds_and_no_more(monkeypatch, capsys):
+    clock = iter(range(100))
+    monkeypatch.setattr(run.time, "perf_counter", lambda: 3.0 * next(clock))
+    progress = run.TimeLeft()
+    for done in range(1, 13):
+        progress("work", done, 12)
+    # 3 s a step; printed when more than 10 s have passed: after steps 5 (12 s) and 9 (24 s).
+    assert capsys.readouterr().out.splitlines() == ["work: 5 of 12; 21 s left", "work: 9 of 12; 9 s left"]
