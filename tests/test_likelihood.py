@@ -513,7 +513,8 @@ def test_annealing_from_a_prior_with_modes():
     assert at_most(mean_of(lower - found.exact), 0.0) and at_most(mean_of(found.exact - upper), 0.0)
     assert 0.55 < found.forward.acceptance < 0.75
     runs = {text: [call[1:] for call in calls if call[0] == text] for text, *_ in calls}
-    assert runs["annealing, step sizes"] == [(done, 201) for done in range(1, 202)]  # once, for all four runs
+    pilot = likelihood.PILOT_TEMPERATURES + 1  # once, for all four runs
+    assert runs["annealing, step sizes"] == [(done, pilot) for done in range(1, pilot + 1)]
     for name in ("forward", "reverse"):
         assert runs[f"annealing, {name}"] == [(done, total) for total in (300, 4) for done in range(1, total + 1)]
 
