@@ -88,7 +88,7 @@ QUICK = {
     "seeds": (0,),
     "updates": 800,
     "annealed_images": 20,
-    "weighted_images": 100,
+    "weighted_images": 20,
     "weighted_samples": 500,
     "temperatures": (100,),
 }
@@ -106,7 +106,7 @@ class Config:
     annealed_images: Annotated[int, Range(1)] = 100  # test images whose log p(x) is annealed
     chains: Annotated[int, Range(1)] = 8  # for each of them
     temperatures: tuple[PositiveCount, ...] = (200,)  # between prior and posterior; the most count
-    weighted_images: Annotated[int, Range(1)] = 1000  # test images of the importance-weighted bound
+    weighted_images: Annotated[int, Range(1)] = 100  # test images of the importance-weighted bound: the same ones
     weighted_samples: PositiveCount = 1000  # draws for each of them
     quick: bool = False  # a small comparison on the sample, one seed: minutes instead of hours
     results: str = "results"  # the folder of all runs
