@@ -203,9 +203,9 @@ def test_mmd_of_equal_samples_is_zero_on_average_and_its_p_values_are_uniform(ke
     assert value.mean() == pytest.approx(0.0, abs=4 * sem(value))
     for level in (0.1, 0.5):  # with 99 relabellings a p-value is at most 0.1 in exactly 1 case of 10
         assert shares_agree(np.mean(p_value <= level), level, 400)
-    # The first order is estimated from witness values that are noise here and count the second order twice more:
-    # up to sqrt 3 too large, never too small; 10 % for what 400 repeats leave open.
-    assert 0.9 < np.sqrt(np.mean(error**2)) / value.std(ddof=1) < 1.1 * 3**0.5
+    # The first order is all noise here, more than the second on some draws: 1.34 times too large over 300 repeats of
+    # another simulation, 10 % for what 400 repeats leave open, and never too small.
+    assert 0.9 < np.sqrt(np.mean(error**2)) / value.std(ddof=1) < 1.1 * 1.34
 
 
 @every_kernel

@@ -232,7 +232,7 @@ def test_the_classifier_is_trained_once(trained, monkeypatch):
     np.testing.assert_array_equal(again.features(data.x_test), classifier.features(data.x_test))
     np.testing.assert_array_equal(again.classes(data.x_test), classifier.classes(data.x_test))
     assert again.accuracy == classifier.accuracy
-    assert len(list(folder.iterdir())) == 2  # no unfinished files
+    assert len(list(folder.iterdir())) == 1  # no unfinished files
 
 
 def test_training_repeats(trained, tmp_path):
@@ -242,9 +242,20 @@ def test_training_repeats(trained, tmp_path):
     np.testing.assert_allclose(again.features(data.x_test), classifier.features(data.x_test), rtol=1e-2, atol=1e-2)
 
 
+def test_a_damaged_file_is_trained_anew_and_replaced(trained, tmp_path, capsys, monkeypatch):
+    data, folder, *_ = trained
+    (path,) = folder.iterdir()
+    copy = tmp_path / path.name
+    copy.write_bytes(path.read_bytes()[:2000])
+    Classifier(data, tmp_path)
+    assert "trained anew" in capsys.readouterr().out
+    no_training(monkeypatch)
+    assert Classifier(data, tmp_path).accuracy.value > 0.98
+
+
 def test_other_data_have_a_classifier_of_their_own(trained, monkeypatch):
     data, folder, _, _ = trained
     monkeypatch.setattr(Classifier, "train", lambda self, progress: (_ for _ in ()).throw(InterruptedError))
     with pytest.raises(InterruptedError):
         Classifier(replace(data, y_train=data.y_train[::-1].copy()), folder)
-    assert len(list(folder.iterdir())) == 2  # and nothing of one that was never trained
+    assert len(list(folder.iterdir())) == 1  # and nothing of one that was never trained
