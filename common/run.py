@@ -26,7 +26,7 @@ from common.data import DataError, Dataset, load_mnist
 from common.files import whole, write_json
 from common.priors import PRIORS
 from common.report import report
-from common.training import StopOnInterrupt, planned_epochs, train
+from common.training import StopOnInterrupt, planned_epochs, planned_updates, train
 
 FEWEST_TEST_IMAGES = 20  # the figures show as many
 ROOT = Path(__file__).resolve().parent.parent
@@ -181,7 +181,7 @@ def train_and_report(config, build, script: str) -> dict:
             f"{dataset.name} has {len(dataset.x_test)} test images; numbers and figures need {FEWEST_TEST_IMAGES}"
         )
     folder = create_folder(config.results, script, config.name)
-    updates = config.epochs * (len(dataset.x_train) // config.batch_size)
+    updates = planned_updates(config, len(dataset.x_train))
     write_json(folder / "config.json", description(config, script, dataset, updates))
 
     model = build(config, dataset.image_shape)

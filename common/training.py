@@ -46,6 +46,11 @@ def planned_epochs(config, images: int) -> int:
     return min(MOST_EPOCHS, max(1, round(config.updates / (images // config.batch_size))))
 
 
+def planned_updates(config, images: int) -> int:
+    """Steps of the optimiser that a training on `images` images makes."""
+    return planned_epochs(config, images) * (images // config.batch_size)
+
+
 def adam_per_network(model, config, updates: int | None = None) -> keras.optimizers.Optimizer:
     """Adam (arXiv 1412.6980) for each network, its rate `learning_rate` times the network's own factor.
 

@@ -45,6 +45,7 @@ from common.run import (
     load_run,
     main_of,
 )
+from common.training import planned_updates
 from experiments.evaluate import evaluate
 
 MODELS = {  # name: script, parameters of its own, beginning of the run's name
@@ -99,7 +100,7 @@ class Config:
     """What the models share; everything else is as in their scripts."""
 
     data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz file
-    latent_dim: PositiveCount = 8  # dimensions of z
+    latent_dim: Annotated[int, Range(1)] = 8  # dimensions of z
     hidden_units: tuple[PositiveCount, ...] = (300, 300)  # ReLU units a layer, all networks
     updates: PositiveCount = 8250  # steps of the optimiser: 15 passes over MNIST
     seeds: tuple[Seed, ...] = (0, 1, 2)  # of weights, noise, order and binarisation
@@ -108,7 +109,7 @@ class Config:
     temperatures: tuple[PositiveCount, ...] = (200,)  # between prior and posterior; the most count
     weighted_images: Annotated[int, Range(1)] = 100  # test images of the importance-weighted bound: the same ones
     weighted_samples: PositiveCount = 1000  # draws for each of them
-    quick: bool = False  # a small comparison on the sample, one seed: minutes instead of hours
+    quick: bool = False  # whatever is not asked for is small: the sample, one seed, 800 updates; minutes, not hours
     results: str = "results"  # the folder of all runs
     name: str = ""  # the folder below results/compare/; the size of the code, and "quick", if empty
 
@@ -117,7 +118,9 @@ def main(config: Config = Config()) -> dict:
     """Train, evaluate and tabulate what is not there yet; returns what metrics.json holds."""
     check(config)
     if config.quick:
-        config = dataclasses.replace(config, **QUICK)
+        kept = Config()
+        quick = {key: value for key, value in QUICK.items() if getattr(config, key) == getattr(kept, key)}
+        config = dataclasses.replace(config, **quick)
     name = config.name or f"latent-{config.latent_dim}{'-quick' * config.quick}"
     dataset = load_mnist(config.data)
     folder = Path(config.results) / "compare" / name
@@ -144,11 +147,11 @@ def main(config: Config = Config()) -> dict:
 
 
 def planned(config: Config, dataset: Dataset) -> int:
-    """Updates of every run: whole passes over the data, as near to `updates` as they come."""
-    batches = len(dataset.x_train) // vae_baseline.Config().batch_size
-    if not batches:
-        raise RunError(f"{dataset.name} has {len(dataset.x_train)} training images; give a batch of 100 or more")
-    return batches * max(1, round(config.updates / batches))
+    """Updates of every run: whole passes over the data, as near to `updates` as they come, 40 at most."""
+    one = vae_baseline.Config(updates=config.updates)
+    if len(dataset.x_train) < one.batch_size:
+        raise RunError(f"{dataset.name} has {len(dataset.x_train)} training images; give {one.batch_size} or more")
+    return planned_updates(one, len(dataset.x_train))
 
 
 def made_and_evaluated(model, seed, config, folder, dataset, classifier, settings) -> tuple[bool, Path]:

@@ -38,6 +38,7 @@ from common.run import (
     load_run,
     main_of,
 )
+from common.training import planned_updates
 from experiments.evaluate import annealing_figure
 
 COLUMNS = {  # key in metrics.json: how the table calls it, digits after the point
@@ -70,7 +71,7 @@ class Config:
     name: str = "default"  # the folder below results/likelihoods/
 
 
-def decoders(config: Config, folder: Path) -> dict:
+def decoders(config: Config, folder: Path, dataset: Dataset) -> dict:
     """Name: script and Config of every decoder."""
     shared = {
         "data": config.data,
@@ -82,9 +83,9 @@ def decoders(config: Config, folder: Path) -> dict:
     }
     long = shared | {"updates": config.updates, "name": f"seed-{config.seed}"}
     short = shared | {"updates": config.few_updates, "name": f"short-seed-{config.seed}"}
-    return {
-        f"VAE, {config.few_updates:,} updates": (vae_baseline, vae_baseline.Config(**short)),
-        f"VAE, {config.updates:,} updates": (vae_baseline, vae_baseline.Config(**long)),
+    vaes = [vae_baseline.Config(**parameters) for parameters in (short, long)]
+    named = {f"VAE, {planned_updates(one, len(dataset.x_train)):,} updates": (vae_baseline, one) for one in vaes}
+    return named | {
         "AVB": (avb, avb.Config(**long, discriminator_units=config.hidden_units)),
         "Gaussian AAE": (aae_gaussian, aae_gaussian.Config(**long)),
     }
@@ -94,13 +95,14 @@ def main(config: Config = Config()) -> dict:
     """Train and measure what is not there yet; returns what metrics.json holds."""
     check(config)
     dataset = load_mnist(config.data)
-    if len(dataset.x_train) < 100:
-        raise RunError(f"{dataset.name} has {len(dataset.x_train)} training images; give a batch of 100 or more")
+    batch = vae_baseline.Config().batch_size
+    if len(dataset.x_train) < batch:
+        raise RunError(f"{dataset.name} has {len(dataset.x_train)} training images; give {batch} or more")
     folder = Path(config.results) / "likelihoods" / config.name
     claim_folder(folder, "likelihoods", config, dataset, config.updates)
     metrics = json.loads((folder / "metrics.json").read_text()) if (folder / "metrics.json").is_file() else {}
     settings = LikelihoodSettings(*(getattr(config, field.name) for field in dataclasses.fields(LikelihoodSettings)))
-    for name, (script, wanted) in decoders(config, folder).items():
+    for name, (script, wanted) in decoders(config, folder, dataset).items():
         run = complete_run(script, wanted)
         if name not in metrics:
             print(f"{name}: log p(x)", flush=True)

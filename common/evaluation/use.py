@@ -80,7 +80,7 @@ class Classifier:
         self.accuracy = share_of(self.classes(dataset.x_test) == dataset.y_test)
 
     def train(self, progress):
-        trained = keras.Model(self.network.inputs, self.network.outputs[1])
+        trained = keras.Model(self.network.input, self.network.outputs[1])
         images, batch = self.dataset.x_train, min(128, len(self.dataset.x_train))
         updates = len(images) // batch
         rate = keras.optimizers.schedules.CosineDecay(2e-3, CLASSIFIER_EPOCHS * updates)
