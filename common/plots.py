@@ -214,8 +214,9 @@ def side_by_side(columns: Sequence[Column], labels: np.ndarray | None, title: st
 def annealing_curves(curve: Sequence[Mapping], title: str, description: str, test_images: str) -> Figure:
     """Annealed estimates of log p(x) in nats against the number of temperatures, with standard errors.
 
-    Each point of the curve has "temperatures" and three (value, standard error): "test", and for images of the model
-    itself "simulated_lower" and "simulated_upper", between which their true value lies.
+    Each point of the curve has "temperatures" and three pairs of value and standard error, which is that of the
+    difference from the best estimate: "test", and for images of the model itself "simulated_lower" and
+    "simulated_upper", between which their true value lies.
     """
     figure = new_figure(8.6, 4.2, title, description, layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -63,7 +63,7 @@ def evaluate(
     figures = {"nearest": nearest_figure(model.sample(PAIRS_SHOWN), dataset, title)}
     if settings:
         parts.append(measure_likelihood(model, dataset, settings, TimeLeft()))
-        if parts[-1].get("annealed_curve"):
+        if len(parts[-1].get("annealed_curve", [])) > 1:
             figures["annealing"] = annealing_figure(parts[-1], title, dataset.name)
     spent = None if settings is None else dataclasses.asdict(settings) | {"temperatures": list(settings.temperatures)}
     metrics = merge(read_metrics(folder), *parts) | {"evaluation": {"git_commit": git_commit(), "likelihood": spent}}
@@ -99,7 +99,8 @@ def annealing_figure(found: dict, title: str, images: str):
     """The estimates against the number of temperatures, on test images and, from both sides, on the model's own."""
     description = (
         f"log p(x) by annealed importance sampling, {found['annealed_chains']} chains an image, mean of "
-        f"{found['annealed_images']} binarised images with standard error"
+        f"{found['annealed_images']} binarised images; bars: standard error of the difference, image by image, from "
+        "the best, the last point on the left and the middle of the last two on the right"
     )
     return plots.annealing_curves(found["annealed_curve"], title, description, images)
 

@@ -108,7 +108,7 @@ def main(config: Config = Config()) -> dict:
             print(f"{name}: log p(x)", flush=True)
             metrics[name] = measure_likelihood(load_run(run), dataset, settings, TimeLeft())
             write_json(folder / "metrics.json", metrics)
-        if metrics[name].get("annealed_curve"):
+        if len(metrics[name].get("annealed_curve", [])) > 1:
             picture = annealing_figure(metrics[name], f"{name} · {dataset.name}", dataset.name)
             plots.save(picture, run / "annealing.png")
     for name, images in windows(config, dataset, metrics):
