@@ -1,0 +1,68 @@
+"""common/measure.py: what becomes of estimates, of numbers that do not exist, and which images are measured."""
+
+import json
+
+import numpy as np
+import pytest
+
+from common.data import Dataset
+from common.evaluation import Estimate
+from common.evaluation.code import Discrepancy
+from common.measure import Absent, flat, likelihood_images, merge, parzen
+
+
+def test_estimates_have_twins_and_what_does_not_exist_a_reason():
+    found = flat(
+        {
+            "a": Estimate(1.5, 0.1),
+            "b": Absent("there is none"),
+            "c": Discrepancy(0.2, 0.3, 0.4),
+            "d": np.array([1.0, 2.0]),
+            "e": 7,
+            "f": float("nan"),
+            "g": Estimate(float("-inf"), float("inf")),
+        }
+    )
+    reasons = found.pop("null_because")
+    assert found == {
+        "a": 1.5,
+        "a_standard_error": 0.1,
+        "b": None,
+        "c": 0.2,
+        "c_standard_error": 0.3,
+        "c_p_value": 0.4,
+        "d": [1.0, 2.0],
+        "e": 7,
+        "f": None,
+        "g": None,
+        "g_standard_error": None,
+    }
+    assert reasons.keys() == {"b", "f", "g", "g_standard_error"} and reasons["b"] == "there is none"
+    json.dumps(found, allow_nan=False)
+
+
+def test_later_numbers_replace_earlier_ones_and_their_reasons():
+    first = flat({"a": Absent("not yet"), "b": 1, "c": Absent("never")})
+    second = flat({"a": 2, "b": Absent("lost")})
+    assert merge(first, second) == {"a": 2, "b": None, "c": None, "null_because": {"b": "lost", "c": "never"}}
+    assert merge({"old": 3}, second)["old"] == 3
+
+
+def digits(count=60, seed=0):
+    images = np.random.default_rng(seed).random((3 * count, 4, 3), dtype="float32")
+    return Dataset(images[:count], None, images[count : 2 * count], None, images[2 * count :], None, "digits")
+
+
+def test_every_likelihood_is_of_the_same_binary_images():
+    dataset = digits()
+    few, more = likelihood_images(dataset, 5), likelihood_images(dataset, 20)
+    np.testing.assert_array_equal(few, more[:5])
+    assert set(np.unique(more)) == {0.0, 1.0} and more.shape == (20, 4, 3)
+
+
+def test_a_window_estimate_without_a_best_width_is_null_with_the_reason():
+    dataset = digits()
+    found = flat(parzen(dataset.x_val, dataset))  # windows on the validation images themselves
+    assert found["parzen_log_likelihood_nats"] is None and "edge" in found["null_because"]["parzen_sigma"]
+    other = flat(parzen(dataset.x_train, dataset))
+    assert other["parzen_log_likelihood_nats"] == pytest.approx(0, abs=50) and other["parzen_sigma"] > 0.05
