@@ -4,7 +4,7 @@ Keys are flat and carry the unit; a number that came with an error has a twin, `
 does not exist for a model, its value is None and `null_because` says why.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
@@ -145,17 +145,18 @@ def information(model: LatentModel, x_test, codes) -> dict:
         at_codes = log_prior(outputs["z"]) if log_prior else np.zeros(len(x_test))
         parts = code.elbo_surgery(means, log_vars, outputs["z"], at_codes)
         found |= parts if log_prior else parts | {"marginal_kl_nats": no_prior}
+    entropy = code.neighbour_entropy(codes)
     if log_prior:
-        found["marginal_kl_neighbour_nats"] = code.neighbour_kl(codes, log_prior(codes))
+        found["marginal_kl_neighbour_nats"] = code.neighbour_kl(entropy, log_prior(codes))
     if model.posterior != "point":
         spread = x_test[:: max(1, len(x_test) // BANK_IMAGES)][
             :BANK_IMAGES
         ]  # the first test digits of MNIST are the easiest
         draws = bank(model, spread, BANK_DRAWS)
-        found["mutual_information_neighbour_nats"] = code.neighbour_information(codes, draws)
+        entropies = np.array([code.neighbour_entropy(each).value for each in draws.swapaxes(0, 1)])
+        found["mutual_information_neighbour_nats"] = code.neighbour_information(entropy, entropies)
         if log_prior:
-            kls = [code.neighbour_kl(each, log_prior(each)).value for each in draws.swapaxes(0, 1)]
-            found["kl_neighbour_nats"] = mean_of(np.array(kls))
+            found["kl_neighbour_nats"] = mean_of(-entropies - log_prior(draws).mean(axis=0))
     return found
 
 
@@ -222,6 +223,15 @@ class LikelihoodSettings:
     temperatures: tuple[int, ...]
     weighted_images: int
     weighted_samples: int
+
+    @classmethod
+    def of(cls, config) -> "LikelihoodSettings":
+        """Those of an experiment's Config, which has fields of the same names."""
+        return cls(*(getattr(config, field.name) for field in fields(cls)))
+
+    def as_json(self) -> dict:
+        """As metrics.json keeps it."""
+        return asdict(self) | {"temperatures": list(self.temperatures)}
 
 
 def likelihood_images(dataset: Dataset, count: int) -> np.ndarray:

@@ -126,7 +126,7 @@ def main(config: Config = Config()) -> dict:
     folder = Path(config.results) / "compare" / name
     claim_folder(folder, "compare", config, dataset, planned(config, dataset))
     classifier = Classifier(dataset, folder / "classifier", TimeLeft()) if dataset.y_test is not None else None
-    settings = LikelihoodSettings(*(getattr(config, field.name) for field in dataclasses.fields(LikelihoodSettings)))
+    settings = LikelihoodSettings.of(config)
     wanted = [(model, seed) for seed in config.seeds for model in MODELS]
     found: dict[str, list[dict]] = {model: [] for model in MODELS}
     start, made = time.perf_counter(), 0
@@ -147,7 +147,7 @@ def main(config: Config = Config()) -> dict:
 
 
 def planned(config: Config, dataset: Dataset) -> int:
-    """Updates of every run: whole passes over the data, as near to `updates` as they come, 40 at most."""
+    """Updates of every run: as many whole passes over the data, 40 at most, as `updates` take."""
     one = vae_baseline.Config(updates=config.updates)
     if len(dataset.x_train) < one.batch_size:
         raise RunError(f"{dataset.name} has {len(dataset.x_train)} training images; give {one.batch_size} or more")
@@ -169,9 +169,8 @@ def made_and_evaluated(model, seed, config, folder, dataset, classifier, setting
         name=f"{prefix}seed-{seed}",
     )
     run = folder / script.__name__ / wanted.name
-    spent = dataclasses.asdict(settings) | {"temperatures": list(settings.temperatures)}
     complete_run(script, wanted)
-    if (json.loads((run / "metrics.json").read_text()).get("evaluation") or {}).get("likelihood") == spent:
+    if json.loads((run / "metrics.json").read_text()).get("evaluation", {}).get("likelihood") == settings.as_json():
         return True, run
     evaluate(run, dataset, classifier, settings)
     return False, run

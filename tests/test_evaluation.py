@@ -487,14 +487,17 @@ def gaussian_channel(noise, dimensions=2):
 @pytest.mark.parametrize("noise", [0.2, 1.0, 3.0])
 def test_neighbours_find_the_information_of_a_gaussian_channel_and_its_divergences(noise):
     codes, draws = gaussian_channel(noise)
-    information = neighbour_information(codes, draws)
+    entropy = neighbour_entropy(codes)
+    entropies = [neighbour_entropy(each) for each in draws.swapaxes(0, 1)]
+    information = neighbour_information(entropy, np.array([each.value for each in entropies]))
     # 0.05: the bias of 400 draws an image, 0.03 for a Gaussian in two dimensions
     assert information.value == pytest.approx(np.log(1 + 1 / noise**2), abs=4 * information.standard_error + 0.05)
     assert information.standard_error < 0.02
-    together = neighbour_kl(codes, norm.logpdf(codes).sum(axis=1))
+    together = neighbour_kl(entropy, norm.logpdf(codes).sum(axis=1))
     assert together.value == pytest.approx(noise**2 - np.log(1 + noise**2), abs=4 * together.standard_error + 0.02)
     assert together.standard_error < 0.1  # at noise 3, where log p(z) has a deviation of 10
-    own = mean_of([neighbour_kl(each, norm.logpdf(each).sum(axis=1)).value for each in draws.swapaxes(0, 1)])
+    log_prior = norm.logpdf(draws).sum(axis=2).T  # (images, draws)
+    own = mean_of([neighbour_kl(*each).value for each in zip(entropies, log_prior, strict=True)])
     assert own.value == pytest.approx(noise**2 - 2 * np.log(noise), abs=4 * own.standard_error + 0.05)
     assert own.standard_error < 0.1  # |x|^2 / 2 over 300 images alone gives 0.06
 
@@ -502,18 +505,21 @@ def test_neighbours_find_the_information_of_a_gaussian_channel_and_its_divergenc
 def test_errors_of_neighbour_estimates_are_those_of_both_terms():
     codes, draws = gaussian_channel(1.0)
     codes, draws, log_prior = codes[:500], draws[:, :40], random().standard_normal(500)
-    entropy, own = neighbour_entropy(codes), sem([neighbour_entropy(draws[:, image]).value for image in range(40)])
-    expected = (entropy.standard_error**2 + np.array([own, sem(log_prior)]) ** 2) ** 0.5
-    found = neighbour_information(codes, draws), neighbour_kl(codes, log_prior)
+    entropy, entropies = neighbour_entropy(codes), [neighbour_entropy(draws[:, image]).value for image in range(40)]
+    expected = (entropy.standard_error**2 + np.array([sem(entropies), sem(log_prior)]) ** 2) ** 0.5
+    found = neighbour_information(entropy, entropies), neighbour_kl(entropy, log_prior)
     assert [estimate.standard_error for estimate in found] == pytest.approx(expected)
 
 
 @property_test
 @given(st.floats(0.1, 10), st.floats(-5, 5), seeds)
 def test_neighbour_information_has_no_unit(factor, shift, seed):
-    codes, draws = random(seed).standard_normal((60, 2)), random(seed + 1).standard_normal((20, 10, 2))
-    found = neighbour_information(codes, draws)
-    assert neighbour_information(factor * codes + shift, factor * draws + shift) == pytest.approx(found, abs=1e-6)
+    def information(codes, draws):
+        return neighbour_information(neighbour_entropy(codes), [neighbour_entropy(each).value for each in draws])
+
+    codes, draws = random(seed).standard_normal((60, 2)), random(seed + 1).standard_normal((10, 20, 2))
+    found = information(codes, draws)
+    assert information(factor * codes + shift, factor * draws + shift) == pytest.approx(found, abs=1e-6)
 
 
 # Reference lines for the reconstruction

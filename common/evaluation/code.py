@@ -15,6 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from common.evaluation import Estimate, mean_of, share_of
+from common.model import gaussian_kl, to_numpy
 
 IMQ_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # of the kernel, summed (Tolstikhin et al.'s own code)
 ROWS = 500  # of an (n, n) matrix held at a time
@@ -164,8 +165,8 @@ def kl_per_dimension(means: np.ndarray, log_vars: np.ndarray, prior_scale: float
 
     Their sum is the KL of a diagonal Gaussian q(z|x).
     """
-    means, log_ratios = means / prior_scale, log_vars - 2.0 * np.log(prior_scale)
-    return 0.5 * (means**2 + np.exp(log_ratios) - 1.0 - log_ratios).mean(axis=0, dtype="float64")
+    each = to_numpy(gaussian_kl(means.reshape(-1, 1), log_vars.reshape(-1, 1), prior_scale))
+    return each.reshape(means.shape).mean(axis=0, dtype="float64")
 
 
 def elbo_surgery(means, log_vars, codes, log_prior) -> dict[str, Estimate]:
@@ -214,18 +215,17 @@ def neighbour_entropy(points: np.ndarray, neighbours: int = 5) -> Estimate:
     return Estimate(float(digamma(count) - digamma(neighbours) + log_volume + value), error)
 
 
-def neighbour_kl(codes: np.ndarray, log_prior: np.ndarray) -> Estimate:
-    """KL of the codes' distribution to the prior in nats, -h - E log p: (n, latent_dim), log p(z) of each (n,)."""
-    entropy, cross = neighbour_entropy(codes), mean_of(log_prior)
-    return Estimate(-entropy.value - cross.value, float(np.hypot(entropy[1], cross[1])))
+def neighbour_kl(entropy: Estimate, log_prior: np.ndarray) -> Estimate:
+    """KL to the prior in nats, -h - E log p: `neighbour_entropy` of some codes, and log p(z) of each, (n,)."""
+    cross = mean_of(log_prior)
+    return Estimate(-entropy.value - cross.value, float(np.hypot(entropy.standard_error, cross.standard_error)))
 
 
-def neighbour_information(codes: np.ndarray, draws: np.ndarray) -> Estimate:
+def neighbour_information(entropy: Estimate, entropies: np.ndarray) -> Estimate:
     """Mutual information between image and code in nats, h(z) - mean h(z|x), for any q(z|x) with a density.
 
-    `codes`, (n, latent_dim), are one draw for each of many images; `draws`, (draws, images, latent_dim), many for each
-    of some. An estimate for the whole distribution of images: log N does not bound it.
+    From `neighbour_entropy` of one draw for each of many images, and of many draws for each of some, (images,). An
+    estimate for the whole distribution of images: log N does not bound it.
     """
-    entropy = neighbour_entropy(codes)
-    own = mean_of(np.array([neighbour_entropy(draws[:, image]).value for image in range(draws.shape[1])]))
-    return Estimate(entropy.value - own.value, float(np.hypot(entropy[1], own[1])))
+    own = mean_of(entropies)
+    return Estimate(entropy.value - own.value, float(np.hypot(entropy.standard_error, own.standard_error)))

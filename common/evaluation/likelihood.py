@@ -126,7 +126,7 @@ class AnnealedImportanceSampling:
         """Sum of |beta_t - beta_t-1| log p(x|z) along chains that move at every temperature between the two ends."""
         z = ops.convert_to_tensor(codes, "float32")
         state = (z, *self.start(self.rows, z))
-        log_steps = self.log_steps  # before the clock of this run starts
+        log_steps = self.log_steps  # of the pilot, which runs now if it has not
         log_weights, accepted = np.zeros(len(self.rows)), []
         for t in range(1, len(betas)):
             log_weights += abs(betas[t] - betas[t - 1]) * to_numpy(state[1]).astype("float64")
