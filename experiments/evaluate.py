@@ -6,7 +6,6 @@ the training images nearest to them; and, with --likelihood, `annealing.png`, th
 number of temperatures. A classifier of the run's data is trained on the first use and kept in results/classifier/.
 """
 
-import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ PAIRS_SHOWN = 20
 
 @dataclass(frozen=True)
 class Config:
-    """What is spent on log p(x); the defaults take about ten minutes on two cores with 300 units a layer."""
+    """The run, and what is spent on log p(x)."""
 
     run: tyro.conf.Positional[str]  # the folder of a run, results/<script>/<name>
     likelihood: bool = False  # log p(x) too: importance weighting, annealed importance sampling, Parzen windows
@@ -65,11 +64,12 @@ def evaluate(
         parts.append(measure_likelihood(model, dataset, settings, TimeLeft()))
         if len(parts[-1].get("annealed_curve", [])) > 1:
             figures["annealing"] = annealing_figure(parts[-1], title, dataset.name)
-    spent = None if settings is None else dataclasses.asdict(settings) | {"temperatures": list(settings.temperatures)}
-    metrics = merge(read_metrics(folder), *parts) | {"evaluation": {"git_commit": git_commit(), "likelihood": spent}}
+    there, commit = read_metrics(folder), git_commit()
+    spent = {"likelihood": settings.as_json(), "likelihood_git_commit": commit} if settings else {}
+    metrics = merge(there, *parts) | {"evaluation": there.get("evaluation", {}) | {"git_commit": commit} | spent}
+    write_json(folder / "metrics.json", metrics)
     for name, figure in figures.items():
         plots.save(figure, folder / f"{name}.png")
-    write_json(folder / "metrics.json", metrics)
     return metrics
 
 
@@ -108,16 +108,15 @@ def annealing_figure(found: dict, title: str, images: str):
 def main(config: Config) -> dict:
     """Evaluate the run; returns what its metrics.json then holds."""
     check(config)
-    folder = Path(config.run)
+    folder = Path(config.run).resolve()
     load_run(folder)  # refuses what is no complete run before any work
     read_metrics(folder)
     dataset = run_data(folder, config.data)
     classifier = (
         Classifier(dataset, folder.parents[1] / "classifier", TimeLeft()) if dataset.y_test is not None else None
     )
-    settings = LikelihoodSettings(*(getattr(config, field.name) for field in dataclasses.fields(LikelihoodSettings)))
-    metrics = evaluate(folder, dataset, classifier, settings if config.likelihood else None)
-    print(folder / "metrics.json")
+    metrics = evaluate(folder, dataset, classifier, LikelihoodSettings.of(config) if config.likelihood else None)
+    print(Path(config.run) / "metrics.json")
     return metrics
 
 
