@@ -222,7 +222,7 @@ def annealing_curves(curve: Sequence[Mapping], title: str, description: str, tes
     left, right = figure.subplots(1, 2)
     temperatures = [point["temperatures"] for point in curve]
     for axes, names in (
-        (left, {"test": f"forward, test images of {test_images}"}),
+        (left, {"test": "forward"}),
         (right, {"simulated_upper": "reverse: above the truth", "simulated_lower": "forward: below the truth"}),
     ):
         for key, label in names.items():
@@ -232,8 +232,8 @@ def annealing_curves(curve: Sequence[Mapping], title: str, description: str, tes
         axes.set(xscale="log", xlabel="temperatures between prior and posterior", ylabel="log p(x), nats per image")
         axes.set_xticks(temperatures, [f"{number:,}" for number in temperatures], minor=False)
         axes.minorticks_off()
-        axes.legend(loc="best", frameon=False, fontsize=TEXT_SIZE)
-    left.set_title("test images", size=TEXT_SIZE)
+    right.legend(loc="best", frameon=False, fontsize=TEXT_SIZE)
+    left.set_title(f"test images of {test_images}, forward", size=TEXT_SIZE)
     right.set_title("images drawn from the model itself", size=TEXT_SIZE)
     return figure
 

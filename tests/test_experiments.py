@@ -161,6 +161,17 @@ def test_evaluate_adds_every_number_to_those_of_the_run(quick, digits, tmp_path,
         assert metrics["elbo_binarised_nats"] <= metrics["importance_weighted_bound_nats"]  # Jensen, on the same draws
     assert (tmp_path / "classifier").is_dir()
 
+    again = evaluate.main(evaluate.Config(str(run)))  # without log p(x): what was known of it stays, and how
+    assert again["annealed_log_likelihood_nats"] == metrics["annealed_log_likelihood_nats"]
+    assert again["evaluation"] == metrics["evaluation"]
+    assert again["evaluation"]["likelihood"] == FEW | {"temperatures": [3, 6]}
+
+
+def test_evaluate_takes_a_folder_by_a_name_without_parents(quick, digits, tmp_path, monkeypatch):
+    run = tiny_run(vae_baseline, digits, tmp_path)
+    monkeypatch.chdir(run.parent)
+    assert evaluate.main(evaluate.Config(run.name))["sample_nearest_distance"] > 0
+
 
 def test_evaluate_without_labels_says_so(quick, digits, tmp_path):
     np.savez(tmp_path / "unlabelled.npz", x=np.load(digits)["x"])
@@ -228,6 +239,11 @@ def test_likelihoods_measures_decoders_and_windows(quick, digits, tmp_path, monk
         "50 real training digits",
         "40 k-means centroids",
     ]
+    for found in list(metrics.values())[:4]:
+        parts = "importance_weighted_bound_nats", "annealed_minus_weighted_nats"
+        assert found["carried_log_likelihood_nats"] == pytest.approx(sum(found[part] for part in parts))
+        errors = [found[f"{part}_standard_error"] for part in parts]
+        assert found["carried_log_likelihood_nats_standard_error"] == pytest.approx(np.linalg.norm(errors))
     assert (folder / "table.md").read_text().count("\n") == 8 and (folder / "likelihoods.png").is_file()
     monkeypatch.setattr(likelihoods, "measure_likelihood", None)
     monkeypatch.setattr(likelihoods, "parzen", None)

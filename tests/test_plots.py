@@ -100,6 +100,9 @@ def test_the_bounds_of_both_directions_are_drawn_apart():
     _, right = figure.axes
     names = [container.get_label() for container in right.containers]
     assert names == ["reverse: above the truth", "forward: below the truth"]
+    figure.draw_without_rendering()
+    legend, inside = right.get_legend().get_window_extent(), right.get_window_extent()
+    assert inside.x0 <= legend.x0 and legend.x1 <= inside.x1
     ends = [container.lines[0].get_ydata() for container in right.containers]
     np.testing.assert_allclose(ends, [[-90, -90], [-91.9, -91.09]])
 
