@@ -179,8 +179,9 @@ def figure(metrics: dict, config: Config, dataset: Dataset):
         list(metrics),
         f"Three estimates of log p(x) on {dataset.name}",
         f"Mean over test images, standard error as bar. Left: {config.weighted_images:,} images, "
-        f"{config.weighted_samples:,} draws; {config.annealed_images} of the images annealed with {config.chains} chains "
-        f"and {max(config.temperatures):,} temperatures, the difference carried to all. Right: windows on 10,000 samples, σ chosen on validation images",
+        f"{config.weighted_samples:,} draws; {config.annealed_images} of the images annealed, {config.chains} chains, "
+        f"{max(config.temperatures):,} temperatures, the difference carried to all. Right: windows on 10,000 samples, "
+        "σ chosen on validation images",
     )
 
 

@@ -151,6 +151,7 @@ def test_evaluate_adds_every_number_to_those_of_the_run(quick, digits, tmp_path,
     for key in ("sample_frechet_distance", "code_mlp_accuracy", "annealed_log_likelihood_nats", "annealed_gap_nats"):
         assert np.isfinite([metrics[key], metrics[f"{key}_standard_error"]]).all()
     assert [point["temperatures"] for point in metrics["annealed_curve"]] == [3, 6] and metrics["annealed_images"] == 6
+    assert metrics["annealed_curve"][-1]["test"] == [metrics["annealed_log_likelihood_nats"], 0.0]  # the best itself
     posterior = load_run(run).posterior
     for key, exists in {
         "elbo_binarised_nats": posterior == "gaussian",
@@ -207,6 +208,7 @@ def test_compare_tabulates_models_and_goes_on_where_it_stopped(quick, digits, tm
         assert numbers["code_c2st_accuracy"] == pytest.approx(np.mean(values))
         assert numbers["code_c2st_accuracy_sd"] == pytest.approx(np.std(values, ddof=1))
     assert first["deterministic AAE"]["importance_weighted_bound_nats"] is None
+    assert all(np.isfinite(numbers["annealed_log_likelihood_nats"]) for numbers in first.values())
     lines = (folder / "table.md").read_text().splitlines()
     assert all(line.count("|") - line.count("\\|") == 5 for line in lines)
     assert (folder / "table.csv").read_text().count("\n") == 1 + 3 * (len(lines) - 2)
