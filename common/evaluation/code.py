@@ -4,6 +4,7 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
+from keras import ops
 from scipy.linalg import solve_triangular
 from scipy.spatial.distance import pdist
 from scipy.special import digamma, gammaln, logsumexp
@@ -165,7 +166,8 @@ def kl_per_dimension(means: np.ndarray, log_vars: np.ndarray, prior_scale: float
 
     Their sum is the KL of a diagonal Gaussian q(z|x).
     """
-    each = to_numpy(gaussian_kl(means.reshape(-1, 1), log_vars.reshape(-1, 1), prior_scale))
+    columns = (ops.convert_to_tensor(array.reshape(-1, 1)) for array in (means, log_vars))
+    each = to_numpy(gaussian_kl(*columns, prior_scale))
     return each.reshape(means.shape).mean(axis=0, dtype="float64")
 
 
