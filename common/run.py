@@ -216,8 +216,8 @@ def claim_folder(folder: Path, script: str, config, dataset: Dataset, updates: i
         raise RunError(f"cannot write to {folder} ({error.strerror}); choose another --results") from None
 
 
-def complete_run(script, config) -> Path:
-    """The folder of the run of `script`, a module, that `config` asks for: trained now unless it is there already.
+def complete_run(script, config) -> tuple[Path, bool]:
+    """The folder of the run of `script`, a module, that `config` asks for, and whether it had to be trained for it.
 
     A run that was killed or interrupted is begun anew. Raises RunError if the folder holds a run of other parameters.
     """
@@ -229,14 +229,14 @@ def complete_run(script, config) -> Path:
         if differing:
             raise RunError(f"{folder} was trained with another {flag(differing[0])}; choose another --name")
         if json.loads((folder / "metrics.json").read_text())["stopped_by"] != StopOnInterrupt.message:
-            return folder
+            return folder, False
     if folder.is_dir():
         print(f"{folder} is not complete: begun anew", flush=True)
         shutil.rmtree(folder)
     if script.main(config)["stopped_by"] == StopOnInterrupt.message:
         raise KeyboardInterrupt
     keras.utils.clear_session()
-    return folder
+    return folder, True
 
 
 class TimeLeft:

@@ -168,11 +168,10 @@ def made_and_evaluated(model, seed, config, folder, dataset, classifier, setting
         results=str(folder),
         name=f"{prefix}seed-{seed}",
     )
-    run = folder / script.__name__ / wanted.name
-    complete_run(script, wanted)
+    run, trained = complete_run(script, wanted)
     if json.loads((run / "metrics.json").read_text()).get("evaluation", {}).get("likelihood") == settings.as_json():
         return True, run
-    evaluate(run, dataset, classifier, settings)
+    evaluate(run, dataset, classifier, settings, measured=trained)
     return False, run
 
 

@@ -49,14 +49,23 @@ def run_data(folder: Path, path: str = "") -> Dataset:
 
 
 def evaluate(
-    folder: Path, dataset: Dataset, classifier: Classifier | None, settings: LikelihoodSettings | None
+    folder: Path,
+    dataset: Dataset,
+    classifier: Classifier | None,
+    settings: LikelihoodSettings | None,
+    measured: bool = False,
 ) -> dict:
-    """All numbers of the run in `folder`, written into its metrics.json with the figures beside it."""
+    """All numbers of the run in `folder`, written into its metrics.json with the figures beside it.
+
+    Those of the script's end are measured again, unless that has `measured` them just now.
+    """
     model, config = load_run(folder), config_of(folder)
-    x_test = test_images(dataset, config)
-    codes = model.encode(x_test)
-    prior_samples = to_numpy(model.prior.sample(len(codes), model.seed_generator))
-    parts = [measure(model, dataset, config, x_test, codes, prior_samples)]
+    parts = []
+    if not measured:
+        x_test = test_images(dataset, config)
+        codes = model.encode(x_test)
+        prior_samples = to_numpy(model.prior.sample(len(codes), model.seed_generator))
+        parts.append(measure(model, dataset, config, x_test, codes, prior_samples))
     parts.append(measure_use(model, dataset, config, classifier))
     title = f"{model.title} · {dataset.name} · run {folder.name}"
     figures = {"nearest": nearest_figure(model.sample(PAIRS_SHOWN), dataset, title)}

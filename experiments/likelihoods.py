@@ -101,7 +101,7 @@ def main(config: Config = Config()) -> dict:
     metrics = json.loads((folder / "metrics.json").read_text()) if (folder / "metrics.json").is_file() else {}
     settings = LikelihoodSettings.of(config)
     for name, (script, wanted) in decoders(config, folder, dataset).items():
-        run = complete_run(script, wanted)
+        run, _ = complete_run(script, wanted)
         if name not in metrics:
             print(f"{name}: log p(x)", flush=True)
             metrics[name] = carried(measure_likelihood(load_run(run), dataset, settings, TimeLeft()))

@@ -485,13 +485,14 @@ def test_a_complete_run_is_not_made_again_and_an_incomplete_one_is(tmp_path, dat
     trained = []
     main = vae_baseline.main
     monkeypatch.setattr(vae_baseline, "main", lambda config: trained.append(config.name) or main(config))
-    folder = complete_run(vae_baseline, wanted(tmp_path, data))
-    assert complete_run(vae_baseline, wanted(tmp_path, data)) == folder == tmp_path / "vae_baseline" / "r"
+    folder, now = complete_run(vae_baseline, wanted(tmp_path, data))
+    assert now and folder == tmp_path / "vae_baseline" / "r"
+    assert complete_run(vae_baseline, wanted(tmp_path, data)) == (folder, False)
     assert trained == ["r"]
     with pytest.raises(RunError, match="--beta"):
         complete_run(vae_baseline, wanted(tmp_path, data, beta=2.0))
     (folder / "metrics.json").unlink()  # as if it had been killed before
-    complete_run(vae_baseline, wanted(tmp_path, data))
+    assert complete_run(vae_baseline, wanted(tmp_path, data)) == (folder, True)
     assert trained == ["r", "r"] and "begun anew" in capsys.readouterr().out
 
 
