@@ -62,9 +62,9 @@ class DeterministicAAE(LatentModel):
         super().__init__(**kwargs)
         self.adversarial_weight = adversarial_weight
 
-    def call(self, x, training=False):
+    def infer(self, x):
         z = self.encoder(x)  # (batch, latent_dim)
-        return {"z": z, "logits": self.decoder(z)}
+        return {"z": z}
 
     def objective(self, x, outputs):
         z = outputs["z"]

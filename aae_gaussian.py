@@ -62,10 +62,10 @@ class GaussianAAE(LatentModel):
         super().__init__(**kwargs)
         self.adversarial_weight = adversarial_weight
 
-    def call(self, x, training=False):
+    def infer(self, x):
         mean, log_var = ops.split(self.encoder(x), 2, axis=-1)  # (batch, latent_dim) each
         z = mean + ops.exp(0.5 * log_var) * self.noise(ops.shape(mean))
-        return {"z": z, "logits": self.decoder(z), "mean": mean, "log_var": log_var}
+        return {"z": z, "mean": mean, "log_var": log_var}
 
     def objective(self, x, outputs):
         z = outputs["z"]

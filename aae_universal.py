@@ -65,10 +65,10 @@ class UniversalAAE(LatentModel):
         self.adversarial_weight = adversarial_weight
         self.noise_dim, self.noise_scale = noise_dim, noise_scale
 
-    def call(self, x, training=False):
+    def infer(self, x):
         eta = self.noise_scale * self.noise((ops.shape(x)[0], self.noise_dim))  # (batch, noise_dim)
         z = self.encoder([x, eta])  # (batch, latent_dim)
-        return {"z": z, "logits": self.decoder(z)}
+        return {"z": z}
 
     def objective(self, x, outputs):
         z = outputs["z"]

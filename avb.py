@@ -70,14 +70,14 @@ class AVB(LatentModel):
         self.adaptive_contrast = adaptive_contrast
         self.noise_basis, self.noise_dim = noise_basis, noise_dim
 
-    def call(self, x, training=False):
+    def infer(self, x):
         eps = self.noise((ops.shape(x)[0], self.noise_basis, self.noise_dim))
         z0, a, v = self.encoder([x, eps])  # (batch, latent_dim), twice (batch, noise_basis, latent_dim)
         z = z0 + ops.sum(a * v, axis=1)
         # The v_i do not depend on x, so the batch holds as many draws of them for every image.
         mean = z0 + ops.sum(a * ops.mean(v, axis=0), axis=1)
         variance = ops.sum(ops.square(a) * ops.var(v, axis=0), axis=1)
-        return {"z": z, "logits": self.decoder(z), "mean": mean, "variance": variance}
+        return {"z": z, "mean": mean, "variance": variance}
 
     def objective(self, x, outputs):
         z_hat, log_ratio = self.contrast(outputs)

@@ -138,12 +138,12 @@ def information(model: LatentModel, x_test, codes) -> dict:
         "marginal_kl_neighbour_nats": no_prior,
     }
     if model.posterior == "gaussian":
-        outputs = model.outputs(x_test)
-        means, log_vars = outputs["mean"], outputs["log_var"]
+        inferred = model.inferred(x_test)
+        means, log_vars = inferred["mean"], inferred["log_var"]
         if isinstance(model.prior, GaussianPrior):
             found["kl_per_dimension_nats"] = code.kl_per_dimension(means, log_vars, model.prior.scale)
-        at_codes = log_prior(outputs["z"]) if log_prior else np.zeros(len(x_test))
-        parts = code.elbo_surgery(means, log_vars, outputs["z"], at_codes)
+        at_codes = log_prior(inferred["z"]) if log_prior else np.zeros(len(x_test))
+        parts = code.elbo_surgery(means, log_vars, inferred["z"], at_codes)
         found |= parts if log_prior else parts | {"marginal_kl_nats": no_prior}
     entropy = code.neighbour_entropy(codes)
     if log_prior:
@@ -243,8 +243,8 @@ def likelihood_images(dataset: Dataset, count: int) -> np.ndarray:
 def proposal(model: LatentModel, images) -> tuple[np.ndarray, np.ndarray] | None:
     """Means and deviations of a Gaussian to draw codes from, two (n, latent_dim): q(z|x)'s own, or those of a bank."""
     if model.posterior == "gaussian":
-        outputs = model.outputs(images)
-        return outputs["mean"], np.exp(0.5 * outputs["log_var"])
+        inferred = model.inferred(images)
+        return inferred["mean"], np.exp(0.5 * inferred["log_var"])
     if model.posterior == "implicit":
         draws = bank(model, images, PROPOSAL_DRAWS)
         return draws.mean(axis=0), np.maximum(draws.std(axis=0), 1e-3 * model.prior.scale)

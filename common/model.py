@@ -35,11 +35,12 @@ class LatentModel(keras.Model):
     """An encoder, a decoder and, where two players meet, a discriminator, trained by `model.fit(images)`.
 
     A subclass has a `title` for figures, names its `terms`, says what its `posterior` q(z|x) is ("gaussian", with
-    "mean" and "log_var" among the outputs, "point", or "implicit": no known density), and defines two methods:
-    `call(x)` -> dict with at least "z", (batch, latent_dim), and "logits", (batch, *image_shape);
+    "mean" and "log_var" among what it infers, "point", or "implicit": no known density), and defines two methods:
+    `infer(x)` -> dict with at least "z", a draw from q(z|x), (batch, latent_dim);
     `objective(x, outputs)` -> dict of scalars in nats per image, one for each of `terms`, whose sum is the
-    loss. Every player's gradient is selected inside its term (`common.adversarial`), so that one backward
-    pass gives each network its own gradient and one step moves them all.
+    loss; `outputs` is that dict with "logits" of p(x|z), (batch, *image_shape). Every player's gradient is
+    selected inside its term (`common.adversarial`), so that one backward pass gives each network its own
+    gradient and one step moves them all.
     """
 
     title: str
@@ -69,6 +70,13 @@ class LatentModel(keras.Model):
         """As many draws from the prior as `z` has rows: (batch, latent_dim)."""
         return self.prior.sample(ops.shape(z)[0], self.seed_generator)
 
+    def infer(self, x) -> dict:
+        raise NotImplementedError
+
+    def call(self, x, training=False):
+        inferred = self.infer(x)
+        return inferred | {"logits": self.decoder(inferred["z"])}
+
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         terms = self.objective(x, y_pred)
         for mean in self.term_means:
@@ -82,14 +90,14 @@ class LatentModel(keras.Model):
         """
         return {}
 
-    def outputs(self, images) -> dict[str, np.ndarray]:
-        """`call` on any number of images, as NumPy arrays: {"z": (n, latent_dim), "logits": ..., ...}."""
-        batches = [self(batch) for batch in in_batches(images)]
+    def inferred(self, images) -> dict[str, np.ndarray]:
+        """`infer` on any number of images, as NumPy arrays: {"z": (n, latent_dim), ...}."""
+        batches = [self.infer(batch) for batch in in_batches(images)]
         return {key: np.concatenate([to_numpy(batch[key]) for batch in batches]) for key in batches[0]}
 
     def encode(self, images) -> np.ndarray:
         """One draw z ~ q(z|x) for each image: (n, *image_shape) -> (n, latent_dim)."""
-        return self.outputs(images)["z"]
+        return self.inferred(images)["z"]
 
     def decode(self, codes) -> np.ndarray:
         """Pixel means of p(x|z), in [0, 1]: (n, latent_dim) -> (n, *image_shape)."""
