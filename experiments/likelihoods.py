@@ -59,8 +59,8 @@ class Config:
     updates: PositiveCount = 8250  # steps of the optimiser: 15 passes over MNIST
     few_updates: PositiveCount = 1100  # of the VAE that is trained for less: 2 passes
     seed: Seed = 0  # of weights, noise, order and binarisation
-    annealed_images: Annotated[int, Range(1)] = 100  # test images whose log p(x) is annealed
-    chains: Annotated[int, Range(1)] = 16  # for each of them
+    annealed_images: Annotated[int, Range(1)] = 50  # test images whose log p(x) is annealed
+    chains: Annotated[int, Range(1)] = 8  # for each of them
     temperatures: tuple[PositiveCount, ...] = (100, 300, 1000)  # between prior and posterior; the most count
     weighted_images: Annotated[int, Range(1)] = 1000  # test images of the importance-weighted bound
     weighted_samples: PositiveCount = 5000  # draws for each of them
