@@ -70,9 +70,6 @@ class LatentModel(keras.Model):
         """As many draws from the prior as `z` has rows: (batch, latent_dim)."""
         return self.prior.sample(ops.shape(z)[0], self.seed_generator)
 
-    def infer(self, x) -> dict:
-        raise NotImplementedError
-
     def call(self, x, training=False):
         inferred = self.infer(x)
         return inferred | {"logits": self.decoder(inferred["z"])}
