@@ -25,6 +25,7 @@ POINT = "q(z|x) is a point: it has no density"
 IMPLICIT = "q(z|x) has no known density"
 CURVE = "the prior is a curve: it has no density"
 OTHER_PRIOR = "no closed form for this prior"
+COINCIDE = "draws of some q(z|x) coincide: single precision cannot tell how narrow it is"
 NO_LABELS = "the data have no labels"
 
 
@@ -154,9 +155,12 @@ def information(model: LatentModel, x_test, codes) -> dict:
         ]  # the first test digits of MNIST are the easiest
         draws = bank(model, spread, BANK_DRAWS)
         entropies = np.array([code.neighbour_entropy(each).value for each in draws.swapaxes(0, 1)])
-        found["mutual_information_neighbour_nats"] = code.neighbour_information(entropy, entropies)
+        known = np.isfinite(entropies).all()
+        mutual = code.neighbour_information(entropy, entropies) if known else Absent(COINCIDE)
+        found["mutual_information_neighbour_nats"] = mutual
         if log_prior:
-            found["kl_neighbour_nats"] = mean_of(-entropies - log_prior(draws).mean(axis=0))
+            kl = mean_of(-entropies - log_prior(draws).mean(axis=0)) if known else Absent(COINCIDE)
+            found["kl_neighbour_nats"] = kl
     return found
 
 

@@ -10,6 +10,7 @@ import pytest
 import aae_deterministic
 import avb
 import vae_baseline
+from common import measure, report
 from common.evaluation import likelihood
 from common.files import write_json
 from common.model import LatentModel
@@ -123,12 +124,14 @@ def digits(tmp_path_factory):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Nothing is compiled for longer than it runs; the pilot is as short as the runs."""
-    monkeypatch.setattr(
-        LatentModel, "compile", lambda model, adam, **_: keras.Model.compile(model, adam, jit_compile=False)
-    )
-    if BACKEND == "jax":
-        monkeypatch.undo()
+    """Nothing is compiled for longer than it runs; pilots are as short as the runs, which leave no pictures."""
+    for figures in ("code_figures", "image_figures"):
+        monkeypatch.setattr(report, figures, lambda *_: {})
+    monkeypatch.setattr(measure, "BANK_DRAWS", 20)
+    if BACKEND != "jax":  # which only compiled takes less than minutes
+        monkeypatch.setattr(
+            LatentModel, "compile", lambda model, adam, **_: keras.Model.compile(model, adam, jit_compile=False)
+        )
     if BACKEND == "tensorflow":
         monkeypatch.setattr(likelihood, "compiled", lambda function: function)
     monkeypatch.setattr(likelihood, "PILOT_TEMPERATURES", 4)
