@@ -18,7 +18,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
-from matplotlib.textpath import TextPath
+from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from common.files import whole
@@ -300,8 +300,8 @@ def lines_height(text: str, size: float) -> float:
 
 def wrapped(text: str, size: float, weight: str, width: float) -> str:
     """`text` in as many lines as it needs to fit `width` inches."""
-    font = FontProperties(weight=weight)
-    length = TextPath((0, 0), text or " ", size, prop=font).get_extents().width / 72
+    font = FontProperties(weight=weight, size=size)
+    length = text_to_path.get_text_width_height_descent(text or " ", font, ismath=False)[0] / 72
     characters = int(0.93 * width / max(length, 1e-9) * len(text))  # lines differ a little from the average
     return textwrap.fill(text, max(characters, 1))
 
