@@ -19,6 +19,7 @@ TRAINING_CODES = 20_000  # known to probes and to the density of the aggregated 
 CODES_FOR_ACTIVE_UNITS = 80_000  # over all images, in 8 to 32 draws each: fewer let noise pass for an active unit
 BANK_IMAGES, BANK_DRAWS = 200, 1000  # z ~ q(z|x) for its entropy from nearest neighbours
 PROPOSAL_DRAWS = 100  # z ~ q(z|x) for the moments of an implicit posterior
+WINDOWS, WINDOW_IMAGES = 10_000, 2_000  # samples that Parzen windows stand on; images measured, and those for sigma
 NEAREST_IMAGES = 1000  # whose nearest training images are sought
 
 POINT = "q(z|x) is a point: it has no density"
@@ -268,7 +269,7 @@ def measure_likelihood(model: LatentModel, dataset: Dataset, settings: Likelihoo
             count = min(len(bounds), len(estimates))  # the same images first
             found["annealed_minus_weighted_nats"] = mean_of(estimates[:count] - bounds[:count])
         found |= weighted
-    return flat(found | parzen(model.sample(10_000), dataset))
+    return flat(found | parzen(model.sample(WINDOWS), dataset))
 
 
 def importance_weighted(model: LatentModel, dataset: Dataset, settings: LikelihoodSettings, progress):
@@ -329,10 +330,10 @@ def annealed(model: LatentModel, dataset: Dataset, settings: LikelihoodSettings,
     }, forward.lower()
 
 
-def parzen(samples: np.ndarray, dataset: Dataset, images: int = 2000) -> dict:
+def parzen(samples: np.ndarray, dataset: Dataset) -> dict:
     """Parzen's log-likelihood of grey test images from samples, (m, *image_shape), sigma chosen on validation."""
     random = np.random.default_rng(3)
-    validation, test = (random.permutation(split)[:images] for split in (dataset.x_val, dataset.x_test))
+    validation, test = (random.permutation(split)[:WINDOW_IMAGES] for split in (dataset.x_val, dataset.x_test))
     try:
         sigma = likelihood.parzen_sigma(samples, validation)
     except ValueError as error:

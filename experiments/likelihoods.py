@@ -23,7 +23,7 @@ import vae_baseline
 from common import plots
 from common.data import Dataset, load_mnist
 from common.files import whole, write_json
-from common.measure import LikelihoodSettings, flat, measure_likelihood, parzen
+from common.measure import WINDOW_IMAGES, WINDOWS, LikelihoodSettings, flat, measure_likelihood, parzen
 from common.run import (
     PositiveCount,
     Range,
@@ -180,8 +180,9 @@ def figure(metrics: dict, config: Config, dataset: Dataset):
         f"Three estimates of log p(x) on {dataset.name}",
         f"Mean over test images, standard error as bar. Left: {config.weighted_images:,} images, "
         f"{config.weighted_samples:,} draws; {config.annealed_images} of the images annealed, {config.chains} chains, "
-        f"{max(config.temperatures):,} temperatures, the difference carried to all. Right: windows on 10,000 samples, "
-        "σ chosen on validation images",
+        f"{max(config.temperatures):,} temperatures, the difference carried to all. "
+        f"Right: {min(WINDOW_IMAGES, len(dataset.x_test)):,} images, windows on {WINDOWS:,} samples of each decoder, "
+        "on digits, or on centroids; σ chosen on validation images",
     )
 
 
