@@ -151,9 +151,8 @@ def information(model: LatentModel, x_test, codes) -> dict:
     if log_prior:
         found["marginal_kl_neighbour_nats"] = code.neighbour_kl(entropy, log_prior(codes))
     if model.posterior != "point":
-        spread = x_test[:: max(1, len(x_test) // BANK_IMAGES)][
-            :BANK_IMAGES
-        ]  # the first test digits of MNIST are the easiest
+        # Spread over all of them: the first test digits of MNIST are the easiest.
+        spread = x_test[:: max(1, len(x_test) // BANK_IMAGES)][:BANK_IMAGES]
         draws = bank(model, spread, BANK_DRAWS)
         entropies = np.array([code.neighbour_entropy(each).value for each in draws.swapaxes(0, 1)])
         known = np.isfinite(entropies).all()

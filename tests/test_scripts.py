@@ -464,6 +464,7 @@ def test_weights_that_overflow_at_the_last_update_are_not_kept(quick, place, dat
 
 def interrupting(monkeypatch, update: int, times: int):
     """Ctrl-C is pressed so many times while this update ends."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what runs in the background ignore it
     end_of_batch = training.Progress.on_train_batch_end
 
     def press(progress, batch, logs=None):

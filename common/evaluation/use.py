@@ -108,9 +108,8 @@ def hidden_features(x, random: np.random.Generator):
         return layers.Dense(256, activation="relu", kernel_initializer=seeded(random))(x)
     x = layers.Reshape((*x.shape[1:], 1))(x)
     for filters in (16, 32):
-        x = layers.Conv2D(filters, 5, strides=2, padding="same", activation="relu", kernel_initializer=seeded(random))(
-            x
-        )
+        kernel = seeded(random)
+        x = layers.Conv2D(filters, 5, strides=2, padding="same", activation="relu", kernel_initializer=kernel)(x)
     return layers.Flatten()(x)
 
 
@@ -134,12 +133,11 @@ def frechet_estimate(first: np.ndarray, second: np.ndarray, resamples: int = 20,
     Right for sets that differ; between equal ones it is too large by a factor of up to 2.
     """
     random = np.random.default_rng(seed)
-    found = [
-        frechet_distance(
-            *(features[random.integers(len(features), size=len(features))] for features in (first, second))
-        )
-        for _ in range(resamples)
-    ]
+
+    def resampled(features):
+        return features[random.integers(len(features), size=len(features))]
+
+    found = [frechet_distance(resampled(first), resampled(second)) for _ in range(resamples)]
     return Estimate(frechet_distance(first, second), float(np.std(found, ddof=1)))
 
 
