@@ -70,7 +70,7 @@ def test_a_window_estimate_without_a_best_width_is_null_with_the_reason():
     assert other["parzen_log_likelihood_nats"] == pytest.approx(0, abs=50) and other["parzen_sigma"] > 0.05
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize(("log_var", "known"), [(-8.0, True), (-60.0, False)])
 def test_a_code_too_narrow_for_single_precision_has_no_neighbour_estimate(log_var, known, monkeypatch):
     """e^-30 beside means near 1 is rounded away: all draws coincide. The closed form knows better."""
