@@ -84,6 +84,6 @@ def test_a_code_too_narrow_for_single_precision_has_no_neighbour_estimate(log_va
     for key in ("kl_neighbour_nats", "mutual_information_neighbour_nats"):
         assert (found[key] is not None) == known
         assert known or "narrow" in found["null_because"][key]
-    if known:  # the logarithms of 60 x 50 distances leave an error of 0.02; six seeds were off by 0.03 at most
-        assert found["kl_neighbour_nats"] == pytest.approx(sum(found["kl_per_dimension_nats"]), abs=0.1)
+    if known:  # from 50 draws in 2-D 0.08 too high, with a spread of 0.16 an image (2,000 simulated), 0.02 over 60
+        assert found["kl_neighbour_nats"] == pytest.approx(sum(found["kl_per_dimension_nats"]), abs=0.08 + 4 * 0.02)
     assert np.isfinite(found["marginal_kl_neighbour_nats"])
