@@ -180,17 +180,21 @@ class Column(NamedTuple):
     numbers: Mapping[str, str]
 
 
-def side_by_side(columns: Sequence[Column], labels: np.ndarray | None, title: str, description: str) -> Figure:
+def side_by_side(
+    columns: Sequence[Column], labels: np.ndarray | None, axis_names: Sequence[str], title: str, description: str
+) -> Figure:
     """Models next to one another: codes by class over prior samples, samples, numbers. labels: (n,) or None."""
-    width, side, gap = 2.15, 1.75, 0.45
-    figure = new_figure(gap + width * len(columns) + 0.3, 2 * side + 1.85, title, description)
+    width, side, gap = 2.15, 1.75, 0.6
+    figure = new_figure(gap + width * len(columns) + 0.3, 2 * side + 2.0, title, description)
     for number, column in enumerate(columns):
         left = gap + number * width
-        axes = place(figure, left, side + 1.55, side, side)
+        axes = place(figure, left, side + 1.7, side, side)
         limits = view(column.codes, column.prior_samples)
-        draw_codes(axes, column.codes, labels, limits, ("", ""), numbered=False)
+        draw_codes(axes, column.codes, labels, limits, (axis_names[0], "" if number else axis_names[1]), numbered=False)
         draw_cloud(axes, column.prior_samples[: CLOUD_POINTS // 4], "prior samples")
         axes.tick_params(labelsize=6)
+        axes.xaxis.label.set_size(SMALL_SIZE)
+        axes.yaxis.label.set_size(SMALL_SIZE)
         axes.set_title(column.name, size=TEXT_SIZE, weight="bold")
         axes = place(figure, left, 1.25, side, side)
         tiles = in_rows(as_images(column.samples), 6)
@@ -206,7 +210,7 @@ def side_by_side(columns: Sequence[Column], labels: np.ndarray | None, title: st
         style = {"linestyle": "none", "markersize": 4}
         dots = [Line2D([], [], color=COLOURS[c % 10], marker=marker(c), label=c, **style) for c in classes]
         dots.append(Line2D([], [], color="black", marker="o", linestyle="none", markersize=2, label="prior"))
-        place_of = {"loc": "lower right", "bbox_to_anchor": (1, (2 * side + 1.72) / figure.get_figheight())}
+        place_of = {"loc": "lower right", "bbox_to_anchor": (1, (2 * side + 1.87) / figure.get_figheight())}
         figure.legend(handles=dots, ncols=len(dots), frameon=False, fontsize=SMALL_SIZE, columnspacing=0.8, **place_of)
     return figure
 

@@ -216,7 +216,7 @@ def write_tables(folder: Path, metrics: dict):
 
 
 def figure(folder: Path, config: Config, dataset: Dataset, metrics: dict):
-    """A column a model: codes of test images, samples, and the numbers that say most, all of the first seed."""
+    """A column a model: codes of test images and samples of the first seed, and the numbers that say most, of all."""
     columns = []
     for model, (script, _, prefix) in MODELS.items():
         run = folder / script.__name__ / f"{prefix}seed-{config.seeds[0]}"
@@ -234,16 +234,16 @@ def figure(folder: Path, config: Config, dataset: Dataset, metrics: dict):
             "Fréchet distance": cell(metrics[model], "sample_frechet_distance"),
         }
         columns.append(plots.Column(model, codes, prior, trained.sample(36), numbers))
-    dimensions = f"{config.latent_dim}-D codes"
-    plane = dimensions if config.latent_dim == 2 else f"{dimensions} in the plane of their largest variance,"
+    axis_names = ("first principal component", "second principal component") if config.latent_dim > 2 else ("z₁", "z₂")
     seeds = f"mean ± standard deviation of {len(config.seeds)} seeds" if len(config.seeds) > 1 else "one seed"
     return plots.side_by_side(
         columns,
         dataset.y_test,
+        axis_names,
         f"The five models on {dataset.name}, {planned(config, dataset):,} updates each, the same networks and prior",
-        f"Top: {plane} of {len(dataset.x_test):,} test images by class, prior samples in black. Middle: decoder's "
-        f"pixel means for z ~ p(z). Pictures of seed {config.seeds[0]}; numbers: {seeds}. log p(x): annealed "
-        f"importance sampling of {config.annealed_images} binarised test images",
+        f"Top: {config.latent_dim}-D codes of {len(dataset.x_test):,} test images by class, prior samples in "
+        f"black. Middle: decoder's pixel means for z ~ p(z). Pictures of seed {config.seeds[0]}; numbers: {seeds}. "
+        f"log p(x): annealed importance sampling of {config.annealed_images} binarised test images",
     )
 
 

@@ -80,13 +80,18 @@ def test_title_and_axes_are_named_and_nothing_is_cut_off(name):
 @pytest.mark.parametrize("labels", [LABELS, None])
 def test_models_side_by_side_have_their_names_and_numbers_and_nothing_is_cut_off(labels):
     columns = [plots.Column(f"model {n}", CODES + n, PRIOR, IMAGES, {"log p(x)": f"−9{n}.0 ± 0.1"}) for n in range(3)]
-    figure = plots.side_by_side(columns, labels, LONG, LONG)
+    figure = plots.side_by_side(
+        columns, labels, ("first principal component", "second principal component"), LONG, LONG
+    )
     figure.draw_without_rendering()
     drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
     assert drawn.x0 >= 0 and drawn.y0 >= 0 and drawn.x1 <= width and drawn.y1 <= height
     boxes = [text.get_window_extent() for text in figure.texts[1:]]
     assert not any(a.overlaps(b) for number, a in enumerate(boxes) for b in boxes[:number])
     assert [axes.get_title() for axes in figure.axes[::2]] == ["model 0", "model 1", "model 2"]
+    for scatter, samples in zip(figure.axes[::2], figure.axes[1::2], strict=True):
+        label = scatter.xaxis.label.get_window_extent()
+        assert label.y0 > samples.get_window_extent().y1 and label.width < scatter.get_window_extent().width
     shown = {text.get_text() for text in figure.texts}
     assert {"log p(x)", "−90.0 ± 0.1", "−91.0 ± 0.1", "−92.0 ± 0.1"} <= shown
     for axes, column in zip(figure.axes[::2], columns, strict=True):
