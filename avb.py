@@ -80,10 +80,13 @@ class AVB(LatentModel):
         return {"z": z, "mean": mean, "variance": variance}
 
     def objective(self, x, outputs):
+        return {"reconstruction": binary_cross_entropy(x, outputs["logits"])} | self.adversarial_terms(x, outputs)
+
+    def adversarial_terms(self, x, outputs):
+        """What T has to do with: the KL that encoder and, through it, nobody else pays, and T's own loss."""
         z_hat, log_ratio = self.contrast(outputs)
         opposite = self.noise(ops.shape(z_hat)) if self.adaptive_contrast else self.prior_like(z_hat)
         return {
-            "reconstruction": binary_cross_entropy(x, outputs["logits"]),
             "kl": ops.mean(self.log_odds(frozen(self.discriminator), x, z_hat) + log_ratio),
             "discriminator": discriminator_loss(
                 self.log_odds(self.discriminator, x, ops.stop_gradient(z_hat)),

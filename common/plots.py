@@ -12,15 +12,18 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib import color_sequences, colormaps
+from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
+from matplotlib.patches import Circle, Patch
 from matplotlib.patheffects import withStroke
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+from common.evaluation.plane import Plane
 from common.files import whole
 
 DPI = 128  # a power of two: whole pixels remain whole when they pass through inches
@@ -42,6 +45,12 @@ def save(figure: Figure, path: str | Path) -> None:
     """Write a PNG under `path` all at once or not at all, whatever interrupts it."""
     with whole(path) as unfinished:
         figure.savefig(unfinished, dpi=DPI, format="png")
+
+
+def save_animation(animation: FuncAnimation, path: str | Path, frames_a_second: int = 12) -> None:
+    """Write a GIF under `path` all at once or not at all."""
+    with whole(path) as unfinished:
+        animation.save(unfinished, writer=PillowWriter(frames_a_second), dpi=DPI // 2)
 
 
 def latent_scatter(
@@ -168,6 +177,135 @@ def dots(panels: Mapping[str, Mapping], rows: Sequence[str], title: str, descrip
     all_axes[0].set_yticks(range(len(rows)), rows)
     all_axes[0].set_ylim(len(rows) - 0.5, -0.5)
     return figure
+
+
+class Curve(NamedTuple):
+    """A series in `bands`: x (n,), a row of values for each seed (seeds, n), and how the line is drawn."""
+
+    x: np.ndarray
+    values: np.ndarray
+    line: str = "solid"
+
+
+def bands(
+    panels: Mapping[str, Mapping[str, Curve]],
+    x_label: str,
+    title: str,
+    description: str,
+    references: Mapping[str, Sequence[tuple[float, str]]] | None = None,
+    scales: tuple[str, str] = ("linear", "linear"),
+) -> Figure:
+    """Mean over seeds as a line and their range as a band, panels side by side.
+
+    panels: name of the vertical axis -> series -> curve; a series keeps its colour through all panels, and what
+    stands behind a colon shares that of what stands before. references: panel -> (value, name), ..., drawn as
+    horizontal lines. scales: of the two axes, as matplotlib calls them. The axes leave out what lies beyond the
+    values of the last three quarters.
+    """
+    figure = new_figure(4.6 * len(panels) + 0.6, 3.9, title, description, layout="constrained")
+    names = list(dict.fromkeys(name.split(":")[0] for series in panels.values() for name in series))
+    all_axes = np.atleast_1d(figure.subplots(1, len(panels)))
+    for axes, (label, series) in zip(all_axes, panels.items(), strict=True):
+        late = []
+        for name, curve in series.items():
+            number = names.index(name.split(":")[0])
+            colour, values = COLOURS[number % len(COLOURS)], np.asarray(curve.values, float)
+            late.append(values[:, len(curve.x) // 4 :].ravel())
+            marker = MARKERS[number % len(MARKERS)] if len(curve.x) < 12 else None
+            style = {"color": colour, "linestyle": curve.line, "marker": marker, "markersize": 4}
+            axes.plot(curve.x, values.mean(axis=0), label=name, **style)
+            if len(values) > 1:
+                axes.fill_between(curve.x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, linewidth=0)
+        for number, (value, name) in enumerate((references or {}).get(label, ())):
+            line = (0, (1, 1 + 2 * number))
+            text = f"{name}: {value:.3f}".replace("-", "−")
+            axes.axhline(value, color="black", linewidth=1, linestyle=line, label=text)
+            late.append([value])
+        low, high = np.nanmin(np.concatenate(late)), np.nanmax(np.concatenate(late))
+        margin = 0.05 * (high - low) if scales[1] == "linear" else 0.0
+        axes.set_ylim(low - margin, high + margin) if high > low else None
+        axes.set(xlabel=x_label, ylabel=label, xscale=scales[0], yscale=scales[1])
+        axes.tick_params(labelsize=TEXT_SIZE)
+        axes.legend(loc="best", fontsize=SMALL_SIZE, framealpha=0.8)
+    return figure
+
+
+class Panel(NamedTuple):
+    """A density in `densities`, (cells, cells), the exact log density to compare it with, and a line of numbers."""
+
+    density: np.ndarray
+    log_exact: np.ndarray
+    note: str = ""
+
+
+def densities(
+    rows: Mapping[str, Mapping[str, Panel]], planes: Sequence[Plane], axis_names, title: str, description: str
+) -> Figure:
+    """Densities in the plane as shades, contours of the exact ones that enclose 50 and 95 % of their mass on top.
+
+    rows: name -> column name -> panel. planes: one a row, where its densities lie; axis_names: two, or a pair a row.
+    """
+    columns = max(len(panels) for panels in rows.values())
+    side, left, down = 1.75, 0.95, 2.35
+    figure = new_figure(left + (side + 0.15) * columns + 0.1, down * len(rows) + 0.35, title, description)
+    pairs = axis_names if isinstance(axis_names[0], tuple) else [tuple(axis_names)] * len(rows)
+    for row, ((name, panels), plane, names) in enumerate(zip(rows.items(), planes, pairs, strict=True)):
+        bottom = down * (len(rows) - 1 - row) + 0.45
+        exacts = [np.exp(panel.log_exact) for panel in panels.values()]
+        limits = bulk(sum(exacts), plane)
+        for column, ((heading, panel), exact) in enumerate(zip(panels.items(), exacts, strict=True)):
+            axes = place(figure, left + (side + 0.15) * column, bottom + 0.3, side, side)
+            (west, south), (east, north) = plane.low, plane.high
+            top = np.quantile(exact[exact > exact.max() / 100], 0.98)
+            image = {"origin": "lower", "extent": (west, east, south, north), "aspect": "auto", "cmap": "Blues"}
+            axes.imshow(panel.density.T, vmin=0, vmax=top, **image)
+            order = np.sort(exact.ravel())[::-1]
+            mass = np.cumsum(order) * plane.area
+            levels = order[np.searchsorted(mass, [0.95, 0.5])]
+            lines = {"colors": [COLOURS[1]], "linestyles": ["solid", "dashed"], "linewidths": 0.9}
+            axes.contour(*np.moveaxis(plane.centres, -1, 0), exact, levels, **lines)
+            axes.tick_params(labelsize=6, pad=1, labelleft=column == 0)
+            axes.set(xlim=limits[0], ylim=limits[1])
+            axes.set_xlabel(names[0], size=SMALL_SIZE, labelpad=1)
+            axes.set_title(heading, size=SMALL_SIZE, weight="bold", pad=3)
+            axes.text(0.03, 0.97, panel.note, size=6.5, va="top", transform=axes.transAxes, path_effects=HALO)
+            if not column:
+                axes.set_ylabel(f"{name}\n{names[1]}", size=SMALL_SIZE)
+    shown = [Patch(color=colormaps["Blues"](0.7), label="density of the method")]
+    for style, share in (("dashed", "50 %"), ("solid", "95 %")):
+        shown.append(Line2D([], [], color=COLOURS[1], linestyle=style, label=f"{share} of the exact posterior"))
+    figure.legend(handles=shown, loc="lower center", ncols=3, frameon=False, fontsize=SMALL_SIZE)
+    return figure
+
+
+def bulk(density: np.ndarray, plane: Plane) -> np.ndarray:
+    """The part of the plane, (axis, low and high), that holds all but a thousandth of a density, and some more."""
+    limits = []
+    for axis, edges in enumerate(plane.edges):
+        share = np.cumsum(density.sum(axis=1 - axis)) / density.sum()
+        low, high = edges[np.searchsorted(share, 0.0005)], edges[np.searchsorted(share, 0.9995) + 1]
+        limits.append(np.clip([low - 0.1 * (high - low), high + 0.1 * (high - low)], edges[0], edges[-1]))
+    return np.array(limits)
+
+
+def codes_in_motion(
+    frames: np.ndarray, labels: np.ndarray, captions: Sequence[str], limit: float, title: str, description: str
+) -> FuncAnimation:
+    """Codes (frames, n, 2) coloured by labels (n,), a frame at a time with its caption, axes from -limit to limit."""
+    figure = new_figure(5.6, 5.2, title, description)
+    FigureCanvasAgg(figure)
+    axes = place(figure, 0.6, 0.5, 4.5, 4.5)
+    axes.set(xlim=(-limit, limit), ylim=(-limit, limit), xlabel="z₁", ylabel="z₂", aspect="equal")
+    points = axes.scatter(*frames[0].T, s=5, c=COLOURS[labels % 10], linewidths=0)
+    for radius, style in ((1.177, "solid"), (2.448, "dashed")):  # 50 % and 95 % of N(0, I)
+        axes.add_patch(Circle((0, 0), radius, fill=False, linestyle=style, linewidth=0.8))
+    caption = axes.text(0.02, 0.98, "", transform=axes.transAxes, va="top", size=TEXT_SIZE, path_effects=HALO)
+
+    def draw(number):
+        points.set_offsets(frames[number])
+        caption.set_text(captions[number])
+
+    return FuncAnimation(figure, draw, frames=len(frames))
 
 
 class Column(NamedTuple):

@@ -197,7 +197,14 @@ def train_and_report(config, build, script: str) -> dict:
     return metrics
 
 
-def claim_folder(folder: Path, script: str, config, dataset: Dataset, updates: int):
+def quickened(config, small: dict):
+    """`config` with the values of `small` wherever it has its default: whatever is not asked for is small."""
+    default = type(config)()
+    kept = {key: value for key, value in small.items() if getattr(config, key) == getattr(default, key)}
+    return dataclasses.replace(config, **kept)
+
+
+def claim_folder(folder: Path, script: str, config, dataset: Dataset | None, updates: int):
     """A new folder with config.json, or one whose config.json asks for the same: where an experiment goes on.
 
     Raises RunError if other parameters or data made it, or if it cannot be written.
@@ -207,7 +214,8 @@ def claim_folder(folder: Path, script: str, config, dataset: Dataset, updates: i
         if (folder / "config.json").is_file():
             there = json.loads((folder / "config.json").read_text())
             parameters = [part["parameters"] | {"data": "", "results": "", "name": ""} for part in (there, about)]
-            if parameters[0] != parameters[1] or there["data"]["sha256"] != about["data"]["sha256"]:
+            checksums = [part["data"] and part["data"]["sha256"] for part in (there, about)]
+            if parameters[0] != parameters[1] or checksums[0] != checksums[1]:
                 raise RunError(f"{folder} was made with other parameters or data; choose another --name")
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -266,14 +274,15 @@ def announce(model, config, dataset: Dataset):
     )
 
 
-def description(config, script: str, dataset: Dataset, updates: int) -> dict:
-    """All that it takes to understand a run, and to repeat it."""
+def description(config, script: str, dataset: Dataset | None, updates: int) -> dict:
+    """All that it takes to understand a run, and to repeat it; no data set where a formula gives the data."""
     backend = keras.backend.backend()
     packages = ["keras", "numpy", backend]
     return {
         "script": script,
         "parameters": dataclasses.asdict(config),
-        "data": {
+        "data": dataset
+        and {
             "name": dataset.name,
             "images": dataset.sizes,
             "image_shape": dataset.image_shape,

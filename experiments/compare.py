@@ -10,7 +10,6 @@ metrics.json (the same numbers) and comparison.png.
 """
 
 import csv
-import dataclasses
 import io
 import json
 import time
@@ -44,6 +43,7 @@ from common.run import (
     config_of,
     load_run,
     main_of,
+    quickened,
 )
 from common.training import planned_updates
 from experiments.evaluate import evaluate
@@ -118,9 +118,7 @@ def main(config: Config = Config()) -> dict:
     """Train, evaluate and tabulate what is not there yet; returns what metrics.json holds."""
     check(config)
     if config.quick:
-        kept = Config()
-        quick = {key: value for key, value in QUICK.items() if getattr(config, key) == getattr(kept, key)}
-        config = dataclasses.replace(config, **quick)
+        config = quickened(config, QUICK)
     name = config.name or f"latent-{config.latent_dim}{'-quick' * config.quick}"
     dataset = load_mnist(config.data)
     folder = Path(config.results) / "compare" / name
