@@ -193,24 +193,27 @@ def bands(
     title: str,
     description: str,
     references: Mapping[str, Sequence[tuple[float, str]]] | None = None,
-    scales: tuple[str, str] = ("linear", "linear"),
+    x_scale: str = "linear",
+    skipped: float = 0.0,
+    shared: bool = False,
 ) -> Figure:
     """Mean over seeds as a line and their range as a band, panels side by side.
 
     panels: name of the vertical axis -> series -> curve; a series keeps its colour through all panels, and what
     stands behind a colon shares that of what stands before. references: panel -> (value, name), ..., drawn as
-    horizontal lines. scales: of the two axes, as matplotlib calls them. The axes leave out what lies beyond the
-    values of the last three quarters.
+    horizontal lines. skipped: the first part of every curve, which the vertical axis need not hold. shared: one
+    vertical scale for all panels.
     """
-    figure = new_figure(4.6 * len(panels) + 0.6, 3.9, title, description, layout="constrained")
+    figure = new_figure(4.2 * len(panels) + 0.4, 4.4, title, description, layout="constrained")
     names = list(dict.fromkeys(name.split(":")[0] for series in panels.values() for name in series))
-    all_axes = np.atleast_1d(figure.subplots(1, len(panels)))
+    all_axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=shared))
+    late = []
     for axes, (label, series) in zip(all_axes, panels.items(), strict=True):
-        late = []
+        late = late if shared else []
         for name, curve in series.items():
             number = names.index(name.split(":")[0])
             colour, values = COLOURS[number % len(COLOURS)], np.asarray(curve.values, float)
-            late.append(values[:, len(curve.x) // 4 :].ravel())
+            late.append(values[:, int(skipped * len(curve.x)) :].ravel())
             marker = MARKERS[number % len(MARKERS)] if len(curve.x) < 12 else None
             style = {"color": colour, "linestyle": curve.line, "marker": marker, "markersize": 4}
             axes.plot(curve.x, values.mean(axis=0), label=name, **style)
@@ -222,11 +225,11 @@ def bands(
             axes.axhline(value, color="black", linewidth=1, linestyle=line, label=text)
             late.append([value])
         low, high = np.nanmin(np.concatenate(late)), np.nanmax(np.concatenate(late))
-        margin = 0.05 * (high - low) if scales[1] == "linear" else 0.0
-        axes.set_ylim(low - margin, high + margin) if high > low else None
-        axes.set(xlabel=x_label, ylabel=label, xscale=scales[0], yscale=scales[1])
+        margin = 0.05 * (high - low) or 1.0
+        axes.set(xlabel=x_label, ylabel=label, xscale=x_scale, ylim=(low - margin, high + margin))
         axes.tick_params(labelsize=TEXT_SIZE)
-        axes.legend(loc="best", fontsize=SMALL_SIZE, framealpha=0.8)
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17)}
+        axes.legend(fontsize=SMALL_SIZE, frameon=False, ncols=2, columnspacing=1.0, **below)
     return figure
 
 

@@ -224,6 +224,24 @@ def claim_folder(folder: Path, script: str, config, dataset: Dataset | None, upd
         raise RunError(f"cannot write to {folder} ({error.strerror}); choose another --results") from None
 
 
+def each_once(folder: Path, parts: dict) -> dict:
+    """The results of an experiment's parts, by name: what runs.json in `folder` holds, and what is called for.
+
+    `parts` maps each name to a function without arguments, whose result, as JSON takes it, is written at once: a
+    killed experiment loses the part in progress alone. Says how many minutes are left.
+    """
+    path = folder / "runs.json"
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    missing = [name for name in parts if name not in found]
+    start = time.perf_counter()
+    for number, name in enumerate(missing):
+        found[name] = parts[name]()
+        write_json(path, found)
+        left = (time.perf_counter() - start) / (number + 1) * (len(missing) - number - 1)
+        print(f"{name}: done; {len(missing) - number - 1} to go, {left / 60:.0f} minutes left", flush=True)
+    return {name: found[name] for name in parts}
+
+
 def complete_run(script, config) -> tuple[Path, bool]:
     """The folder of the run of `script`, a module, that `config` asks for, and whether it had to be trained for it.
 

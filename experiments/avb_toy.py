@@ -11,9 +11,9 @@ Leaves in results/avb_toy/<name>/: metrics.json and table.md (means and standard
 codes-<n>.gif, AVB's codes as they train. What is there already is not made again.
 """
 
-import json
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +37,7 @@ from common.run import (
     TimeLeft,
     check,
     claim_folder,
+    each_once,
     main_of,
     quickened,
 )
@@ -231,15 +232,12 @@ def main(config: Config = Config()) -> dict:
         config = quickened(config, QUICK)
     folder = Path(config.results) / "avb_toy" / (config.name or ("quick" if config.quick else "default"))
     claim_folder(folder, "avb_toy", config, None, config.updates)
-    runs = json.loads((folder / "runs.json").read_text()) if (folder / "runs.json").is_file() else {}
-    wanted = [(count, seed) for count in config.points for seed in config.seeds]
-    missing = [(count, seed) for count, seed in wanted if f"{count} points, seed {seed}" not in runs]
-    start = time.perf_counter()
-    for number, (count, seed) in enumerate(missing):
-        runs[f"{count} points, seed {seed}"] = one_seed(config, count, seed, folder)
-        write_json(folder / "runs.json", runs)
-        left = (time.perf_counter() - start) / (number + 1) * (len(missing) - number - 1)
-        print(f"{count} points, seed {seed}: done, {left / 60:.0f} minutes left", flush=True)
+    parts = {
+        f"{count} points, seed {seed}": partial(one_seed, config, count, seed, folder)
+        for count in config.points
+        for seed in config.seeds
+    }
+    runs = each_once(folder, parts)
     metrics = {}
     for count in config.points:
         of_count = [runs[f"{count} points, seed {seed}"] for seed in config.seeds]
@@ -259,10 +257,16 @@ def summary(runs: list[dict]) -> dict:
     found = {}
     for model in MODELS:
         for key in [key for key in runs[0][model] if key != "course"]:
-            values = [run[model][key] for run in runs]
-            found[f"{model}_{key}"] = float(np.mean(values))
-            found[f"{model}_{key}_sd"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+            found |= mean_and_spread(f"{model}_{key}", [run[model][key] for run in runs])
     return found
+
+
+def mean_and_spread(key: str, values: list) -> dict:
+    """The mean over seeds under `key` and the standard deviation, null with one seed, under `<key>_sd`."""
+    return {
+        key: float(np.mean(values)),
+        f"{key}_sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+    }
 
 
 def table(metrics: dict, config: Config) -> str:
@@ -342,6 +346,7 @@ def training(runs: list[dict], count: int, config: Config):
         f"{count} one-hot vectors, 2-D code, {seeds}; KL by a grid of {COARSE.cells} × {COARSE.cells} cells from "
         f"{2 * ROWS:,} codes of each point",
         references,
+        skipped=0.2,
     )
 
 
