@@ -1,0 +1,341 @@
+"""AVB's promises: the grid and the known divergences against closed forms, and the three experiments on small sets."""
+
+import dataclasses
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+from keras import ops
+from scipy import integrate, stats
+
+from common import networks
+from common.evaluation.plane import Plane
+from common.model import gaussian_kl, to_numpy
+from common.priors import GaussianPrior
+from common.run import RunError, each_once, quickened
+from experiments import avb_toy, eight_schools, kl_calibration
+
+PLANE = Plane((-6.0, -5.0), (6.0, 7.0), 300)
+needs_numpyro = pytest.mark.skipif(not importlib.util.find_spec("numpyro"), reason="compares with numpyro")
+
+
+def normal_2d(mean, deviations):
+    """log density of independent normals on the plane's grid."""
+    return sum(stats.norm.logpdf(PLANE.centres[..., axis], mean[axis], deviations[axis]) for axis in (0, 1))
+
+
+# The grid. Cells of 0.04 against deviations of 0.5 and more: the midpoint rule is exact to rounding there.
+def test_the_integral_of_an_unnormalised_gaussian_is_its_constant():
+    log_density = normal_2d((0.3, 0.8), (0.7, 0.9)) + 1.7
+    assert PLANE.log_integral(log_density) == pytest.approx(1.7, abs=1e-9)
+    assert PLANE.log_integral(PLANE.normalised(log_density)) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_the_kl_of_two_gaussians_on_the_grid_is_the_closed_form():
+    means, deviations = np.array([[0.5, 1.0]], "float32"), np.array([[0.5, 0.8]], "float32")
+    exact = float(to_numpy(gaussian_kl(ops.convert_to_tensor(means), ops.convert_to_tensor(2 * np.log(deviations))))[0])
+    density = np.exp(normal_2d(means[0], deviations[0]))
+    assert PLANE.kl(density, normal_2d((0, 0), (1, 1))) == pytest.approx(exact, abs=1e-5)  # float32's closed form
+
+
+def test_expectations_leave_out_cells_without_mass():
+    density = np.exp(normal_2d((0.0, 1.0), (0.5, 0.5)))
+    density[:150] = 0.0  # z1 < 0
+    values = np.where(PLANE.centres[..., 0] < 0, -np.inf, PLANE.centres[..., 0])
+    assert PLANE.mean(density, values) == pytest.approx(0.5 / np.sqrt(2 * np.pi), abs=1e-3)
+
+
+def test_the_density_of_draws_is_the_one_they_come_from():
+    """100,000 draws: the histogram's noise adds (cells in use by the kernel) / 2n = 0.001 nats to the KL."""
+    draws = np.random.default_rng(0).normal((0.5, 1.0), (0.5, 0.8), (100_000, 2))
+    exact = normal_2d((0.5, 1.0), (0.5, 0.8))
+    assert abs(PLANE.kl(PLANE.density_of(draws), exact)) < 0.01
+    far = np.concatenate([draws, np.full((25_000, 2), 100.0)])
+    assert PLANE.density_of(far).sum() * PLANE.area == pytest.approx(0.8, abs=1e-3)  # lost, not squeezed in
+
+
+# The toy
+
+
+def small_toy(**changes):
+    sizes = {"hidden_units": (16,), "discriminator_units": (16, 16), "batch_size": 64, "updates": 100}
+    return dataclasses.replace(avb_toy.Config(**sizes, final_draws=avb_toy.ROWS), **changes)
+
+
+def test_a_vae_is_measured_on_the_grid_as_in_closed_form():
+    """The grid against the Gaussian KL and against ELBO = log p - KL(q || p(z|x)), with 200,000 draws of each point.
+
+    Draws give the means a standard error of 0.002; the kernel, 0.025 wide, takes 0.001 from the KL.
+    """
+    model, points = avb_toy.vae(small_toy(), 4, seed=0), np.eye(4, dtype="float32")
+    model.encoder.set_weights([0.3 * weights for weights in model.encoder.get_weights()])  # all codes on the plane
+    found, panels = avb_toy.on_the_plane(model, points, avb_toy.COARSE, 200_000)
+    inferred = model.inferred(points)
+    exact = gaussian_kl(ops.convert_to_tensor(inferred["mean"]), ops.convert_to_tensor(inferred["log_var"]))
+    assert found["kl_true_nats"] == pytest.approx(float(to_numpy(exact).mean()), abs=0.01)
+    assert found["kl_nats"] == pytest.approx(found["kl_true_nats"], abs=0.01)
+    gap = np.mean([avb_toy.COARSE.kl(panel.density, panel.log_exact) for panel in panels])
+    assert found["elbo_nats"] == pytest.approx(found["log_likelihood_nats"] - gap, abs=0.01)
+    assert found["marginal_kl_nats"] <= found["kl_true_nats"]
+
+
+def test_log_p_of_a_decoder_that_ignores_its_code_is_its_bernoulli():
+    model = avb_toy.avb(small_toy(), 3, seed=0)
+    *hidden, _ = model.decoder.get_weights()
+    hidden[-1] = np.zeros_like(hidden[-1])
+    model.decoder.set_weights([*hidden, np.array([0.5, -1.0, 2.0], "float32")])
+    p = 1 / (1 + np.exp([-0.5, 1.0, -2.0]))
+    exact = np.mean([np.log(p[i]) + sum(np.log(1 - p[j]) for j in range(3) if j != i) for i in range(3)])
+    found, _ = avb_toy.on_the_plane(model, np.eye(3, dtype="float32"), avb_toy.COARSE, avb_toy.ROWS)
+    assert found["log_likelihood_nats"] == pytest.approx(exact, abs=1e-5)  # the prior's mass outside: 1e-6
+    assert found["reconstruction_nats"] == pytest.approx(-exact, abs=1e-5)
+
+
+def test_moments_of_a_black_box_are_those_of_the_codes_of_the_same_x():
+    model = avb_toy.avb(small_toy(), 3, seed=0)
+    x = np.eye(3, dtype="float32")[[0, 2, 1, 0, 2, 0]]
+    found = {key: to_numpy(value) for key, value in model.infer(ops.convert_to_tensor(x)).items()}
+    for label in range(3):
+        rows = x[:, label] == 1
+        z = found["z"][rows]
+        np.testing.assert_allclose(found["mean"][rows], np.tile(z.mean(axis=0), (len(z), 1)), atol=1e-6)
+        np.testing.assert_allclose(found["variance"][rows], np.tile(z.var(axis=0), (len(z), 1)), atol=1e-6)
+
+
+def test_the_toy_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    config = small_toy(points=(4, 2), seeds=(0, 1), results=str(tmp_path), name="r")
+    monkeypatch.setattr(avb_toy, "FINE", avb_toy.COARSE)
+    metrics = avb_toy.main(config)
+    folder = tmp_path / "avb_toy" / "r"
+    runs = json.loads((folder / "runs.json").read_text())
+    both = [runs[f"4 points, seed {seed}"]["avb"]["kl_true_nats"] for seed in (0, 1)]
+    assert metrics["avb_kl_true_nats"] == metrics["4 points"]["avb_kl_true_nats"] == pytest.approx(np.mean(both))
+    assert metrics["avb_kl_true_nats_sd"] == pytest.approx(np.std(both, ddof=1))
+    for count in (4, 2):
+        found = metrics[f"{count} points"]
+        assert found["vae_log_likelihood_nats"] <= -np.log(count)  # no model can be above
+        names = (f"posteriors-{count}.png", f"training-{count}.png", f"codes-{count}.gif", "table.md")
+        assert all((folder / name).stat().st_size for name in names)
+    monkeypatch.setattr(avb_toy, "one_seed", None)
+    assert avb_toy.main(config) == metrics
+    with pytest.raises(RunError, match="other parameters"):
+        avb_toy.main(dataclasses.replace(config, noise_dim=3))
+
+
+def test_parts_that_are_there_are_not_made_again(tmp_path):
+    calls = []
+
+    def part(name):
+        def make():
+            calls.append(name)
+            if name == "broken":
+                raise KeyboardInterrupt
+            return {"value": name}
+
+        return make
+
+    with pytest.raises(KeyboardInterrupt):
+        each_once(tmp_path, {name: part(name) for name in ("a", "broken", "b")})
+    assert each_once(tmp_path, {name: part(name) for name in ("a", "b")}) == {"a": {"value": "a"}, "b": {"value": "b"}}
+    assert calls == ["a", "broken", "b"]
+
+
+def test_quick_replaces_what_was_not_asked_for():
+    config = quickened(avb_toy.Config(quick=True, seeds=(7,)), avb_toy.QUICK)
+    assert config.seeds == (7,) and config.updates == avb_toy.QUICK["updates"]
+
+
+# Posteriors without data
+
+
+@pytest.mark.parametrize("key", list(eight_schools.PROBLEMS))
+def test_exact_draws_have_the_density_of_the_grid(key):
+    """100,000 draws; noise of the histogram as above, and the valley, 0.3 wide, has cells of 0.04 in its height."""
+    problem = eight_schools.PROBLEMS[key]
+    draws = eight_schools.exact_draws(problem, 100_000, seed=0)
+    log_exact = problem.plane.normalised(problem.log_marginal(problem.plane.centres))
+    assert problem.plane.kl(problem.plane.density_of(draws[:, :2]), log_exact) < 0.02
+    assert draws.shape == (100_000, problem.dimensions)
+
+
+def test_the_schools_effects_integrate_out():
+    """log p(y, mu, tau) by quadrature over each eta, which given mu and tau are independent."""
+    problem = eight_schools.PROBLEMS["altered"]
+    mu, tau = 0.7, -0.6
+    exact = stats.norm.logpdf(mu) + stats.norm.logpdf(tau)
+    for y, sigma in zip(eight_schools.EFFECTS, eight_schools.ALTERED_ERRORS, strict=True):
+        likelihood = integrate.quad(
+            lambda eta, y=y, sigma=sigma: stats.norm.pdf(y, mu + tau * eta, sigma) * stats.norm.pdf(eta), -8, 8
+        )
+        exact += np.log(likelihood[0])
+    assert problem.log_marginal(np.array([mu, tau])) == pytest.approx(exact, abs=1e-5)  # data in float32
+
+
+def test_the_schools_posterior_is_the_known_one():
+    """Log evidence -12.711, E mu 0.776, sd 0.324, E|tau| 0.702, as computed apart from this code."""
+    problem = eight_schools.PROBLEMS["altered"]
+    plane, log_joint = problem.plane, problem.log_marginal(problem.plane.centres)
+    assert plane.log_integral(log_joint) == pytest.approx(-12.711, abs=1e-3)
+    density, (mu, tau) = np.exp(plane.normalised(log_joint)), np.moveaxis(plane.centres, -1, 0)
+    assert plane.mean(density, mu) == pytest.approx(0.776, abs=1e-3)
+    assert plane.mean(density, (mu - 0.776) ** 2) ** 0.5 == pytest.approx(0.324, abs=1e-3)
+    assert plane.mean(density, np.abs(tau)) == pytest.approx(0.702, abs=1e-3)
+
+
+def test_the_joint_is_that_of_normals():
+    problem, z = eight_schools.PROBLEMS["rubin"], np.random.default_rng(0).normal(size=(5, 10))
+    mean = z[:, :1] + z[:, 1:2] * z[:, 2:]
+    exact = stats.norm.logpdf(eight_schools.EFFECTS, mean, eight_schools.RUBIN_ERRORS).sum(axis=1)
+    exact += stats.norm.logpdf(z).sum(axis=1)
+    np.testing.assert_allclose(problem.log_joint(z, np), exact, rtol=1e-5)
+    found = to_numpy(problem.log_joint(ops.convert_to_tensor(z, "float32"), ops))
+    np.testing.assert_allclose(found, exact, rtol=1e-4)
+
+
+@pytest.mark.parametrize("contrast", [False, True])
+def test_the_sampler_recovers_a_gaussian(contrast):
+    """N((1, -0.5), diag(0.6, 0.8)^2) as a posterior: KL of q's own moments to it below 0.05 nats.
+
+    Where the seeds tried ended: 0.004 to 0.02.
+    """
+
+    def log_joint(z, backend):
+        return -0.5 * (backend.square((z[:, 0] - 1.0) / 0.6) + backend.square((z[:, 1] + 0.5) / 0.8))
+
+    problem = eight_schools.InThePlane(lambda x, y, backend: None, "Gaussian", PLANE)
+    config = eight_schools.Config(
+        hidden_units=(32,), discriminator_units=(64, 64), noise_dim=4, batch_size=256, updates=800, final_draws=20_000
+    )
+    object.__setattr__(problem, "log_joint", log_joint)
+    draws = eight_schools.by_avb(config, problem, 0, contrast)
+    white = (draws - [1.0, -0.5]) / [0.6, 0.8]
+    covariance = np.cov(white.T)
+    kl = 0.5 * (np.trace(covariance) + (white.mean(axis=0) ** 2).sum() - 2 - np.linalg.slogdet(covariance)[1])
+    assert kl < 0.05
+
+
+@needs_numpyro
+def test_schools_compares_every_method(tmp_path, monkeypatch):
+    monkeypatch.setattr(eight_schools, "WARM_UP", 50)
+    monkeypatch.setattr(eight_schools, "GAUSSIAN_STEPS", 50)
+    config = eight_schools.Config(
+        problems=("altered", "torus"),
+        hidden_units=(8,),
+        discriminator_units=(8,),
+        updates=100,
+        seeds=(0,),
+        final_draws=eight_schools.ROWS,
+        results=str(tmp_path),
+        name="r",
+    )
+    metrics = eight_schools.main(config)
+    assert list(metrics["torus"]) == list(eight_schools.METHODS)
+    for methods in metrics.values():
+        assert all(np.isfinite(found["kl_nats"]) for found in methods.values())
+        assert methods["exact draws"]["kl_nats"] < 0.05 and methods["AVB"]["kl_nats"] > 0.1  # untrained
+        assert methods["exact draws"]["negative_share"] == pytest.approx(0.5, abs=0.02)
+    assert (tmp_path / "eight_schools" / "r" / "posteriors.png").is_file()
+
+
+def test_schools_refuses_what_it_does_not_know(tmp_path):
+    with pytest.raises(RunError, match="--problems"):
+        eight_schools.main(eight_schools.Config(problems=("nine",), results=str(tmp_path)))
+
+
+# Known divergences
+
+
+@pytest.mark.parametrize("family", list(kl_calibration.FAMILIES))
+@pytest.mark.parametrize(("divergence", "dimensions"), [(0.5, 2), (5.0, 8), (40.0, 32)])
+def test_families_have_the_divergence_they_are_made_for(family, divergence, dimensions):
+    """E log q - log p over draws, within five standard errors."""
+    shift, scale, modes = kl_calibration.FAMILIES[family](divergence, dimensions)
+    random = np.random.default_rng(0)
+    z = scale * random.standard_normal((20_000, dimensions))
+    z[:, 0] += shift * (random.choice([-1, 1], len(z)) if modes == 2 else 1)
+    others = stats.norm.logpdf(z[:, 1:], 0, scale).sum(axis=1)
+    centres = [shift, -shift] if modes == 2 else [shift]
+    first = np.logaddexp.reduce([stats.norm.logpdf(z[:, 0], centre, scale) for centre in centres]) - np.log(modes)
+    log_ratio = first + others - stats.norm.logpdf(z).sum(axis=1)
+    assert abs(log_ratio.mean() - divergence) < 5 * log_ratio.std() / len(z) ** 0.5
+
+
+def test_known_posteriors_are_drawn_as_they_are_described():
+    family = np.array([kl_calibration.FAMILIES[name](5.0, 3) for name in kl_calibration.FAMILIES])
+    model = known_kl(family, 3, contrast=True, units=(8,))
+    x = np.eye(3, dtype="float32")
+    found = model.inferred(np.repeat(x, 20_000, axis=0))
+    for row, (shift, _, modes) in enumerate(family):
+        z = found["z"][20_000 * row : 20_000 * (row + 1)]
+        mean, variance = (found[key][20_000 * row] for key in ("mean", "variance"))
+        error = np.sqrt(variance / len(z))
+        assert (np.abs(z.mean(axis=0) - mean) < 5 * error).all()
+        np.testing.assert_allclose(z.var(axis=0), variance, rtol=0.06)  # 5 sqrt(2 / n)
+        assert mean[0] == pytest.approx(0.0 if modes == 2 else shift, abs=1e-5)
+
+
+def known_kl(family, dimensions, contrast, units):
+    return kl_calibration.KnownKL(
+        family,
+        adaptive_contrast=contrast,
+        prior=GaussianPrior(dimensions),
+        seed=0,
+        discriminator=networks.pair_discriminator((len(family),), dimensions, units, np.random.default_rng(0)),
+    )
+
+
+@pytest.mark.parametrize(("family", "contrast"), [("shifted", False), ("mixture of two", True)])
+def test_t_estimates_one_nat_within_five_percent(family, contrast):
+    """Draws give the estimate, a mean of 10,000, a standard error of 0.015 at most."""
+    model = known_kl(np.array([kl_calibration.FAMILIES[family](1.0, 2)]), 2, contrast, (64, 64))
+    config = kl_calibration.Config(updates=600)
+    avb_toy.fit(model, config, np.ones((256, 1), "float32"), [])
+    assert kl_calibration.estimates(model, 1)[0] == pytest.approx(1.0, abs=0.05)
+
+
+def test_calibration_tabulates_every_training(tmp_path):
+    random = np.random.default_rng(0)
+    np.savez(tmp_path / "tiny.npz", x=random.integers(0, 256, (200, 4, 3), dtype=np.uint8))
+    config = kl_calibration.Config(
+        data=str(tmp_path / "tiny.npz"),
+        divergences=(1.0, 5.0),
+        dimensions=(2,),
+        discriminator_units=(8,),
+        sizes=(8,),
+        size_dimension=2,
+        draws=8,
+        updates=100,
+        seeds=(0,),
+        mnist_latent_dim=2,
+        mnist_units=(8,),
+        mnist_updates=2,
+        results=str(tmp_path),
+        name="r",
+    )
+    metrics = kl_calibration.main(config)
+    folder = tmp_path / "kl_calibration" / "r"
+    runs = json.loads((folder / "runs.json").read_text())
+    last = runs["shifted, 2-D, with contrast, seed 0"]["estimates"][-1]
+    found = metrics["shifted, 2-D, with contrast: estimate over truth"]
+    assert found == pytest.approx(np.array(last) / [1.0, 5.0])
+    assert metrics["trained on images, with contrast: kl_nats"] > 0
+    figures = ("calibration", "training", "size", "mnist")
+    assert all((folder / f"{name}.png").is_file() for name in figures)
+
+
+def test_a_gaussian_encoder_has_both_divergences():
+    """With T at 0, contrast's r is q itself: the estimate is log q - log p of the draw, whose mean is the KL."""
+    random = np.random.default_rng(0)
+    model = kl_calibration.GaussianAVB(
+        adaptive_contrast=True,
+        prior=GaussianPrior(3),
+        seed=0,
+        encoder=networks.encoder((4,), 6, (8,), random),
+        decoder=networks.decoder(3, (4,), (8,), random),
+        discriminator=networks.pair_discriminator((4,), 3, (8,), random),
+    )
+    x = ops.convert_to_tensor(np.tile(np.random.default_rng(1).random((1, 4)), (20_000, 1)).astype("float32"))
+    found = {key: to_numpy(value) for key, value in model.divergences(x, model.infer(x)).items()}
+    estimate = found["kl_estimated_nats"]
+    assert abs(estimate.mean() - found["kl_nats"][0]) < 5 * estimate.std() / len(estimate) ** 0.5
