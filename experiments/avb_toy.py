@@ -25,7 +25,7 @@ from avb import AVB
 from common import networks, plots
 from common.evaluation.plane import Plane
 from common.files import whole, write_json
-from common.model import LatentModel, bernoulli_log_likelihood, to_numpy
+from common.model import LatentModel, bernoulli_log_likelihood, even_batch_size, to_numpy
 from common.priors import GaussianPrior
 from common.run import (
     Decay,
@@ -48,6 +48,7 @@ FINE = Plane((-5.0, -5.0), (5.0, 5.0), 1000)  # at the end of a training
 COARSE = Plane((-5.0, -5.0), (5.0, 5.0), 400)  # on the way
 KERNEL = 1.0  # cells: 0.01 on the fine plane. The narrower, the more of q's folds it sees
 ROWS = 20_000  # codes that go through a network at a time
+COARSE_DRAWS = 5 * ROWS  # of q(z|x) for each x, on the way
 UPDATES_A_RECORD = 100
 QUANTITIES = {  # key: how the table calls it
     "log_likelihood_nats": "log p(x)",
@@ -78,7 +79,7 @@ class Config:
     decoder_rate_factor: Factor = 1.0  # times learning_rate
     discriminator_rate_factor: Factor = 2.0  # times learning_rate (official code: 2)
     seeds: tuple[Seed, ...] = (0, 1, 2, 3, 4)  # of weights and noise
-    final_draws: Annotated[int, Range(ROWS, inclusive=True)] = 2_000_000  # of q(z|x) for each x, at the end
+    final_draws: Annotated[int, Range(100, inclusive=True)] = 2_000_000  # of q(z|x) for each x, at the end
     quick: bool = False  # whatever is not asked for is small: one seed, 1,000 updates
     results: str = "results"  # the folder of all runs
     name: str = ""  # the folder below results/avb_toy/; "default" or "quick" if empty
@@ -148,7 +149,7 @@ class Record(keras.callbacks.Callback):
         if self.points is not None:
             self.codes.append(self.model.encode(np.repeat(self.points, 2000 // len(self.points), axis=0)))
             if (epoch + 1) % max(1, self.epochs // 16) == 0:
-                found, _ = on_the_plane(self.model, self.points, COARSE, 2 * ROWS)
+                found, _ = on_the_plane(self.model, self.points, COARSE, COARSE_DRAWS)
                 self.course.append({"updates": UPDATES_A_RECORD * (epoch + 1)} | found)
 
 
@@ -183,8 +184,8 @@ def on_the_plane(model: LatentModel, points: np.ndarray, plane: Plane, draws: in
         log_likelihood = np.concatenate([to_numpy(bernoulli_log_likelihood(x[None], each)) for each in logits])
         log_joint = log_likelihood.reshape(square).astype("float64") + log_prior
         codes, sums = [], {}
-        rows = ops.convert_to_tensor(np.tile(x, (ROWS, 1)))
-        for _ in range(draws // ROWS):
+        rows = ops.convert_to_tensor(np.tile(x, (even_batch_size(draws, ROWS), 1)))
+        for _ in range(0, draws, len(rows)):
             outputs = model(rows)
             codes.append(to_numpy(outputs["z"]))
             terms = {"reconstruction_nats": -bernoulli_log_likelihood(rows, outputs["logits"])}
@@ -344,7 +345,7 @@ def training(runs: list[dict], count: int, config: Config):
         "updates",
         f"{count} points, everything exact: what the models gain, and what T believes",
         f"{count} one-hot vectors, 2-D code, {seeds}; KL by a grid of {COARSE.cells} × {COARSE.cells} cells from "
-        f"{2 * ROWS:,} codes of each point",
+        f"{COARSE_DRAWS:,} codes of each point",
         references,
         skipped=0.2,
     )

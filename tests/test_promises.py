@@ -1,6 +1,7 @@
 """AVB's promises: the grid and the known divergences against closed forms, and the three experiments on small sets."""
 
 import dataclasses
+import functools
 import importlib.util
 import json
 
@@ -60,16 +61,18 @@ def test_the_density_of_draws_is_the_one_they_come_from():
 
 def small_toy(**changes):
     sizes = {"hidden_units": (16,), "discriminator_units": (16, 16), "batch_size": 64, "updates": 100}
-    return dataclasses.replace(avb_toy.Config(**sizes, final_draws=avb_toy.ROWS), **changes)
+    return dataclasses.replace(avb_toy.Config(**sizes, final_draws=500), **changes)
 
 
 def test_a_vae_is_measured_on_the_grid_as_in_closed_form():
     """The grid against the Gaussian KL and against ELBO = log p - KL(q || p(z|x)), with 200,000 draws of each point.
 
-    Draws give the means a standard error of 0.002; the kernel, 0.025 wide, takes 0.001 from the KL.
+    Deviations are about 0.37: the kernel, 0.025 wide, takes 0.005 from the KL, and the noise of the histogram, by the
+    number of kernels that fit into the density over twice the draws, adds 0.002.
     """
     model, points = avb_toy.vae(small_toy(), 4, seed=0), np.eye(4, dtype="float32")
-    model.encoder.set_weights([0.3 * weights for weights in model.encoder.get_weights()])  # all codes on the plane
+    *others, _ = model.encoder.get_weights()
+    model.encoder.set_weights([*(0.3 * weights for weights in others), np.array([0, 0, -2, -2], "float32")])
     found, panels = avb_toy.on_the_plane(model, points, avb_toy.COARSE, 200_000)
     inferred = model.inferred(points)
     exact = gaussian_kl(ops.convert_to_tensor(inferred["mean"]), ops.convert_to_tensor(inferred["log_var"]))
@@ -104,20 +107,20 @@ def test_moments_of_a_black_box_are_those_of_the_codes_of_the_same_x():
 
 
 def test_the_toy_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    config = small_toy(points=(4, 2), seeds=(0, 1), results=str(tmp_path), name="r")
-    monkeypatch.setattr(avb_toy, "FINE", avb_toy.COARSE)
+    config = small_toy(points=(2,), seeds=(0, 1), results=str(tmp_path), name="r")
+    for plane in ("FINE", "COARSE"):
+        monkeypatch.setattr(avb_toy, plane, Plane((-5.0, -5.0), (5.0, 5.0), 100))
+    monkeypatch.setattr(avb_toy, "COARSE_DRAWS", 500)
     metrics = avb_toy.main(config)
     folder = tmp_path / "avb_toy" / "r"
     runs = json.loads((folder / "runs.json").read_text())
-    both = [runs[f"4 points, seed {seed}"]["avb"]["kl_true_nats"] for seed in (0, 1)]
-    assert metrics["avb_kl_true_nats"] == metrics["4 points"]["avb_kl_true_nats"] == pytest.approx(np.mean(both))
+    both = [runs[f"2 points, seed {seed}"]["avb"]["kl_true_nats"] for seed in (0, 1)]
+    assert metrics["avb_kl_true_nats"] == metrics["2 points"]["avb_kl_true_nats"] == pytest.approx(np.mean(both))
     assert metrics["avb_kl_true_nats_sd"] == pytest.approx(np.std(both, ddof=1))
-    for count in (4, 2):
-        found = metrics[f"{count} points"]
-        assert found["vae_log_likelihood_nats"] <= -np.log(count)  # no model can be above
-        names = (f"posteriors-{count}.png", f"training-{count}.png", f"codes-{count}.gif", "table.md")
-        assert all((folder / name).stat().st_size for name in names)
-    monkeypatch.setattr(avb_toy, "one_seed", None)
+    assert metrics["vae_log_likelihood_nats"] <= -np.log(2)  # no model can be above
+    names = ("posteriors-2.png", "training-2.png", "codes-2.gif", "table.md")
+    assert all((folder / name).stat().st_size for name in names)
+    monkeypatch.setattr(avb_toy, "fit", None)  # nothing is left to do
     assert avb_toy.main(config) == metrics
     with pytest.raises(RunError, match="other parameters"):
         avb_toy.main(dataclasses.replace(config, noise_dim=3))
@@ -219,22 +222,24 @@ def test_the_sampler_recovers_a_gaussian(contrast):
 def test_schools_compares_every_method(tmp_path, monkeypatch):
     monkeypatch.setattr(eight_schools, "WARM_UP", 50)
     monkeypatch.setattr(eight_schools, "GAUSSIAN_STEPS", 50)
+    monkeypatch.setattr(eight_schools.code, "mmd", functools.partial(eight_schools.code.mmd, points=500))
     config = eight_schools.Config(
-        problems=("altered", "torus"),
+        problems=("altered",),
         hidden_units=(8,),
         discriminator_units=(8,),
         updates=100,
         seeds=(0,),
-        final_draws=eight_schools.ROWS,
+        final_draws=2000,
         results=str(tmp_path),
         name="r",
     )
     metrics = eight_schools.main(config)
-    assert list(metrics["torus"]) == list(eight_schools.METHODS)
-    for methods in metrics.values():
-        assert all(np.isfinite(found["kl_nats"]) for found in methods.values())
-        assert methods["exact draws"]["kl_nats"] < 0.05 and methods["AVB"]["kl_nats"] > 0.1  # untrained
-        assert methods["exact draws"]["negative_share"] == pytest.approx(0.5, abs=0.02)
+    methods = metrics["altered"]
+    assert list(methods) == list(eight_schools.METHODS)
+    assert all(np.isfinite(found["kl_nats"]) for found in methods.values())
+    assert methods["exact draws"]["kl_nats"] < methods["AVB"]["kl_nats"]  # hardly trained
+    assert methods["exact draws"]["negative_share"] == pytest.approx(0.5, abs=0.05)  # 4.5 standard errors
+    assert "mmd_imq" not in methods["NUTS"] and abs(methods["exact draws"]["mmd_imq"]) < methods["AVB"]["mmd_imq"]
     assert (tmp_path / "eight_schools" / "r" / "posteriors.png").is_file()
 
 
@@ -294,7 +299,10 @@ def test_t_estimates_one_nat_within_five_percent(family, contrast):
     assert kl_calibration.estimates(model, 1)[0] == pytest.approx(1.0, abs=0.05)
 
 
-def test_calibration_tabulates_every_training(tmp_path):
+def test_calibration_tabulates_every_training(tmp_path, monkeypatch):
+    families = {"mixture of two": kl_calibration.mixture}
+    monkeypatch.setattr(kl_calibration, "FAMILIES", families)
+    monkeypatch.setattr(kl_calibration, "DRAWS", 100)
     random = np.random.default_rng(0)
     np.savez(tmp_path / "tiny.npz", x=random.integers(0, 256, (200, 4, 3), dtype=np.uint8))
     config = kl_calibration.Config(
@@ -316,8 +324,8 @@ def test_calibration_tabulates_every_training(tmp_path):
     metrics = kl_calibration.main(config)
     folder = tmp_path / "kl_calibration" / "r"
     runs = json.loads((folder / "runs.json").read_text())
-    last = runs["shifted, 2-D, with contrast, seed 0"]["estimates"][-1]
-    found = metrics["shifted, 2-D, with contrast: estimate over truth"]
+    last = runs["mixture of two, 2-D, with contrast, seed 0"]["estimates"][-1]
+    found = metrics["mixture of two, 2-D, with contrast: estimate over truth"]
     assert found == pytest.approx(np.array(last) / [1.0, 5.0])
     assert metrics["trained on images, with contrast: kl_nats"] > 0
     figures = ("calibration", "training", "size", "mnist")
