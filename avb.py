@@ -25,7 +25,20 @@ from common import networks
 from common.adversarial import discriminator_loss, frozen
 from common.model import LatentModel, binary_cross_entropy
 from common.priors import GaussianPrior
-from common.run import Count, Decay, Factor, Positive, PositiveCount, Range, Seed, Targets, main_of, train_and_report
+from common.run import (
+    Count,
+    Decay,
+    Factor,
+    Networks,
+    Positive,
+    PositiveCount,
+    Range,
+    Seed,
+    Share,
+    Targets,
+    main_of,
+    train_and_report,
+)
 
 
 @dataclass(frozen=True)
@@ -37,11 +50,13 @@ class Config:
     latent_dim: PositiveCount = 2  # dimensions of z (MNIST in the paper: 8 and 32)
     adaptive_contrast: bool = True  # compare q(z|x) with a Gaussian of its own moments instead of the prior
     hidden_units: tuple[PositiveCount, ...] = (512, 512)  # ReLU units a layer, encoder and decoder
+    networks: Networks = "dense"  # dense, or conv: three convolutions and one of those layers (paper: convolutional)
     discriminator_units: tuple[PositiveCount, ...] = (512, 512)  # ReLU units a layer; the first for x and z each
     noise_basis: PositiveCount = 16  # noise vectors v_i in z = z0 + sum_i a_i v_i (official code: 16 for 8-D)
     noise_dim: PositiveCount = 32  # normal numbers that each v_i is a function of (official code: 32 for 8-D)
     noise_units: tuple[PositiveCount, ...] = (64, 64)  # ELU units a layer in each v_i (official code: 128, 128, 128)
     prior_scale: Positive = 1.0  # standard deviation of the Gaussian prior
+    warm_up: Share = 0.0  # share of the epochs in which the KL's weight rises from 0 to 1
     epochs: Count | None = None  # passes over the training images; None: as `updates` take, at most 40
     updates: PositiveCount = 8250  # steps of the optimiser if epochs is None: 15 passes over MNIST
     batch_size: Annotated[int, Range(1)] = 100  # images an update; the moments of q(z|x) are taken over its noise
@@ -51,6 +66,7 @@ class Config:
     encoder_rate_factor: Factor = 1.0  # times learning_rate
     decoder_rate_factor: Factor = 1.0  # times learning_rate
     discriminator_rate_factor: Factor = 2.0  # times learning_rate (official code: 2)
+    discriminator_steps: PositiveCount = 1  # updates of T for each of encoder and decoder (official code: 1)
     seed: Seed = 0  # of weights, noise, order and binarisation
     results: str = "results"  # the folder of all runs
     name: str = ""  # this run's folder below results/avb/; date and time if empty
@@ -87,7 +103,7 @@ class AVB(LatentModel):
         z_hat, log_ratio = self.contrast(outputs)
         opposite = self.noise(ops.shape(z_hat)) if self.adaptive_contrast else self.prior_like(z_hat)
         return {
-            "kl": ops.mean(self.log_odds(frozen(self.discriminator), x, z_hat) + log_ratio),
+            "kl": self.kl_weight * ops.mean(self.log_odds(frozen(self.discriminator), x, z_hat) + log_ratio),
             "discriminator": discriminator_loss(
                 self.log_odds(self.discriminator, x, ops.stop_gradient(z_hat)),
                 self.log_odds(self.discriminator, x, opposite),
@@ -137,9 +153,12 @@ def build(config: Config, image_shape) -> AVB:
             config.noise_dim,
             config.noise_units,
             random,
+            config.networks,
         ),
-        decoder=networks.decoder(config.latent_dim, image_shape, config.hidden_units, random),
-        discriminator=networks.pair_discriminator(image_shape, config.latent_dim, config.discriminator_units, random),
+        decoder=networks.decoder(config.latent_dim, image_shape, config.hidden_units, random, config.networks),
+        discriminator=networks.pair_discriminator(
+            image_shape, config.latent_dim, config.discriminator_units, random, config.networks
+        ),
     )
 
 

@@ -20,7 +20,19 @@ from keras import ops
 from common import networks
 from common.model import LatentModel, binary_cross_entropy, gaussian_kl
 from common.priors import GaussianPrior
-from common.run import Count, Decay, Factor, Positive, PositiveCount, Seed, Targets, main_of, train_and_report
+from common.run import (
+    Count,
+    Decay,
+    Factor,
+    Networks,
+    Positive,
+    PositiveCount,
+    Seed,
+    Share,
+    Targets,
+    main_of,
+    train_and_report,
+)
 
 
 @dataclass(frozen=True)
@@ -31,8 +43,10 @@ class Config:
     binarisation: Targets = "none"  # none, dynamic (pixels drawn anew each epoch), threshold (at 0.5)
     latent_dim: PositiveCount = 2  # dimensions of z
     hidden_units: tuple[PositiveCount, ...] = (1000, 1000)  # ReLU units a layer, both networks
+    networks: Networks = "dense"  # dense, or conv: three convolutions and one of those layers
     prior_scale: Positive = 1.0  # standard deviation of the Gaussian prior
     beta: Factor = 1.0  # on the KL, both terms being sums; 1 is the evidence lower bound
+    warm_up: Share = 0.0  # share of the epochs in which the KL's weight rises from 0 to beta
     epochs: Count | None = None  # passes over the training images; None: as `updates` take, at most 40
     updates: PositiveCount = 8250  # steps of the optimiser if epochs is None: 15 passes over MNIST
     batch_size: PositiveCount = 100  # images an update
@@ -66,7 +80,7 @@ class VAE(LatentModel):
     def objective(self, x, outputs):
         return {
             "reconstruction": binary_cross_entropy(x, outputs["logits"]),
-            "kl": self.beta * ops.mean(self.divergences(x, outputs)["kl_nats"]),
+            "kl": self.beta * self.kl_weight * ops.mean(self.divergences(x, outputs)["kl_nats"]),
         }
 
     def divergences(self, x, outputs):
@@ -80,8 +94,8 @@ def build(config: Config, image_shape) -> VAE:
         beta=config.beta,
         prior=GaussianPrior(config.latent_dim, config.prior_scale),
         seed=config.seed,
-        encoder=networks.encoder(image_shape, 2 * config.latent_dim, config.hidden_units, random),
-        decoder=networks.decoder(config.latent_dim, image_shape, config.hidden_units, random),
+        encoder=networks.encoder(image_shape, 2 * config.latent_dim, config.hidden_units, random, kind=config.networks),
+        decoder=networks.decoder(config.latent_dim, image_shape, config.hidden_units, random, config.networks),
     )
 
 

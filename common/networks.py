@@ -1,4 +1,4 @@
-"""The networks of the five models: fully connected, any size of image and code.
+"""The networks of the five models: fully connected, any size of image and code; convolutional where a script offers it.
 
 Every builder takes a NumPy generator, from which each layer draws the seed of its initial weights, and
 returns a functional `keras.Model` that can be saved, loaded and called on its own.
@@ -7,6 +7,8 @@ returns a functional `keras.Model` that can be saved, loaded and called on its o
 import keras
 import numpy as np
 from keras import layers, ops
+
+CHANNELS = (16, 32, 64)  # of the convolutions, first to last; in reverse in the decoder
 
 
 def seeded(random: np.random.Generator) -> keras.initializers.Initializer:
@@ -21,7 +23,28 @@ def hidden_layers(x, hidden_units, random: np.random.Generator, activation="relu
     return x
 
 
-def encoder(image_shape, outputs: int, hidden_units, random: np.random.Generator, noise_dim: int = 0):
+def image_features(images, hidden_units, random: np.random.Generator, kind: str = "dense"):
+    """(batch, *image_shape) -> (batch, hidden_units[-1]): `hidden_layers` on the pixels or, if kind is "conv", three
+    convolutions of 5 x 5 pixels and stride 2 with 16, 32 and 64 channels, and the last of those layers on top.
+
+    Raises ValueError if images for convolutions are not (height, width).
+    """
+    if kind == "dense":
+        return hidden_layers(layers.Flatten()(images), hidden_units, random)
+    require_plane_images(images.shape[1:])
+    x = layers.Reshape((*images.shape[1:], 1))(images)
+    for channels in CHANNELS:
+        x = layers.Conv2D(channels, 5, 2, padding="same", activation="relu", kernel_initializer=seeded(random))(x)
+    return hidden_layers(layers.Flatten()(x), hidden_units[-1:], random)
+
+
+def require_plane_images(image_shape):
+    """Raises ValueError unless images are (height, width)."""
+    if len(image_shape) != 2:
+        raise ValueError(f"convolutions need images of (height, width), not {tuple(image_shape)}")
+
+
+def encoder(image_shape, outputs: int, hidden_units, random: np.random.Generator, noise_dim: int = 0, kind="dense"):
     """Images to `outputs` numbers each: (batch, *image_shape) -> (batch, outputs).
 
     With `noise_dim` > 0 the network takes a pair (images, noise), the noise of shape (batch, noise_dim) is
@@ -29,16 +52,33 @@ def encoder(image_shape, outputs: int, hidden_units, random: np.random.Generator
     posterior" (section 2).
     """
     images = layers.Input(image_shape, name="images")
-    pixels = layers.Flatten()(images)
     noise = [layers.Input((noise_dim,), name="noise")] if noise_dim else []
-    hidden = hidden_layers(layers.Concatenate()([pixels, *noise]) if noise else pixels, hidden_units, random)
+    if noise:
+        hidden = hidden_layers(layers.Concatenate()([layers.Flatten()(images), *noise]), hidden_units, random)
+    else:
+        hidden = image_features(images, hidden_units, random, kind)
     code = layers.Dense(outputs, kernel_initializer=seeded(random), name="code")(hidden)
     return keras.Model([images, *noise] if noise else images, code, name="encoder")
 
 
-def decoder(latent_dim: int, image_shape, hidden_units, random: np.random.Generator):
-    """Codes to the logits of independent Bernoulli pixels: (batch, latent_dim) -> (batch, *image_shape)."""
+def decoder(latent_dim: int, image_shape, hidden_units, random: np.random.Generator, kind: str = "dense"):
+    """Codes to the logits of independent Bernoulli pixels: (batch, latent_dim) -> (batch, *image_shape).
+
+    If kind is "conv": the first hidden layer, one that fills an eighth of the image's height and width, and three
+    transposed convolutions of 5 x 5 pixels and stride 2; what they have too much of the image is cut off.
+    """
     code = layers.Input((latent_dim,), name="code")
+    if kind == "conv":
+        require_plane_images(image_shape)
+        small = [-(-side // 2 ** len(CHANNELS)) for side in image_shape]
+        hidden = hidden_layers(code, (*hidden_units[:1], CHANNELS[-1] * small[0] * small[1]), random)
+        x = layers.Reshape((*small, CHANNELS[-1]))(hidden)
+        for channels in CHANNELS[-2::-1]:
+            kernel = {"padding": "same", "activation": "relu", "kernel_initializer": seeded(random)}
+            x = layers.Conv2DTranspose(channels, 5, 2, **kernel)(x)
+        x = layers.Conv2DTranspose(1, 5, 2, padding="same", kernel_initializer=seeded(random), name="logits")(x)
+        x = layers.Cropping2D([(0, side - wanted) for side, wanted in zip(x.shape[1:3], image_shape, strict=True)])(x)
+        return keras.Model(code, layers.Reshape(image_shape)(x), name="decoder")
     hidden = hidden_layers(code, hidden_units, random)
     logits = layers.Dense(int(np.prod(image_shape)), kernel_initializer=seeded(random), name="logits")(hidden)
     return keras.Model(code, layers.Reshape(image_shape)(logits), name="decoder")
@@ -52,7 +92,7 @@ def discriminator(latent_dim: int, hidden_units, random: np.random.Generator):
     return keras.Model(code, logit, name="discriminator")
 
 
-def pair_discriminator(image_shape, latent_dim: int, hidden_units, random: np.random.Generator):
+def pair_discriminator(image_shape, latent_dim: int, hidden_units, random: np.random.Generator, kind: str = "dense"):
     """The network inside T(x, z) of the AVB paper: (batch, *image_shape), (batch, latent_dim) -> (batch, 1).
 
     Image and code each have a first layer of their own, or a few code dimensions would drown among the pixels.
@@ -60,14 +100,14 @@ def pair_discriminator(image_shape, latent_dim: int, hidden_units, random: np.ra
     """
     images = layers.Input(image_shape, name="images")
     code = layers.Input((latent_dim,), name="code")
-    both = [hidden_layers(x, hidden_units[:1], random) for x in (layers.Flatten()(images), code)]
+    both = [image_features(images, hidden_units[:1], random, kind), hidden_layers(code, hidden_units[:1], random)]
     hidden = hidden_layers(layers.Concatenate()(both), hidden_units[1:], random)
     logit = layers.Dense(1, kernel_initializer="zeros", name="logit")(hidden)
     return keras.Model([images, code], logit, name="discriminator")
 
 
 def noise_basis_encoder(
-    image_shape, latent_dim: int, hidden_units, noise_basis: int, noise_dim: int, noise_units, random
+    image_shape, latent_dim: int, hidden_units, noise_basis: int, noise_dim: int, noise_units, random, kind="dense"
 ):
     """The encoder that knows its moments (AVB paper, "Adaptive Contrast"): z = z0(x) + sum_i a_i(x) v_i(eps_i).
 
@@ -76,7 +116,7 @@ def noise_basis_encoder(
     a = elu(. - 5) + 1 is positive and starts near exp(-5); z0 starts near 0.
     """
     images = layers.Input(image_shape, name="images")
-    hidden = hidden_layers(layers.Flatten()(images), hidden_units, random)
+    hidden = image_features(images, hidden_units, random, kind)
     near_zero = keras.initializers.RandomNormal(stddev=1e-3, seed=int(random.integers(2**31)))
     z0 = layers.Dense(latent_dim, kernel_initializer=near_zero, name="location")(hidden)
     scales = layers.Dense(noise_basis * latent_dim, kernel_initializer=seeded(random), name="scales")(hidden)

@@ -54,7 +54,9 @@ Factor = Annotated[float, Range(0, inclusive=True)]
 Positive = Annotated[float, Range(0)]
 Seed = Annotated[int, Range(0, 2**32, inclusive=True)]
 Decay = Annotated[float, Range(0, 1, inclusive=True)]
+Share = Annotated[float, Range(0, 1, inclusive=True)]
 Targets = Literal["none", "dynamic", "threshold"]
+Networks = Literal["dense", "conv"]
 Prior = Literal["gaussian", "mixture", "swiss_roll"]
 
 
@@ -175,6 +177,8 @@ def train_and_report(config, build, script: str) -> dict:
     dataset = load_mnist(config.data)
     if config.batch_size > len(dataset.x_train):
         raise RunError(f"--batch-size {config.batch_size} is above the {len(dataset.x_train)} training images")
+    if getattr(config, "networks", "dense") == "conv" and len(dataset.image_shape) != 2:
+        raise RunError(f"--networks conv needs images of (height, width), not {dataset.image_shape}")
     config = dataclasses.replace(config, epochs=planned_epochs(config, len(dataset.x_train)))
     if len(dataset.x_test) < FEWEST_TEST_IMAGES:
         raise DataError(

@@ -55,14 +55,17 @@ def adam_per_network(model, config, updates: int | None = None) -> keras.optimiz
     """Adam (arXiv 1412.6980) for each network, its rate `learning_rate` times the network's own factor.
 
     With `updates`, the rates fall along half a cosine (arXiv 1608.03983) to `final_rate_factor` of themselves in as
-    many steps; without, they stay.
+    many steps; without, they stay. Where the config has `discriminator_steps` above 1, the other networks step once
+    in as many, by the mean of their gradients.
     """
-    adams = {}
+    adams, steps = {}, getattr(config, "discriminator_steps", 1)
     for name in model.networks:
+        every = 1 if name == "discriminator" else steps
         rate = config.learning_rate * getattr(config, f"{name}_rate_factor")
         if updates:
-            rate = keras.optimizers.schedules.CosineDecay(rate, updates, alpha=config.final_rate_factor)
-        adams[name] = keras.optimizers.Adam(rate, beta_1=config.beta_1)
+            rate = keras.optimizers.schedules.CosineDecay(rate, updates // every, alpha=config.final_rate_factor)
+        accumulated = every if every > 1 else None  # 1 is an error in Keras
+        adams[name] = keras.optimizers.Adam(rate, beta_1=config.beta_1, gradient_accumulation_steps=accumulated)
     network_of = {id(v): name for name, network in model.networks.items() for v in network.trainable_variables}
     optimizer = keras.optimizers.MultiOptimizer(lambda variable: adams[network_of[id(variable)]])
     optimizer.build(model.trainable_variables)
@@ -125,6 +128,17 @@ class Progress(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         if self.on_terminal and self.updates < self.total:
             print(flush=True)
+
+
+class WarmUp(keras.callbacks.Callback):
+    """Raises the model's `kl_weight` from 0 to 1 over a share of the epochs; it is constant within each."""
+
+    def __init__(self, share: float, epochs: int):
+        super().__init__()
+        self.length = max(1.0, share * epochs)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.kl_weight.assign(min(1.0, (epoch + 1.0) / self.length))
 
 
 class StopOnNonFinite(keras.callbacks.Callback):
@@ -198,6 +212,8 @@ def train(model, dataset: Dataset, config, folder) -> Outcome:
     # Not in Batches.on_epoch_end: Keras calls that before the first epoch too, if the model is new.
     order = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: batches.shuffle(epoch))
     callbacks = [order, progress, finite, interrupt, keras.callbacks.CSVLogger(folder / "history.csv")]
+    if getattr(config, "warm_up", 0.0):
+        callbacks.append(WarmUp(config.warm_up, config.epochs))
     if config.tensorboard:
         callbacks.append(keras.callbacks.TensorBoard(folder / "tensorboard"))
     start = time.perf_counter()
