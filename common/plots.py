@@ -158,7 +158,7 @@ def dots(panels: Mapping[str, Mapping], rows: Sequence[str], title: str, descrip
     panels: name of the horizontal axis -> series -> row -> (value, standard error); a row may be missing in a series.
     """
     figure = new_figure(10.5, 0.42 * len(rows) + 1.6, title, description, layout="constrained")
-    all_axes = figure.subplots(1, len(panels), sharey=True)
+    all_axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
     series_names = [name for series in panels.values() for name in series]
     for axes, (label, series) in zip(all_axes, panels.items(), strict=True):
         for number, (name, points) in enumerate(series.items()):

@@ -1,0 +1,336 @@
+"""MNIST, like for like: is AVB ahead of a VAE with the same decoder, and is the ELBO that T claims one?
+
+Dynamically binarised digits, codes of 8 and of 32 dimensions, and for VAE, AVB and AVB with adaptive contrast the same
+decoder, data and number of updates (AVB paper, arXiv 1701.04722, MNIST). log p(x) of test images by the
+importance-weighted bound and by annealing with the gap between its two directions; beside it the ELBO as each model
+states it. Settings of each model were searched for with --search, as many for one as for another, on validation images.
+
+Run: python -m experiments.avb_mnist --data mnist.npz (--help lists every flag); --quick on the sample; --search first
+if the settings are to be found anew; --networks conv for convolutional networks.
+Leaves in results/avb_mnist/<name>/: the runs, table.md, metrics.json, log_likelihood.png and training.png; of a search
+table.md and metrics.json in results/avb_mnist/search/. What is there already is not made again.
+"""
+
+import csv
+import dataclasses
+import json
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import keras
+import numpy as np
+
+import avb
+import vae_baseline
+from common import plots
+from common.data import Dataset, binarise, load_mnist
+from common.evaluation import likelihood
+from common.files import whole, write_json
+from common.measure import LikelihoodSettings, annealed, flat, importance_weighted, proposal
+from common.run import (
+    Networks,
+    PositiveCount,
+    Range,
+    RunError,
+    Seed,
+    TimeLeft,
+    check,
+    claim_folder,
+    complete_run,
+    each_once,
+    load_run,
+    main_of,
+    quickened,
+)
+from common.training import planned_epochs, planned_updates, train
+from experiments.avb_toy import mean_and_spread
+
+CONTRAST, PLAIN = {"adaptive_contrast": True}, {"adaptive_contrast": False}
+MODELS = {"VAE": (vae_baseline, {}), "AVB": (avb, PLAIN), "AVB, adaptive contrast": (avb, CONTRAST)}
+CHOSEN: dict[str, dict] = {"VAE": {}, "AVB": {}, "AVB, adaptive contrast": {}}  # by --search, on validation images
+COMMON_CANDIDATES = {
+    "defaults": {},
+    "rate 5e-4": {"learning_rate": 5e-4},
+    "rate 2e-3": {"learning_rate": 2e-3},
+    "warm-up": {"warm_up": 0.3},
+}
+CANDIDATES = {
+    "VAE": COMMON_CANDIDATES
+    | {
+        "rate 3e-3": {"learning_rate": 3e-3},
+        "rate 2e-3, warm-up": {"learning_rate": 2e-3, "warm_up": 0.3},
+        "beta_1 0.5": {"beta_1": 0.5},
+        "encoder's rate doubled": {"encoder_rate_factor": 2.0},
+    }
+}
+for avb_model in ("AVB", "AVB, adaptive contrast"):
+    CANDIDATES[avb_model] = COMMON_CANDIDATES | {
+        "T's rate doubled": {"discriminator_rate_factor": 4.0},
+        "T twice as wide": {"discriminator_units": (600, 600)},
+        "T of three layers": {"discriminator_units": (300, 300, 300)},
+        "two updates of T": {"discriminator_steps": 2},
+    }
+SEARCH_IMAGES, SEARCH_DRAWS, SEARCH_SEED = 500, 500, 100
+QUICK = {
+    "data": "sample",
+    "latent_dims": (8,),
+    "seeds": (0,),
+    "updates": 200,
+    "annealed_images": 10,
+    "weighted_images": 50,
+    "weighted_samples": 500,
+    "temperatures": (50,),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """What the models share; their own settings are in CHOSEN."""
+
+    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz file
+    latent_dims: tuple[PositiveCount, ...] = (8, 32)  # dimensions of z
+    hidden_units: tuple[PositiveCount, ...] = (300, 300)  # ReLU units a layer, all networks
+    networks: Networks = "dense"  # dense, or conv: three convolutions and one of those layers (paper: convolutional)
+    updates: PositiveCount = 11_000  # of encoder and decoder: 20 passes over MNIST
+    seeds: tuple[Seed, ...] = (0, 1, 2)  # of weights, noise, order and binarisation
+    search: bool = False  # train the candidates and rank them on validation images, and nothing else
+    search_updates: PositiveCount = 5500  # of every candidate, of encoder and decoder
+    annealed_images: Annotated[int, Range(1)] = 100  # test images whose log p(x) is annealed
+    chains: Annotated[int, Range(1)] = 8  # for each of them
+    temperatures: tuple[PositiveCount, ...] = (200,)  # between prior and posterior; the most count
+    weighted_images: Annotated[int, Range(1)] = 1000  # test images of the importance-weighted bound
+    weighted_samples: PositiveCount = 5000  # draws for each of them
+    quick: bool = False  # whatever is not asked for is small: the sample, 8 dimensions, one seed, 200 updates
+    results: str = "results"  # the folder of all runs
+    name: str = ""  # the folder below results/avb_mnist/; the networks, "search" and "quick" if empty
+
+
+def wanted(config: Config, model: str, latent_dim: int, seed: int, folder: Path, name: str, changes: dict):
+    """The script of a model and the Config of one of its runs."""
+    script, own = MODELS[model]
+    own = own | ({"discriminator_units": config.hidden_units} if script is avb else {}) | changes
+    steps = own.get("discriminator_steps", 1)
+    return script, script.Config(
+        **own,
+        data=config.data,
+        binarisation="dynamic",
+        latent_dim=latent_dim,
+        hidden_units=config.hidden_units,
+        networks=config.networks,
+        updates=steps * (config.search_updates if config.search else config.updates),
+        seed=seed,
+        results=str(folder),
+        name=name,
+    )
+
+
+def stated(model: str, metrics: dict) -> float:
+    """The ELBO that a model states of the test images: its own KL, true or estimated by T."""
+    return -metrics["negative_elbo_nats" if model == "VAE" else "negative_elbo_estimated_nats"]
+
+
+def slug(*parts) -> str:
+    """A name for a folder."""
+    return "-".join(str(part).lower().replace(",", "").replace("'", "").replace(" ", "-") for part in parts)
+
+
+# The search
+
+
+def candidate(config: Config, dataset: Dataset, model: str, latent_dim: int, name: str, folder: Path) -> dict:
+    """Train a candidate and bound log p(x) of validation images, binarised at random, the same for all."""
+    own = folder / slug(model, latent_dim, name)
+    own.mkdir(exist_ok=True)
+    script, asked = wanted(config, model, latent_dim, SEARCH_SEED, folder, own.name, CANDIDATES[model][name])
+    asked = dataclasses.replace(asked, epochs=planned_epochs(asked, len(dataset.x_train)))
+    trained = script.build(asked, dataset.image_shape)
+    outcome = train(trained, dataset, asked, own)
+    images = binarise(dataset.x_val, "dynamic", np.random.default_rng(1))[:SEARCH_IMAGES]
+    log_weights = likelihood.importance_log_weights(
+        likelihood.of_decoder(trained.decoder), trained.prior, images, *proposal(trained, images), SEARCH_DRAWS, 0
+    )
+    keras.utils.clear_session()
+    return {
+        "validation_bound_nats": float(likelihood.importance_weighted_bound(log_weights).mean()),
+        "stated_elbo_nats": -outcome.history["val_reconstruction"][-1] - outcome.history["val_kl"][-1],
+        "stopped_by": outcome.stopped_by,
+    }
+
+
+def search(config: Config, dataset: Dataset, folder: Path) -> dict:
+    """Every candidate of every model, and which is best; returns what metrics.json holds."""
+    parts = {
+        f"{model}, {latent_dim}-D: {name}": partial(candidate, config, dataset, model, latent_dim, name, folder)
+        for latent_dim in config.latent_dims
+        for model in MODELS
+        for name in CANDIDATES[model]
+    }
+    runs = each_once(folder, parts)
+    lines = ["| | log p(x) of validation images, bound, nats | stated ELBO, nats |", "|---|---|---|"]
+    for name, found in sorted(
+        runs.items(), key=lambda item: (item[0].split(":")[0], -item[1]["validation_bound_nats"])
+    ):
+        cells = f"{found['validation_bound_nats']:.2f} | {found['stated_elbo_nats']:.2f}".replace("-", "−")
+        lines.append(f"| {name} | {cells} |")
+    with whole(folder / "table.md") as unfinished:
+        unfinished.write_text("\n".join(lines) + "\n")
+    write_json(folder / "metrics.json", runs)
+    print("\n".join(lines))
+    print(folder)
+    return runs
+
+
+# The comparison
+
+
+def measured(config: Config, dataset: Dataset, model: str, latent_dim: int, seed: int, folder: Path) -> dict:
+    """Train a model and estimate log p(x) of test images."""
+    name = slug(model, latent_dim, "seed", seed)
+    run, _ = complete_run(*wanted(config, model, latent_dim, seed, folder, name, CHOSEN[model]))
+    trained, settings = load_run(run), LikelihoodSettings.of(config)
+    weighted, bounds = importance_weighted(trained, dataset, settings, TimeLeft())
+    found, estimates = annealed(trained, dataset, settings, TimeLeft())
+    count = min(len(bounds), len(estimates))
+    metrics = json.loads((run / "metrics.json").read_text())
+    numbers = flat(weighted | found)
+    lacking = float(np.mean(estimates[:count] - bounds[:count]))  # of the bound, on the same images
+    carried = numbers["importance_weighted_bound_nats"] + lacking
+    history = list(csv.DictReader((run / "history.csv").open()))
+    return {
+        "importance_weighted_bound_nats": numbers["importance_weighted_bound_nats"],
+        "annealed_log_likelihood_nats": carried,
+        "annealed_gap_nats": numbers["annealed_gap_nats"],
+        "stated_elbo_nats": stated(model, metrics),
+        "violation_nats": stated(model, metrics) - carried,
+        "kl_neighbour_nats": metrics["kl_neighbour_nats"],
+        "stated_kl_nats": metrics["kl_nats" if model == "VAE" else "kl_estimated_nats"],
+        "test_reconstruction_nats": metrics["test_reconstruction_nats"],
+        "stopped_by": metrics["stopped_by"],
+        "course": {
+            "updates": [int(float(row["updates"])) for row in history],
+            "elbo": [-float(row["val_reconstruction"]) - float(row["val_kl"]) for row in history],
+        },
+    }
+
+
+def main(config: Config = Config()) -> dict:
+    """Train and measure what is not there yet; returns what metrics.json holds."""
+    check(config)
+    if config.quick:
+        config = quickened(config, QUICK)
+    dataset = load_mnist(config.data)
+    batch = vae_baseline.Config().batch_size
+    if len(dataset.x_train) < batch:
+        raise RunError(f"{dataset.name} has {len(dataset.x_train)} training images; give {batch} or more")
+    name = config.name or "-".join([config.networks, *["search"] * config.search, *["quick"] * config.quick])
+    folder = Path(config.results) / "avb_mnist" / name
+    updates = planned_updates(vae_baseline.Config(updates=config.updates), len(dataset.x_train))
+    claim_folder(folder, "avb_mnist", config, dataset, updates)
+    if config.search:
+        return search(config, dataset, folder)
+    parts = {
+        f"{model}, {latent_dim}-D, seed {seed}": partial(measured, config, dataset, model, latent_dim, seed, folder)
+        for seed in config.seeds
+        for latent_dim in config.latent_dims
+        for model in MODELS
+    }
+    runs = each_once(folder, parts)
+    metrics = {}
+    for latent_dim in config.latent_dims:
+        for model in MODELS:
+            of_model = [runs[f"{model}, {latent_dim}-D, seed {seed}"] for seed in config.seeds]
+            found = {}
+            for key in [key for key in of_model[0] if key.endswith("_nats")]:
+                found |= mean_and_spread(key, [run[key] for run in of_model])
+            metrics[f"{model}, {latent_dim}-D"] = found
+    with whole(folder / "table.md") as unfinished:
+        unfinished.write_text(table(metrics))
+    write_json(folder / "metrics.json", metrics)
+    plots.save(figure(metrics, config, dataset), folder / "log_likelihood.png")
+    plots.save(training(runs, config, dataset), folder / "training.png")
+    print(table(metrics))
+    print(folder)
+    return metrics
+
+
+COLUMNS = {
+    "importance_weighted_bound_nats": ("log p(x), importance-weighted bound", 1),
+    "annealed_log_likelihood_nats": ("annealed, carried to all", 1),
+    "annealed_gap_nats": ("gap between its directions", 2),
+    "stated_elbo_nats": ("ELBO as the model states it", 1),
+    "violation_nats": ("stated ELBO − log p(x)", 1),
+    "stated_kl_nats": ("KL as stated", 1),
+    "kl_neighbour_nats": ("KL by nearest neighbours", 1),
+    "test_reconstruction_nats": ("reconstruction", 1),
+}
+
+
+def table(metrics: dict) -> str:
+    """A row a model and code, mean ± standard deviation over the seeds, nats."""
+    lines = [f"| | {' | '.join(title for title, _ in COLUMNS.values())} |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for name, found in metrics.items():
+        cells = []
+        for key, (_, digits) in COLUMNS.items():
+            numbers = [found[key], found[f"{key}_sd"]]
+            parts = [f"{number:.{digits}f}" for number in numbers if number is not None]
+            cells.append(" ± ".join(parts).replace("-", "−"))
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def seeds_of(config: Config) -> str:
+    return f"{len(config.seeds)} seeds" if len(config.seeds) > 1 else "one seed"
+
+
+def figure(metrics: dict, config: Config, dataset: Dataset):
+    """What each model states and what is true, a panel a size of the code."""
+    panels = {}
+    for latent_dim in config.latent_dims:
+        panels[f"nats per binarised image, {latent_dim}-D code"] = {
+            title: {
+                model: (
+                    metrics[f"{model}, {latent_dim}-D"][key],
+                    metrics[f"{model}, {latent_dim}-D"][f"{key}_sd"] or 0.0,
+                )
+                for model in MODELS
+            }
+            for key, title in (
+                ("stated_elbo_nats", "ELBO as stated"),
+                ("importance_weighted_bound_nats", "weighted bound"),
+                ("annealed_log_likelihood_nats", "log p(x), annealed"),
+            )
+        }
+    return plots.dots(
+        panels,
+        list(MODELS),
+        f"AVB and a VAE with the same decoder on {dataset.name}: what they state, and log p(x)",
+        f"{config.updates:,} updates, mean and standard deviation of {seeds_of(config)}. Bound: "
+        f"{config.weighted_images:,} test images, {config.weighted_samples:,} draws; {config.annealed_images} of "
+        "them annealed, the difference carried to all. A stated ELBO right of log p(x) is no bound",
+    )
+
+
+def training(runs: dict, config: Config, dataset: Dataset):
+    """The stated ELBO of validation images over training."""
+    panels = {}
+    for latent_dim in config.latent_dims:
+        series = {}
+        for model in MODELS:
+            courses = [runs[f"{model}, {latent_dim}-D, seed {seed}"]["course"] for seed in config.seeds]
+            shortest = min(len(course["updates"]) for course in courses)
+            x = np.array(courses[0]["updates"][:shortest])
+            series[model] = plots.Curve(x, [course["elbo"][:shortest] for course in courses])
+        panels[f"stated ELBO, nats, {latent_dim}-D"] = series
+    return plots.bands(
+        panels,
+        "updates",
+        "The ELBO that each model states, over training",
+        f"Validation images of {dataset.name}, binarised; mean and range of {seeds_of(config)}",
+        skipped=0.2,
+    )
+
+
+if __name__ == "__main__":
+    main_of(main, Config)
