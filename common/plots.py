@@ -204,7 +204,7 @@ def bands(
     horizontal lines. skipped: the first part of every curve, which the vertical axis need not hold. shared: one
     vertical scale for all panels.
     """
-    figure = new_figure(4.2 * len(panels) + 0.4, 4.4, title, description, layout="constrained")
+    figure = new_figure(max(6.5, 4.2 * len(panels) + 0.4), 4.4, title, description, layout="constrained")
     names = list(dict.fromkeys(name.split(":")[0] for series in panels.values() for name in series))
     all_axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=shared))
     late = []
@@ -228,8 +228,15 @@ def bands(
         margin = 0.05 * (high - low) or 1.0
         axes.set(xlabel=x_label, ylabel=label, xscale=x_scale, ylim=(low - margin, high + margin))
         axes.tick_params(labelsize=TEXT_SIZE)
-        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17)}
-        axes.legend(fontsize=SMALL_SIZE, frameon=False, ncols=2, columnspacing=1.0, **below)
+        if x_scale == "log":
+            ticks = np.unique(np.concatenate([curve.x for curve in series.values()]))
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.minorticks_off()
+    lines = [line for axes in all_axes for line in axes.get_legend_handles_labels()[0]]
+    handles = {line.get_label(): line for line in lines}
+    columns = max(1, int(figure.get_figwidth() / (0.075 * max(map(len, handles)) + 0.6)))
+    place_of = {"loc": "outside lower center", "ncols": columns, "frameon": False, "fontsize": SMALL_SIZE}
+    figure.legend(handles=list(handles.values()), **place_of)
     return figure
 
 
