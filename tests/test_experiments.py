@@ -15,7 +15,7 @@ from common.evaluation import likelihood
 from common.files import write_json
 from common.model import LatentModel
 from common.run import RunError, complete_run, load_run
-from experiments import compare, evaluate, likelihoods, update_order
+from experiments import avb_mnist, compare, evaluate, likelihoods, update_order
 
 BACKEND = keras.backend.backend()
 on_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="the in-turn loop needs a gradient tape")
@@ -264,3 +264,55 @@ def test_likelihoods_measures_decoders_and_windows(quick, digits, tmp_path, monk
     monkeypatch.setattr(likelihoods, "measure_likelihood", None)
     monkeypatch.setattr(likelihoods, "parzen", None)
     assert likelihoods.main(config) == metrics
+
+
+def test_avb_mnist_sets_what_is_stated_beside_log_p(quick, digits, tmp_path):
+    config = avb_mnist.Config(
+        data=digits,
+        latent_dims=(2,),
+        hidden_units=(8,),
+        networks="conv",
+        updates=2,
+        seeds=(0,),
+        results=str(tmp_path),
+        **FEW | {"temperatures": (3,)},
+    )
+    metrics = avb_mnist.main(config)
+    folder = tmp_path / "avb_mnist" / "conv"
+    assert list(metrics) == [f"{model}, 2-D" for model in avb_mnist.MODELS]
+    for model, found in metrics.items():
+        difference = found["stated_elbo_nats"] - found["annealed_log_likelihood_nats"]
+        assert found["violation_nats"] == pytest.approx(difference)
+        elbo = -found["test_reconstruction_nats"] - found["stated_kl_nats"]
+        assert found["stated_elbo_nats"] == pytest.approx(elbo, rel=1e-4), model  # each a mean in float32
+    runs = [load_run(path.parent) for path in folder.glob("*/*/metrics.json")]
+    assert sorted((run.title, getattr(run, "adaptive_contrast", None)) for run in runs) == [
+        ("AVB", False),
+        ("AVB", True),
+        ("VAE", None),
+    ]
+    assert len({run.decoder.count_params() for run in runs}) == 1  # the same decoder
+    assert all((folder / name).is_file() for name in ("table.md", "log_likelihood.png", "training.png"))
+
+
+def test_the_search_ranks_candidates_by_validation_images_alone(quick, digits, tmp_path, monkeypatch):
+    few = {
+        "VAE": {"defaults": {}, "warm-up": {"warm_up": 1.0}},
+        "AVB": {"two updates of T": {"discriminator_steps": 2}},
+    }
+    monkeypatch.setattr(avb_mnist, "CANDIDATES", few)
+    monkeypatch.setattr(avb_mnist, "MODELS", {model: avb_mnist.MODELS[model] for model in few})
+    monkeypatch.setattr(avb_mnist, "SEARCH_IMAGES", 10)
+    x, blank = np.load(digits)["x"], np.zeros((20, 8, 6), np.uint8)
+    paths = [str(tmp_path / name) for name in ("seen.npz", "blank.npz")]
+    for path, x_test in zip(paths, (x[180:], blank), strict=True):
+        np.savez(path, x_train=x[:180], y_train=np.arange(180) % 3, x_test=x_test, y_test=np.arange(20) % 3)
+    config = avb_mnist.Config(search=True, latent_dims=(2,), hidden_units=(8,), search_updates=2, results=str(tmp_path))
+    found = [
+        avb_mnist.main(dataclasses.replace(config, data=path, name=name))
+        for path, name in zip(paths, ("seen", "blank"), strict=True)
+    ]
+    assert list(found[0]) == ["VAE, 2-D: defaults", "VAE, 2-D: warm-up", "AVB, 2-D: two updates of T"]
+    bounds = [[run["validation_bound_nats"] for run in runs.values()] for runs in found]
+    assert np.isfinite(bounds).all()
+    assert bounds[0] == pytest.approx(bounds[1])  # the test images, blank in the second, count for nothing

@@ -29,7 +29,7 @@ from common import networks
 from common.adversarial import discriminator_loss, frozen, generator_loss
 from common.data import Dataset
 from common.model import binary_cross_entropy, gaussian_kl, to_numpy
-from common.training import Batches, adam_per_network, train
+from common.training import Batches, WarmUp, adam_per_network, train
 
 BACKEND = keras.backend.backend()
 JIT = BACKEND == "jax"  # TensorFlow compiles a tiny network by XLA for longer than the test runs it
@@ -631,6 +631,62 @@ def test_a_rate_factor_of_2_is_twice_the_learning_rate_for_one_network():
     factors, rates = moved(0.01, 1.0, 1.0, 2.0), moved(0.02, 0.5, 0.5, 1.0)
     for key, change in factors.items():
         np.testing.assert_array_equal(change, rates[key])  # powers of two: exact
+
+
+def test_with_two_steps_of_t_the_others_wait_and_step_by_their_mean_gradient():
+    model = tiny_model("avb")
+    optimizer = adam_per_network(model, tiny_config("avb", learning_rate=0.01, discriminator_steps=2))
+    start, gradients = weights(model), [ops.full(v.shape, 3.0) for v in model.trainable_variables]
+    optimizer.apply(gradients)
+    first = weights(model)
+    assert {key for key in start if (first[key] != start[key]).any()} == {"discriminator"}
+    optimizer.apply([-gradient / 3.0 for gradient in gradients])
+    for key in ("encoder", "decoder"):  # (3 - 1) / 2 > 0: Adam's first step is its rate against the mean's sign
+        np.testing.assert_allclose(start[key] - weights(model)[key], 0.01, atol=1e-6)
+
+
+def test_the_kl_warms_up_over_a_share_of_the_epochs():
+    model = tiny_model("vae")
+    warm_up = WarmUp(0.5, 4)
+    warm_up.set_model(model)
+    weights_of_epochs = []
+    for epoch in range(4):
+        warm_up.on_epoch_begin(epoch)
+        weights_of_epochs.append(float(to_numpy(model.kl_weight)))
+    assert weights_of_epochs == [0.5, 1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("name", ["vae", "avb", "avb_adaptive_contrast"])
+def test_the_kl_weight_weighs_the_kl_alone(name):
+    model, x = tiny_model_with_fixed_noise(name), images()
+    full = model.objective(x, model(x))
+    model.kl_weight.assign(0.25)
+    quarter = model.objective(x, model(x))
+    for term in model.terms:
+        factor = 0.25 if term == "kl" else 1.0
+        np.testing.assert_allclose(to_numpy(quarter[term]), factor * to_numpy(full[term]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (7, 10)])
+def test_convolutions_give_images_of_any_size(shape):
+    random = np.random.default_rng(0)
+    decoder = networks.decoder(3, shape, (5,), random, "conv")
+    encoder = networks.encoder(shape, 4, (5,), random, kind="conv")
+    assert decoder(tensor(np.zeros((2, 3)))).shape == (2, *shape)
+    assert encoder(tensor(np.zeros((2, *shape)))).shape == (2, 4)
+    pair = networks.pair_discriminator(shape, 3, (5, 5), random, "conv")
+    assert pair([tensor(np.zeros((2, *shape))), tensor(np.zeros((2, 3)))]).shape == (2, 1)
+    corner = ops.convert_to_numpy(decoder(tensor(normal_numbers(1, shape=(64, 3)))))[:, -1, -1]
+    assert corner.std() > 0  # the last pixel depends on the code: nothing is padded
+
+
+def test_convolutions_refuse_images_that_are_no_pictures():
+    for build in (
+        networks.encoder,
+        lambda shape, n, units, random, kind: networks.decoder(n, shape, units, random, kind),
+    ):
+        with pytest.raises(ValueError, match="height, width"):
+            build((9,), 2, (4,), np.random.default_rng(0), kind="conv")
 
 
 def test_the_rates_fall_along_half_a_cosine():
