@@ -40,6 +40,7 @@ from common.run import (
     Range,
     RunError,
     Seed,
+    Share,
     TimeLeft,
     check,
     claim_folder,
@@ -77,7 +78,7 @@ class Config:
     noise_dim: PositiveCount = 32  # normal numbers that z is a function of
     batch_size: Annotated[int, Range(1)] = 512  # codes an update
     updates: Annotated[int, Range(UPDATES_A_RECORD, inclusive=True)] = 8000  # steps of the optimiser
-    warm_up: Factor = 0.5  # share of the updates in which the likelihood's weight rises from 0 to 1
+    warm_up: Share = 0.5  # share of the updates in which the likelihood's weight rises from 0 to 1
     learning_rate: Positive = 1e-3  # of Adam, at the start
     final_rate_factor: Factor = 0.05  # times learning_rate: where a cosine takes it by the last update
     beta_1: Decay = 0.5  # Adam's decay of the mean gradient (official code)

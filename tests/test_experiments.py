@@ -297,7 +297,7 @@ def test_avb_mnist_sets_what_is_stated_beside_log_p(quick, digits, tmp_path):
 
 def test_the_search_ranks_candidates_by_validation_images_alone(quick, digits, tmp_path, monkeypatch):
     few = {
-        "VAE": {"defaults": {}, "warm-up": {"warm_up": 1.0}},
+        "VAE": {"defaults": {}, "warm-up": {"warm_up": 0.5}},
         "AVB": {"two updates of T": {"discriminator_steps": 2}},
     }
     monkeypatch.setattr(avb_mnist, "CANDIDATES", few)

@@ -136,6 +136,7 @@ RANGES = {  # kind of number, least, whether the least itself is allowed, bound 
     "prior_scale": (REAL, 0, False, math.inf),
     "adversarial_weight": (REAL, 0, True, math.inf),
     "beta": (REAL, 0, True, math.inf),
+    "warm_up": (REAL, 0, True, 1),
     "epochs": (WHOLE, 0, True, math.inf),
     "updates": (WHOLE, 0, False, math.inf),
     "batch_size": (WHOLE, 0, False, math.inf),
@@ -145,9 +146,10 @@ RANGES = {  # kind of number, least, whether the least itself is allowed, bound 
     "encoder_rate_factor": (REAL, 0, True, math.inf),
     "decoder_rate_factor": (REAL, 0, True, math.inf),
     "discriminator_rate_factor": (REAL, 0, True, math.inf),
+    "discriminator_steps": (WHOLE, 0, False, math.inf),
     "seed": (WHOLE, 0, True, 2**32),
 }
-OTHER_FIELDS = {"data", "binarisation", "prior", "adaptive_contrast", "results", "name", "tensorboard"}
+OTHER_FIELDS = {"data", "binarisation", "networks", "prior", "adaptive_contrast", "results", "name", "tensorboard"}
 
 
 def numbers(script, name, inside: bool):
