@@ -99,7 +99,7 @@ class AVB(LatentModel):
         return {"reconstruction": binary_cross_entropy(x, outputs["logits"])} | self.adversarial_terms(x, outputs)
 
     def adversarial_terms(self, x, outputs):
-        """What T has to do with: the KL that encoder and, through it, nobody else pays, and T's own loss."""
+        """The terms that T enters: the encoder's KL, through a frozen T, and T's own loss. Scalars, nats."""
         z_hat, log_ratio = self.contrast(outputs)
         opposite = self.noise(ops.shape(z_hat)) if self.adaptive_contrast else self.prior_like(z_hat)
         return {

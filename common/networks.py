@@ -49,8 +49,10 @@ def encoder(image_shape, outputs: int, hidden_units, random: np.random.Generator
 
     With `noise_dim` > 0 the network takes a pair (images, noise), the noise of shape (batch, noise_dim) is
     concatenated to the pixels, and the code is a function of both: the AAE paper's "universal approximator
-    posterior" (section 2).
+    posterior" (section 2). Raises ValueError if it is asked for convolutions as well.
     """
+    if noise_dim and kind != "dense":
+        raise ValueError("the encoder that takes noise beside the pixels is fully connected")
     images = layers.Input(image_shape, name="images")
     noise = [layers.Input((noise_dim,), name="noise")] if noise_dim else []
     if noise:

@@ -44,7 +44,7 @@ from common.run import (
     main_of,
     quickened,
 )
-from common.training import planned_epochs, planned_updates, train
+from common.training import StopOnInterrupt, planned_epochs, planned_updates, train
 from experiments.avb_toy import mean_and_spread
 
 CONTRAST, PLAIN = {"adaptive_contrast": True}, {"adaptive_contrast": False}
@@ -147,6 +147,8 @@ def candidate(config: Config, dataset: Dataset, model: str, latent_dim: int, nam
     asked = dataclasses.replace(asked, epochs=planned_epochs(asked, len(dataset.x_train)))
     trained = script.build(asked, dataset.image_shape)
     outcome = train(trained, dataset, asked, own)
+    if outcome.stopped_by == StopOnInterrupt.message:
+        raise KeyboardInterrupt
     images = binarise(dataset.x_val, "dynamic", np.random.default_rng(1))[:SEARCH_IMAGES]
     log_weights = likelihood.importance_log_weights(
         likelihood.of_decoder(trained.decoder), trained.prior, images, *proposal(trained, images), SEARCH_DRAWS, 0

@@ -146,15 +146,17 @@ class Record(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.progress(self.name, UPDATES_A_RECORD * (epoch + 1), UPDATES_A_RECORD * self.epochs)
-        if self.points is not None:
-            self.codes.append(self.model.encode(np.repeat(self.points, 2000 // len(self.points), axis=0)))
-            if (epoch + 1) % max(1, self.epochs // 16) == 0:
-                found, _ = on_the_plane(self.model, self.points, COARSE, COARSE_DRAWS)
-                self.course.append({"updates": UPDATES_A_RECORD * (epoch + 1)} | found)
+        self.codes.append(self.model.encode(np.repeat(self.points, 2000 // len(self.points), axis=0)))
+        if (epoch + 1) % max(1, self.epochs // 16) == 0:
+            found, _ = on_the_plane(self.model, self.points, COARSE, COARSE_DRAWS)
+            self.course.append({"updates": UPDATES_A_RECORD * (epoch + 1)} | found)
 
 
-def fit(model: LatentModel, config, batch: np.ndarray, callbacks) -> None:
-    """`config.updates` steps, to whole hundreds, all on the same `batch`: all that is random is the noise."""
+def fit(model: LatentModel, config, batch: np.ndarray, callbacks) -> str | None:
+    """`config.updates` steps, to whole hundreds, all on the same `batch`: all that is random is the noise.
+
+    Returns why it stopped early, with the weights of the last hundred that were finite, or None.
+    """
     finite = StopOnNonFinite()
     compile_model(model, config, config.updates)
     model.fit(
@@ -167,6 +169,7 @@ def fit(model: LatentModel, config, batch: np.ndarray, callbacks) -> None:
     )
     if finite.reason:
         print(f"training stopped: {finite.reason}", flush=True)
+    return finite.reason
 
 
 def on_the_plane(model: LatentModel, points: np.ndarray, plane: Plane, draws: int) -> tuple[dict, list[plots.Panel]]:
@@ -214,10 +217,10 @@ def one_seed(config: Config, count: int, seed: int, folder: Path) -> dict:
         start = time.perf_counter()
         model = build(config, count, seed)
         record = Record(f"{name}, {count} points, seed {seed}", config.updates // UPDATES_A_RECORD, points, TimeLeft())
-        fit(model, config, batch, [record])
+        stopped_by = fit(model, config, batch, [record])
         seconds = time.perf_counter() - start
         measured, panels[key] = on_the_plane(model, points, FINE, config.final_draws)
-        found[key] = measured | {"seconds": round(seconds, 1), "course": record.course}
+        found[key] = measured | {"seconds": round(seconds, 1), "stopped_by": stopped_by, "course": record.course}
         if key == "avb" and seed == config.seeds[0]:
             plots.save_animation(animation(record.codes, count, config, seed), folder / f"codes-{count}.gif")
         keras.utils.clear_session()
@@ -254,11 +257,12 @@ def main(config: Config = Config()) -> dict:
 
 
 def summary(runs: list[dict]) -> dict:
-    """Mean and, from two seeds on, standard deviation of every quantity of every model."""
+    """Mean and, from two seeds on, standard deviation of every quantity of every model; how many seeds stopped early."""
     found = {}
     for model in MODELS:
-        for key in [key for key in runs[0][model] if key != "course"]:
+        for key in [key for key in runs[0][model] if key not in ("course", "stopped_by")]:
             found |= mean_and_spread(f"{model}_{key}", [run[model][key] for run in runs])
+        found[f"{model}_stopped"] = sum(run[model]["stopped_by"] is not None for run in runs)
     return found
 
 

@@ -228,7 +228,7 @@ def build(config: Config, problem, adaptive_contrast: bool, seed: int) -> Poster
 
 
 def by_avb(config: Config, problem, seed: int, adaptive_contrast: bool) -> np.ndarray:
-    """Train a sampler and draw from it: (final_draws, dimensions)."""
+    """Train a sampler and draw from it: (final_draws, dimensions). Raises RunError if it met NaN."""
     model = build(config, problem, adaptive_contrast, seed)
     epochs, progress = config.updates // UPDATES_A_RECORD, TimeLeft()
     name = f"AVB {'with' if adaptive_contrast else 'without'} contrast, {problem.title}, seed {seed}"
@@ -238,7 +238,8 @@ def by_avb(config: Config, problem, seed: int, adaptive_contrast: bool) -> np.nd
         progress(name, UPDATES_A_RECORD * (epoch + 1), UPDATES_A_RECORD * epochs)
 
     ones = np.ones((config.batch_size, 1), "float32")
-    fit(model, config, ones, [keras.callbacks.LambdaCallback(on_epoch_begin=begin)])
+    if reason := fit(model, config, ones, [keras.callbacks.LambdaCallback(on_epoch_begin=begin)]):
+        raise RunError(f"{name}: {reason}; try a lower --learning-rate under another --name")
     at_once = even_batch_size(config.final_draws, ROWS)
     rows = ops.ones((at_once, 1))
     draws = [to_numpy(model.infer(rows)["z"]) for _ in range(0, config.final_draws, at_once)]

@@ -186,9 +186,9 @@ def calibrated(config: Config, family: str, dimensions: int, units, contrast: bo
         discriminator=networks.pair_discriminator((count,), dimensions, units, np.random.default_rng(seed)),
     )
     record = Estimates(count, name, config.updates // UPDATES_A_RECORD)
-    fit(model, config, np.tile(np.eye(count, dtype="float32"), (config.draws, 1)), [record])
+    stopped_by = fit(model, config, np.tile(np.eye(count, dtype="float32"), (config.draws, 1)), [record])
     keras.utils.clear_session()
-    return {"updates": record.updates, "estimates": record.rows}
+    return {"updates": record.updates, "estimates": record.rows, "stopped_by": stopped_by}
 
 
 # What is learned
