@@ -201,6 +201,12 @@ def train_and_report(config, build, script: str) -> dict:
     return metrics
 
 
+def require_images(dataset: Dataset, batch_size: int):
+    """Raises RunError if the training images do not fill a batch of an experiment's fixed size."""
+    if len(dataset.x_train) < batch_size:
+        raise RunError(f"{dataset.name} has {len(dataset.x_train)} training images; give {batch_size} or more")
+
+
 def quickened(config, small: dict):
     """`config` with the values of `small` wherever it has its default: whatever is not asked for is small."""
     default = type(config)()

@@ -33,7 +33,6 @@ from common.run import (
     Networks,
     PositiveCount,
     Range,
-    RunError,
     Seed,
     TimeLeft,
     check,
@@ -43,9 +42,10 @@ from common.run import (
     load_run,
     main_of,
     quickened,
+    require_images,
 )
+from common.tables import markdown, mean_and_spread, plus_minus
 from common.training import StopOnInterrupt, planned_epochs, planned_updates, train
-from experiments.avb_toy import mean_and_spread
 
 CONTRAST, PLAIN = {"adaptive_contrast": True}, {"adaptive_contrast": False}
 MODELS = {"VAE": (vae_baseline, {}), "AVB": (avb, PLAIN), "AVB, adaptive contrast": (avb, CONTRAST)}
@@ -170,16 +170,14 @@ def search(config: Config, dataset: Dataset, folder: Path) -> dict:
         for name in CANDIDATES[model]
     }
     runs = each_once(folder, parts)
-    lines = ["| | log p(x) of validation images, bound, nats | stated ELBO, nats |", "|---|---|---|"]
-    for name, found in sorted(
-        runs.items(), key=lambda item: (item[0].split(":")[0], -item[1]["validation_bound_nats"])
-    ):
-        cells = f"{found['validation_bound_nats']:.2f} | {found['stated_elbo_nats']:.2f}".replace("-", "−")
-        lines.append(f"| {name} | {cells} |")
+    keys = ("validation_bound_nats", "stated_elbo_nats")
+    ranked = sorted(runs, key=lambda name: (name.split(":")[0], -runs[name]["validation_bound_nats"]))
+    rows = [[name, *(plus_minus(runs[name][key], None, 2) for key in keys)] for name in ranked]
+    ranking = markdown(["", "log p(x) of validation images, bound, nats", "stated ELBO, nats"], rows)
     with whole(folder / "table.md") as unfinished:
-        unfinished.write_text("\n".join(lines) + "\n")
+        unfinished.write_text(ranking)
     write_json(folder / "metrics.json", runs)
-    print("\n".join(lines))
+    print(ranking)
     print(folder)
     return runs
 
@@ -223,9 +221,7 @@ def main(config: Config = Config()) -> dict:
     if config.quick:
         config = quickened(config, QUICK)
     dataset = load_mnist(config.data)
-    batch = vae_baseline.Config().batch_size
-    if len(dataset.x_train) < batch:
-        raise RunError(f"{dataset.name} has {len(dataset.x_train)} training images; give {batch} or more")
+    require_images(dataset, vae_baseline.Config().batch_size)
     name = config.name or "-".join([config.networks, *["search"] * config.search, *["quick"] * config.quick])
     folder = Path(config.results) / "avb_mnist" / name
     updates = planned_updates(vae_baseline.Config(updates=config.updates), len(dataset.x_train))
@@ -271,15 +267,11 @@ COLUMNS = {
 
 def table(metrics: dict) -> str:
     """A row a model and code, mean ± standard deviation over the seeds, nats."""
-    lines = [f"| | {' | '.join(title for title, _ in COLUMNS.values())} |", "|---" * (len(COLUMNS) + 1) + "|"]
+    rows = []
     for name, found in metrics.items():
-        cells = []
-        for key, (_, digits) in COLUMNS.items():
-            numbers = [found[key], found[f"{key}_sd"]]
-            parts = [f"{number:.{digits}f}" for number in numbers if number is not None]
-            cells.append(" ± ".join(parts).replace("-", "−"))
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        cells = [plus_minus(found[key], found[f"{key}_sd"], digits) for key, (_, digits) in COLUMNS.items()]
+        rows.append([name, *cells])
+    return markdown(["", *(title for title, _ in COLUMNS.values())], rows)
 
 
 def seeds_of(config: Config) -> str:

@@ -41,6 +41,7 @@ from common.run import (
     main_of,
     quickened,
 )
+from common.tables import markdown, mean_and_spread, plus_minus
 from common.training import StopOnNonFinite, compile_model
 from vae_baseline import VAE
 
@@ -257,7 +258,7 @@ def main(config: Config = Config()) -> dict:
 
 
 def summary(runs: list[dict]) -> dict:
-    """Mean and, from two seeds on, standard deviation of every quantity of every model; how many seeds stopped early."""
+    """Mean and standard deviation of every quantity of every model; how many seeds stopped early."""
     found = {}
     for model in MODELS:
         for key in [key for key in runs[0][model] if key not in ("course", "stopped_by")]:
@@ -266,29 +267,17 @@ def summary(runs: list[dict]) -> dict:
     return found
 
 
-def mean_and_spread(key: str, values: list) -> dict:
-    """The mean over seeds under `key` and the standard deviation, null with one seed, under `<key>_sd`."""
-    return {
-        key: float(np.mean(values)),
-        f"{key}_sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
-    }
-
-
 def table(metrics: dict, config: Config) -> str:
     """A row a model and number of points, mean ± standard deviation over the seeds, nats."""
-    lines = [f"| | {' | '.join(QUANTITIES.values())} |", "|---" * (len(QUANTITIES) + 1) + "|"]
+    rows = []
     for count in config.points:
-        lines.append(f"| best for {count} points | −{np.log(count):.3f} |" + " |" * (len(QUANTITIES) - 1))
+        found = metrics[f"{count} points"]
+        rows.append([f"best for {count} points", f"−{np.log(count):.3f}", *[""] * (len(QUANTITIES) - 1)])
         for model, (name, _) in MODELS.items():
-            found = metrics[f"{count} points"]
-            cells = []
-            for key in QUANTITIES:
-                value, spread = (found.get(f"{model}_{key}{end}") for end in ("", "_sd"))
-                cells.append(
-                    "−" if value is None else f"{value:.3f}" + (f" ± {spread:.3f}" if spread is not None else "")
-                )
-            lines.append(f"| {name}, {count} points | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+            keys = [f"{model}_{key}" for key in QUANTITIES]
+            cells = [plus_minus(found.get(key), found.get(f"{key}_sd"), 3) for key in keys]
+            rows.append([f"{name}, {count} points", *cells])
+    return markdown(["", *QUANTITIES.values()], rows)
 
 
 def posteriors(found: dict, panels: dict, config: Config, seed: int):

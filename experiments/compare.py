@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 from sklearn.decomposition import PCA
 
 import aae_deterministic
@@ -34,7 +33,6 @@ from common.model import to_numpy
 from common.run import (
     PositiveCount,
     Range,
-    RunError,
     Seed,
     TimeLeft,
     check,
@@ -44,7 +42,9 @@ from common.run import (
     load_run,
     main_of,
     quickened,
+    require_images,
 )
+from common.tables import markdown, mean_and_spread, plus_minus
 from common.training import planned_updates
 from experiments.evaluate import evaluate
 
@@ -147,8 +147,7 @@ def main(config: Config = Config()) -> dict:
 def planned(config: Config, dataset: Dataset) -> int:
     """Updates of every run: as many whole passes over the data, 40 at most, as `updates` take."""
     one = vae_baseline.Config(updates=config.updates)
-    if len(dataset.x_train) < one.batch_size:
-        raise RunError(f"{dataset.name} has {len(dataset.x_train)} training images; give {one.batch_size} or more")
+    require_images(dataset, one.batch_size)
     return planned_updates(one, len(dataset.x_train))
 
 
@@ -179,36 +178,27 @@ def summary(found: dict[str, list[dict]]) -> dict:
     for model, runs in found.items():
         table[model] = {}
         for key in ROWS:
-            values = [run.get(key) for run in runs]
-            missing = any(value is None for value in values)
-            table[model][key] = None if missing else float(np.mean(values))
-            several = not missing and len(values) > 1
-            table[model][f"{key}_sd"] = float(np.std(values, ddof=1)) if several else None
+            table[model] |= mean_and_spread(key, [run.get(key) for run in runs])
     return table
 
 
 def cell(numbers: dict, key: str) -> str:
     """A number as the table shows it, `mean ± sd`, or a dash."""
-    if numbers[key] is None:
-        return "−"
     scale = 1000.0 if key in IN_THOUSANDTHS else 1.0
-    parts = [f"{scale * numbers[name]:.{ROWS[key][1]}f}" for name in (key, f"{key}_sd") if numbers[name] is not None]
-    return " ± ".join(parts).replace("-", "−")
+    value, spread = (number and scale * number for number in (numbers[key], numbers[f"{key}_sd"]))
+    return plus_minus(value, spread, ROWS[key][1])
 
 
 def write_tables(folder: Path, metrics: dict):
     """table.md to read, table.csv to work with: models in columns, quantities in rows."""
     rows = [key for key in ROWS if any(numbers[key] is not None for numbers in metrics.values())]
-    lines = ["| | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
-    for key in rows:
-        cells = [ROWS[key][0], *(cell(numbers, key) for numbers in metrics.values())]
-        lines.append(f"| {' | '.join(cells)} |")
+    cells = [[ROWS[key][0], *(cell(numbers, key) for numbers in metrics.values())] for key in rows]
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["quantity", "model", "mean", "standard deviation"])
     for key in rows:
         writer.writerows([key, model, numbers[key], numbers[f"{key}_sd"]] for model, numbers in metrics.items())
-    for name, content in (("table.md", "\n".join(lines) + "\n"), ("table.csv", text.getvalue())):
+    for name, content in (("table.md", markdown(["", *metrics], cells)), ("table.csv", text.getvalue())):
         with whole(folder / name) as unfinished:
             unfinished.write_text(content)
 

@@ -48,7 +48,8 @@ from common.run import (
     main_of,
     quickened,
 )
-from experiments.avb_toy import UPDATES_A_RECORD, BlackBoxAVB, fit, mean_and_spread
+from common.tables import markdown, mean_and_spread, plus_minus
+from experiments.avb_toy import UPDATES_A_RECORD, BlackBoxAVB, fit
 
 EFFECTS = np.array([2.8, 0.8, -0.3, 0.7, -0.1, 0.1, 1.8, 1.2], "float32")  # y / 10
 RUBIN_ERRORS = np.array([1.5, 1.0, 1.6, 1.1, 0.9, 1.1, 1.0, 1.8], "float32")  # sigma / 10
@@ -377,17 +378,16 @@ def summary(runs: list[dict]) -> dict:
 
 def table(metrics: dict) -> str:
     """A row a problem and method, mean ± standard deviation over the seeds."""
-    lines = [f"| | | {' | '.join(title for title, _ in COLUMNS.values())} |", "|---" * (len(COLUMNS) + 2) + "|"]
+    rows = []
     for problem, methods in metrics.items():
         for method, found in methods.items():
             cells = []
             for key, (_, digits) in COLUMNS.items():
                 scale = 1000.0 if key == "mmd_imq" else 1.0
                 numbers = [found.get(name) for name in (key, f"{key}_sd")]
-                parts = [f"{scale * number:.{digits}f}" for number in numbers if number is not None]
-                cells.append(" ± ".join(parts).replace("-", "−") or "−")
-            lines.append(f"| {PROBLEMS[problem].title} | {method} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+                cells.append(plus_minus(*(number if number is None else scale * number for number in numbers), digits))
+            rows.append([PROBLEMS[problem].title, method, *cells])
+    return markdown(["", "", *(title for title, _ in COLUMNS.values())], rows)
 
 
 def figure(metrics: dict, config: Config, folder: Path):

@@ -32,7 +32,6 @@ from common.run import (
     Factor,
     Positive,
     PositiveCount,
-    RunError,
     Seed,
     TimeLeft,
     check,
@@ -40,11 +39,13 @@ from common.run import (
     each_once,
     main_of,
     quickened,
+    require_images,
 )
 from common.training import Batches, StopOnNonFinite, compile_model
 from experiments.avb_toy import UPDATES_A_RECORD, fit
 
 DRAWS = 10_000  # of each q, for an estimate
+MNIST_BATCH = 100  # images an update of the trained model
 STEP = 5  # records of a training that make one point of its curve
 QUICK = {
     "data": "sample",
@@ -226,7 +227,7 @@ def learned(config: Config, dataset: Dataset, contrast: bool, seed: int, name: s
             dataset.image_shape, config.mnist_latent_dim, config.mnist_units, random
         ),
     )
-    batches = Batches(dataset.x_train, 100, "dynamic", seed)
+    batches = Batches(dataset.x_train, MNIST_BATCH, "dynamic", seed)
     epochs = max(1, round(config.mnist_updates / len(batches)))
     compile_model(model, config, epochs * len(batches))
     x_test = binarise(dataset.x_test, "dynamic", np.random.default_rng(seed))
@@ -257,8 +258,7 @@ def main(config: Config = Config()) -> dict:
     if config.quick:
         config = quickened(config, QUICK)
     dataset = load_mnist(config.data)
-    if len(dataset.x_train) < 100:
-        raise RunError(f"{dataset.name} has {len(dataset.x_train)} training images; give 100 or more")
+    require_images(dataset, MNIST_BATCH)
     folder = Path(config.results) / "kl_calibration" / (config.name or ("quick" if config.quick else "default"))
     claim_folder(folder, "kl_calibration", config, dataset, config.updates)
     wanted = {}

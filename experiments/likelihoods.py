@@ -27,7 +27,6 @@ from common.measure import WINDOW_IMAGES, WINDOWS, LikelihoodSettings, flat, mea
 from common.run import (
     PositiveCount,
     Range,
-    RunError,
     Seed,
     TimeLeft,
     check,
@@ -35,7 +34,9 @@ from common.run import (
     complete_run,
     load_run,
     main_of,
+    require_images,
 )
+from common.tables import markdown, plus_minus
 from common.training import planned_updates
 from experiments.evaluate import annealing_figure
 
@@ -93,9 +94,7 @@ def main(config: Config = Config()) -> dict:
     """Train and measure what is not there yet; returns what metrics.json holds."""
     check(config)
     dataset = load_mnist(config.data)
-    batch = vae_baseline.Config().batch_size
-    if len(dataset.x_train) < batch:
-        raise RunError(f"{dataset.name} has {len(dataset.x_train)} training images; give {batch} or more")
+    require_images(dataset, vae_baseline.Config().batch_size)
     folder = Path(config.results) / "likelihoods" / config.name
     claim_folder(folder, "likelihoods", config, dataset, config.updates)
     metrics = json.loads((folder / "metrics.json").read_text()) if (folder / "metrics.json").is_file() else {}
@@ -150,15 +149,14 @@ def windows(config: Config, dataset: Dataset, metrics: dict):
 
 def table(metrics: dict) -> str:
     """A row a decoder, mean ± standard error over test images, a dash where there is none."""
-    lines = [f"| | {' | '.join(title for title, _ in COLUMNS.values())} | σ |", "|---" * (len(COLUMNS) + 2) + "|"]
+    rows = []
     for name, found in metrics.items():
-        cells = []
-        for key, (_, digits) in COLUMNS.items():
-            value, error = found.get(key), found.get(f"{key}_standard_error")
-            cells.append("−" if value is None else f"{value:.{digits}f} ± {error:.{digits}f}".replace("-", "−"))
-        sigma = found.get("parzen_sigma")
-        lines.append(f"| {name} | {' | '.join(cells)} | {'−' if sigma is None else f'{sigma:.3f}'} |")
-    return "\n".join(lines) + "\n"
+        cells = [
+            plus_minus(found.get(key), found.get(f"{key}_standard_error"), digits)
+            for key, (_, digits) in COLUMNS.items()
+        ]
+        rows.append([name, *cells, plus_minus(found.get("parzen_sigma"), None, 3)])
+    return markdown(["", *(title for title, _ in COLUMNS.values()), "σ"], rows)
 
 
 def figure(metrics: dict, config: Config, dataset: Dataset):

@@ -24,7 +24,7 @@ from common.evaluation import code
 from common.files import write_json
 from common.measure import flat, test_terms
 from common.model import binary_cross_entropy
-from common.run import PositiveCount, RunError, Seed, check, create_folder, description, main_of
+from common.run import PositiveCount, RunError, Seed, check, create_folder, description, main_of, require_images
 from common.training import Batches, compile_model
 
 KEYS = ("test_reconstruction_nats", "code_std_min", "code_std_max", "code_mean_norm", "code_c2st_accuracy")
@@ -107,9 +107,8 @@ def main(config: Config = Config()) -> dict:
     check(config)
     dataset = load_mnist(config.data)
     settings = aae_deterministic.Config(data=config.data, epochs=config.epochs)
+    require_images(dataset, settings.batch_size)
     updates = config.epochs * (len(dataset.x_train) // settings.batch_size)
-    if not updates:
-        raise RunError(f"{dataset.name} has {len(dataset.x_train)} training images; give {settings.batch_size} or more")
     folder = create_folder(config.results, "update_order", config.name)
     about = description(config, "update_order", dataset, updates)
     write_json(folder / "config.json", about | {"model": dataclasses.asdict(settings)})

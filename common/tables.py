@@ -1,0 +1,27 @@
+"""Numbers over seeds, and the tables that the experiments show them in."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+
+def mean_and_spread(key: str, values: Sequence[float | None]) -> dict[str, float | None]:
+    """The mean over seeds under `key`, and the standard deviation under `<key>_sd`; both null where a value is.
+
+    The standard deviation of one seed is null too.
+    """
+    if any(value is None for value in values):
+        return {key: None, f"{key}_sd": None}
+    return {key: float(np.mean(values)), f"{key}_sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+
+
+def plus_minus(value: float | None, spread: float | None, digits: int) -> str:
+    """`value ± spread`, either without the other, or a dash, with `digits` after the point and real minus signs."""
+    parts = [f"{number:.{digits}f}" for number in (value, spread) if number is not None]
+    return " ± ".join(parts).replace("-", "−") or "−"
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, a line a row."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
