@@ -50,7 +50,7 @@ def save(figure: Figure, path: str | Path) -> None:
 def save_animation(animation: FuncAnimation, path: str | Path, frames_a_second: int = 12) -> None:
     """Write a GIF under `path` all at once or not at all."""
     with whole(path) as unfinished:
-        animation.save(unfinished, writer=PillowWriter(frames_a_second), dpi=DPI // 2)
+        animation.save(unfinished, writer=PillowWriter(frames_a_second), dpi=0.75 * DPI)
 
 
 def latent_scatter(

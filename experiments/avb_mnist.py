@@ -274,8 +274,9 @@ def table(metrics: dict) -> str:
     return markdown(["", *(title for title, _ in COLUMNS.values())], rows)
 
 
-def seeds_of(config: Config) -> str:
-    return f"{len(config.seeds)} seeds" if len(config.seeds) > 1 else "one seed"
+def seeds_of(config: Config, spread: str) -> str:
+    """What the numbers of a figure are of."""
+    return f"mean and {spread} of {len(config.seeds)} seeds" if len(config.seeds) > 1 else "one seed"
 
 
 def figure(metrics: dict, config: Config, dataset: Dataset):
@@ -300,7 +301,7 @@ def figure(metrics: dict, config: Config, dataset: Dataset):
         panels,
         list(MODELS),
         f"AVB and a VAE with the same decoder on {dataset.name}: what they state, and log p(x)",
-        f"{config.updates:,} updates, mean and standard deviation of {seeds_of(config)}. Bound: "
+        f"{config.updates:,} updates, {seeds_of(config, 'standard deviation')}. Bound: "
         f"{config.weighted_images:,} test images, {config.weighted_samples:,} draws; {config.annealed_images} of "
         "them annealed, the difference carried to all. A stated ELBO right of log p(x) is no bound",
     )
@@ -321,7 +322,7 @@ def training(runs: dict, config: Config, dataset: Dataset):
         panels,
         "updates",
         "The ELBO that each model states, over training",
-        f"Validation images of {dataset.name}, binarised; mean and range of {seeds_of(config)}",
+        f"Validation images of {dataset.name}, binarised; {seeds_of(config, 'range')}",
         skipped=0.2,
     )
 

@@ -45,11 +45,10 @@ from common.tables import markdown, mean_and_spread, plus_minus
 from common.training import StopOnNonFinite, compile_model
 from vae_baseline import VAE
 
-FINE = Plane((-5.0, -5.0), (5.0, 5.0), 1000)  # at the end of a training
-COARSE = Plane((-5.0, -5.0), (5.0, 5.0), 400)  # on the way
-KERNEL = 1.0  # cells: 0.01 on the fine plane. The narrower, the more of q's folds it sees
+PLANE = Plane((-5.0, -5.0), (5.0, 5.0), 1000)
+KERNEL = 1.0  # cells, 0.01: a kernel of 0.025 does not see the ridges that q can have, and takes 0.1 nats from the KL
+RECORDS = 8  # measurements on the way
 ROWS = 20_000  # codes that go through a network at a time
-COARSE_DRAWS = 5 * ROWS  # of q(z|x) for each x, on the way
 UPDATES_A_RECORD = 100
 QUANTITIES = {  # key: how the table calls it
     "log_likelihood_nats": "log p(x)",
@@ -60,7 +59,7 @@ QUANTITIES = {  # key: how the table calls it
     "marginal_kl_nats": "KL(q(z) ‖ p(z))",
 }
 REPORTED = ((-1.568, "VAE, reported"), (-1.403, "AVB, reported"))  # for four points (AVB paper)
-QUICK = {"seeds": (0,), "updates": 1000, "final_draws": 200_000}
+QUICK = {"seeds": (0,), "updates": 1000, "final_draws": 200_000, "course_draws": 40_000}
 
 
 @dataclass(frozen=True)
@@ -81,6 +80,7 @@ class Config:
     discriminator_rate_factor: Factor = 2.0  # times learning_rate (official code: 2)
     seeds: tuple[Seed, ...] = (0, 1, 2, 3, 4)  # of weights and noise
     final_draws: Annotated[int, Range(100, inclusive=True)] = 2_000_000  # of q(z|x) for each x, at the end
+    course_draws: Annotated[int, Range(100, inclusive=True)] = 400_000  # the same on the way; noise adds 0.01 nats
     quick: bool = False  # whatever is not asked for is small: one seed, 1,000 updates
     results: str = "results"  # the folder of all runs
     name: str = ""  # the folder below results/avb_toy/; "default" or "quick" if empty
@@ -138,18 +138,19 @@ MODELS = {"vae": ("VAE", vae), "avb": ("AVB", avb), "avb_contrast": ("AVB, adapt
 
 
 class Record(keras.callbacks.Callback):
-    """Says how far a training is, keeps codes for the animation, and measures sixteen times on the way."""
+    """Says how far a training is, keeps codes for the animation, and measures RECORDS times on the way."""
 
-    def __init__(self, name: str, epochs: int, points: np.ndarray, progress):
+    def __init__(self, name: str, config: Config, points: np.ndarray):
         super().__init__()
-        self.name, self.epochs, self.points, self.progress = name, epochs, points, progress
+        self.name, self.points, self.draws, self.progress = name, points, config.course_draws, TimeLeft()
+        self.epochs = config.updates // UPDATES_A_RECORD
         self.codes, self.course = [], []
 
     def on_epoch_end(self, epoch, logs=None):
         self.progress(self.name, UPDATES_A_RECORD * (epoch + 1), UPDATES_A_RECORD * self.epochs)
         self.codes.append(self.model.encode(np.repeat(self.points, 2000 // len(self.points), axis=0)))
-        if (epoch + 1) % max(1, self.epochs // 16) == 0:
-            found, _ = on_the_plane(self.model, self.points, COARSE, COARSE_DRAWS)
+        if (epoch + 1) % -(-self.epochs // RECORDS) == 0:
+            found, _ = on_the_plane(self.model, self.points, PLANE, self.draws)
             self.course.append({"updates": UPDATES_A_RECORD * (epoch + 1)} | found)
 
 
@@ -217,10 +218,10 @@ def one_seed(config: Config, count: int, seed: int, folder: Path) -> dict:
     for key, (name, build) in MODELS.items():
         start = time.perf_counter()
         model = build(config, count, seed)
-        record = Record(f"{name}, {count} points, seed {seed}", config.updates // UPDATES_A_RECORD, points, TimeLeft())
+        record = Record(f"{name}, {count} points, seed {seed}", config, points)
         stopped_by = fit(model, config, batch, [record])
         seconds = time.perf_counter() - start
-        measured, panels[key] = on_the_plane(model, points, FINE, config.final_draws)
+        measured, panels[key] = on_the_plane(model, points, PLANE, config.final_draws)
         found[key] = measured | {"seconds": round(seconds, 1), "stopped_by": stopped_by, "course": record.course}
         if key == "avb" and seed == config.seeds[0]:
             plots.save_animation(animation(record.codes, count, config, seed), folder / f"codes-{count}.gif")
@@ -291,7 +292,7 @@ def posteriors(found: dict, panels: dict, config: Config, seed: int):
         }
     return plots.densities(
         rows,
-        [FINE] * len(rows),
+        [PLANE] * len(rows),
         ("z₁", "z₂"),
         f"The posteriors of {count} points: what each model's q(z|x) makes of its own decoder's p(z|x)",
         f"{count} one-hot vectors, 2-D code, {config.updates:,} updates, seed {seed}. Shades: q(z|x) from "
@@ -337,8 +338,8 @@ def training(runs: list[dict], count: int, config: Config):
         panels,
         "updates",
         f"{count} points, everything exact: what the models gain, and what T believes",
-        f"{count} one-hot vectors, 2-D code, {seeds}; KL by a grid of {COARSE.cells} × {COARSE.cells} cells from "
-        f"{COARSE_DRAWS:,} codes of each point",
+        f"{count} one-hot vectors, 2-D code, {seeds}; KL by a grid of {PLANE.cells} × {PLANE.cells} cells from "
+        f"{config.course_draws:,} codes of each point",
         references,
         skipped=0.2,
     )

@@ -17,6 +17,7 @@ from common.priors import GaussianPrior
 from common.run import RunError, each_once, quickened
 from experiments import avb_toy, eight_schools, kl_calibration
 
+TOY_PLANE = Plane((-5.0, -5.0), (5.0, 5.0), 400)
 PLANE = Plane((-6.0, -5.0), (6.0, 7.0), 300)
 needs_numpyro = pytest.mark.skipif(not importlib.util.find_spec("numpyro"), reason="compares with numpyro")
 
@@ -61,7 +62,7 @@ def test_the_density_of_draws_is_the_one_they_come_from():
 
 def small_toy(**changes):
     sizes = {"hidden_units": (16,), "discriminator_units": (16, 16), "batch_size": 64, "updates": 100}
-    return dataclasses.replace(avb_toy.Config(**sizes, final_draws=500), **changes)
+    return dataclasses.replace(avb_toy.Config(**sizes, final_draws=500, course_draws=500), **changes)
 
 
 def test_a_vae_is_measured_on_the_grid_as_in_closed_form():
@@ -73,12 +74,12 @@ def test_a_vae_is_measured_on_the_grid_as_in_closed_form():
     model, points = avb_toy.vae(small_toy(), 4, seed=0), np.eye(4, dtype="float32")
     *others, _ = model.encoder.get_weights()
     model.encoder.set_weights([*(0.3 * weights for weights in others), np.array([0, 0, -2, -2], "float32")])
-    found, panels = avb_toy.on_the_plane(model, points, avb_toy.COARSE, 200_000)
+    found, panels = avb_toy.on_the_plane(model, points, TOY_PLANE, 200_000)
     inferred = model.inferred(points)
     exact = gaussian_kl(ops.convert_to_tensor(inferred["mean"]), ops.convert_to_tensor(inferred["log_var"]))
     assert found["kl_true_nats"] == pytest.approx(float(to_numpy(exact).mean()), abs=0.01)
     assert found["kl_nats"] == pytest.approx(found["kl_true_nats"], abs=0.01)
-    gap = np.mean([avb_toy.COARSE.kl(panel.density, panel.log_exact) for panel in panels])
+    gap = np.mean([TOY_PLANE.kl(panel.density, panel.log_exact) for panel in panels])
     assert found["elbo_nats"] == pytest.approx(found["log_likelihood_nats"] - gap, abs=0.01)
     assert found["marginal_kl_nats"] <= found["kl_true_nats"]
 
@@ -90,7 +91,7 @@ def test_log_p_of_a_decoder_that_ignores_its_code_is_its_bernoulli():
     model.decoder.set_weights([*hidden, np.array([0.5, -1.0, 2.0], "float32")])
     p = 1 / (1 + np.exp([-0.5, 1.0, -2.0]))
     exact = np.mean([np.log(p[i]) + sum(np.log(1 - p[j]) for j in range(3) if j != i) for i in range(3)])
-    found, _ = avb_toy.on_the_plane(model, np.eye(3, dtype="float32"), avb_toy.COARSE, avb_toy.ROWS)
+    found, _ = avb_toy.on_the_plane(model, np.eye(3, dtype="float32"), TOY_PLANE, avb_toy.ROWS)
     assert found["log_likelihood_nats"] == pytest.approx(exact, abs=1e-5)  # the prior's mass outside: 1e-6
     assert found["reconstruction_nats"] == pytest.approx(-exact, abs=1e-5)
 
@@ -108,9 +109,7 @@ def test_moments_of_a_black_box_are_those_of_the_codes_of_the_same_x():
 
 def test_the_toy_goes_on_where_it_stopped(tmp_path, monkeypatch):
     config = small_toy(points=(2,), seeds=(0, 1), results=str(tmp_path), name="r")
-    for plane in ("FINE", "COARSE"):
-        monkeypatch.setattr(avb_toy, plane, Plane((-5.0, -5.0), (5.0, 5.0), 100))
-    monkeypatch.setattr(avb_toy, "COARSE_DRAWS", 500)
+    monkeypatch.setattr(avb_toy, "PLANE", TOY_PLANE)
     metrics = avb_toy.main(config)
     folder = tmp_path / "avb_toy" / "r"
     runs = json.loads((folder / "runs.json").read_text())
