@@ -68,9 +68,9 @@ CANDIDATES = {
 for avb_model in ("AVB", "AVB, adaptive contrast"):
     CANDIDATES[avb_model] = COMMON_CANDIDATES | {
         "T's rate doubled": {"discriminator_rate_factor": 4.0},
-        "T twice as wide": {"discriminator_units": (600, 600)},
-        "T of three layers": {"discriminator_units": (300, 300, 300)},
         "two updates of T": {"discriminator_steps": 2},
+        "T twice as wide": {"discriminator_units": (600, 600)},
+        "encoder's rate halved": {"encoder_rate_factor": 0.5},
     }
 SEARCH_IMAGES, SEARCH_DRAWS, SEARCH_SEED = 500, 500, 100
 QUICK = {
