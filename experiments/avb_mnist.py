@@ -28,7 +28,7 @@ from common import plots
 from common.data import Dataset, binarise, load_mnist
 from common.evaluation import likelihood
 from common.files import whole, write_json
-from common.measure import LikelihoodSettings, annealed, flat, importance_weighted, proposal
+from common.measure import LikelihoodSettings, annealed, flat, importance_weighted
 from common.run import (
     Networks,
     PositiveCount,
@@ -52,27 +52,26 @@ MODELS = {"VAE": (vae_baseline, {}), "AVB": (avb, PLAIN), "AVB, adaptive contras
 CHOSEN: dict[str, dict] = {"VAE": {}, "AVB": {}, "AVB, adaptive contrast": {}}  # by --search, on validation images
 COMMON_CANDIDATES = {
     "defaults": {},
-    "rate 5e-4": {"learning_rate": 5e-4},
     "rate 2e-3": {"learning_rate": 2e-3},
-    "warm-up": {"warm_up": 0.3},
+    "rate 3e-3": {"learning_rate": 3e-3},
+    "rate 5e-3": {"learning_rate": 5e-3},
+    "rate 3e-3, warm-up": {"learning_rate": 3e-3, "warm_up": 0.3},
 }
 CANDIDATES = {
     "VAE": COMMON_CANDIDATES
     | {
-        "rate 3e-3": {"learning_rate": 3e-3},
-        "rate 2e-3, warm-up": {"learning_rate": 2e-3, "warm_up": 0.3},
-        "beta_1 0.5": {"beta_1": 0.5},
-        "encoder's rate doubled": {"encoder_rate_factor": 2.0},
+        "rate 8e-3": {"learning_rate": 8e-3},
+        "rate 3e-3, beta_1 0.5": {"learning_rate": 3e-3, "beta_1": 0.5},
+        "rate 3e-3, encoder's doubled": {"learning_rate": 3e-3, "encoder_rate_factor": 2.0},
     }
 }
-for avb_model in ("AVB", "AVB, adaptive contrast"):
+for avb_model in ("AVB, adaptive contrast", "AVB"):
     CANDIDATES[avb_model] = COMMON_CANDIDATES | {
-        "T's rate doubled": {"discriminator_rate_factor": 4.0},
-        "two updates of T": {"discriminator_steps": 2},
-        "T twice as wide": {"discriminator_units": (600, 600)},
-        "encoder's rate halved": {"encoder_rate_factor": 0.5},
+        "rate 2e-3, T's doubled": {"learning_rate": 2e-3, "discriminator_rate_factor": 4.0},
+        "rate 2e-3, two updates of T": {"learning_rate": 2e-3, "discriminator_steps": 2},
+        "rate 2e-3, T twice as wide": {"learning_rate": 2e-3, "discriminator_units": (600, 600)},
     }
-SEARCH_IMAGES, SEARCH_DRAWS, SEARCH_SEED = 500, 500, 100
+SEARCH_IMAGES, SEARCH_CHAINS, SEARCH_TEMPERATURES, SEARCH_SEED = 500, 2, 100, 100
 QUICK = {
     "data": "sample",
     "latent_dims": (8,),
@@ -140,7 +139,10 @@ def slug(*parts) -> str:
 
 
 def candidate(config: Config, dataset: Dataset, model: str, latent_dim: int, name: str, folder: Path) -> dict:
-    """Train a candidate and bound log p(x) of validation images, binarised at random, the same for all."""
+    """Train a candidate and anneal log p(x) of validation images, binarised at random, the same for all.
+
+    Annealing and not the importance-weighted bound, which is tens of nats too low for an AVB without contrast.
+    """
     own = folder / slug(model, latent_dim, name)
     own.mkdir(exist_ok=True)
     script, asked = wanted(config, model, latent_dim, SEARCH_SEED, folder, own.name, CANDIDATES[model][name])
@@ -150,12 +152,13 @@ def candidate(config: Config, dataset: Dataset, model: str, latent_dim: int, nam
     if outcome.stopped_by == StopOnInterrupt.message:
         raise KeyboardInterrupt
     images = binarise(dataset.x_val, "dynamic", np.random.default_rng(1))[:SEARCH_IMAGES]
-    log_weights = likelihood.importance_log_weights(
-        likelihood.of_decoder(trained.decoder), trained.prior, images, *proposal(trained, images), SEARCH_DRAWS, 0
+    chains = likelihood.AnnealedImportanceSampling(
+        likelihood.of_decoder(trained.decoder), trained.prior, images, SEARCH_CHAINS
     )
+    log_likelihood = chains.forward(SEARCH_TEMPERATURES).lower()
     keras.utils.clear_session()
     return {
-        "validation_bound_nats": float(likelihood.importance_weighted_bound(log_weights).mean()),
+        "validation_log_likelihood_nats": float(log_likelihood.mean()),
         "stated_elbo_nats": -outcome.history["val_reconstruction"][-1] - outcome.history["val_kl"][-1],
         "stopped_by": outcome.stopped_by,
     }
@@ -166,14 +169,14 @@ def search(config: Config, dataset: Dataset, folder: Path) -> dict:
     parts = {
         f"{model}, {latent_dim}-D: {name}": partial(candidate, config, dataset, model, latent_dim, name, folder)
         for latent_dim in config.latent_dims
-        for model in MODELS
+        for model in CANDIDATES
         for name in CANDIDATES[model]
     }
     runs = each_once(folder, parts)
-    keys = ("validation_bound_nats", "stated_elbo_nats")
-    ranked = sorted(runs, key=lambda name: (name.split(":")[0], -runs[name]["validation_bound_nats"]))
+    keys = ("validation_log_likelihood_nats", "stated_elbo_nats")
+    ranked = sorted(runs, key=lambda name: (name.split(":")[0], -runs[name]["validation_log_likelihood_nats"]))
     rows = [[name, *(plus_minus(runs[name][key], None, 2) for key in keys)] for name in ranked]
-    ranking = markdown(["", "log p(x) of validation images, bound, nats", "stated ELBO, nats"], rows)
+    ranking = markdown(["", "log p(x) of validation images, annealed, nats", "stated ELBO, nats"], rows)
     with whole(folder / "table.md") as unfinished:
         unfinished.write_text(ranking)
     write_json(folder / "metrics.json", runs)
