@@ -313,6 +313,6 @@ def test_the_search_ranks_candidates_by_validation_images_alone(quick, digits, t
         for path, name in zip(paths, ("seen", "blank"), strict=True)
     ]
     assert list(found[0]) == ["VAE, 2-D: defaults", "VAE, 2-D: warm-up", "AVB, 2-D: two updates of T"]
-    bounds = [[run["validation_bound_nats"] for run in runs.values()] for runs in found]
-    assert np.isfinite(bounds).all()
-    assert bounds[0] == pytest.approx(bounds[1])  # the test images, blank in the second, count for nothing
+    values = [[run["validation_log_likelihood_nats"] for run in runs.values()] for runs in found]
+    assert np.isfinite(values).all()
+    assert values[0] == pytest.approx(values[1])  # the test images, blank in the second, count for nothing
