@@ -50,26 +50,27 @@ from common.training import StopOnInterrupt, planned_epochs, planned_updates, tr
 CONTRAST, PLAIN = {"adaptive_contrast": True}, {"adaptive_contrast": False}
 MODELS = {"VAE": (vae_baseline, {}), "AVB": (avb, PLAIN), "AVB, adaptive contrast": (avb, CONTRAST)}
 CHOSEN: dict[str, dict] = {"VAE": {}, "AVB": {}, "AVB, adaptive contrast": {}}  # by --search, on validation images
-COMMON_CANDIDATES = {
-    "defaults": {},
-    "rate 2e-3": {"learning_rate": 2e-3},
-    "rate 3e-3": {"learning_rate": 3e-3},
-    "rate 5e-3": {"learning_rate": 5e-3},
-    "rate 3e-3, warm-up": {"learning_rate": 3e-3, "warm_up": 0.3},
-}
+COMMON_CANDIDATES = {"defaults": {}, "rate 2e-3": {"learning_rate": 2e-3}}
+FAST = {"decoder_rate_factor": 3.0}  # the rate that suits the VAE; AVB's encoder must not outrun T
 CANDIDATES = {
     "VAE": COMMON_CANDIDATES
     | {
+        "rate 3e-3": {"learning_rate": 3e-3},
+        "rate 5e-3": {"learning_rate": 5e-3},
         "rate 8e-3": {"learning_rate": 8e-3},
+        "rate 3e-3, warm-up": {"learning_rate": 3e-3, "warm_up": 0.3},
         "rate 3e-3, beta_1 0.5": {"learning_rate": 3e-3, "beta_1": 0.5},
         "rate 3e-3, encoder's doubled": {"learning_rate": 3e-3, "encoder_rate_factor": 2.0},
     }
 }
 for avb_model in ("AVB, adaptive contrast", "AVB"):
     CANDIDATES[avb_model] = COMMON_CANDIDATES | {
-        "rate 2e-3, T's doubled": {"learning_rate": 2e-3, "discriminator_rate_factor": 4.0},
-        "rate 2e-3, two updates of T": {"learning_rate": 2e-3, "discriminator_steps": 2},
-        "rate 2e-3, T twice as wide": {"learning_rate": 2e-3, "discriminator_units": (600, 600)},
+        "decoder's rate tripled": FAST,
+        "decoder's rate tripled, encoder's halved": FAST | {"encoder_rate_factor": 0.5},
+        "decoder's rate tripled, T's doubled": FAST | {"discriminator_rate_factor": 4.0},
+        "decoder's rate tripled, two updates of T": FAST | {"discriminator_steps": 2},
+        "decoder's rate tripled, T twice as wide": FAST | {"discriminator_units": (600, 600)},
+        "decoder's rate tripled, warm-up": FAST | {"warm_up": 0.3},
     }
 SEARCH_IMAGES, SEARCH_CHAINS, SEARCH_TEMPERATURES, SEARCH_SEED = 500, 2, 100, 100
 QUICK = {
