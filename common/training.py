@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from common.backend import keep_freed_memory
 from common.data import Dataset, binarise
 from common.model import even_batch_size
 
@@ -75,7 +76,8 @@ def adam_per_network(model, config, updates: int | None = None) -> keras.optimiz
 
 
 def compile_model(model, config, updates: int | None = None):
-    """Give the model its optimiser, as `adam_per_network`, and XLA where it pays."""
+    """Give the model its optimiser, as `adam_per_network`, XLA where it pays, and memory that is kept."""
+    keep_freed_memory()
     # Keras leaves XLA out on a CPU under TensorFlow, where it speeds up all models but AVB; PyTorch has none.
     xla = model.faster_with_xla and keras.backend.backend() != "torch"
     model.compile(adam_per_network(model, config, updates), jit_compile=xla or "auto")
