@@ -551,4 +551,4 @@ print(earlier, faults())
     command = [sys.executable, "-c", program]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     earlier, now = map(int, ended.stdout.split())
-    assert earlier > 100 * 250 and now < 1000  # one array's pages, and few others'
+    assert earlier > 10_000 and now < 1000  # most of the pages; those of the first array and few others
