@@ -195,6 +195,18 @@ def test_the_joint_is_that_of_normals():
     np.testing.assert_allclose(found, exact, rtol=1e-4)
 
 
+def test_the_samplers_likelihood_is_the_joint_without_the_prior():
+    problem = eight_schools.PROBLEMS["rubin"]
+    model = eight_schools.build(eight_schools.Config(hidden_units=(8,), discriminator_units=(8,)), problem, False, 0)
+    model.likelihood_weight.assign(0.5)
+    x = ops.ones((6, 1))
+    outputs = model.infer(x)
+    z = to_numpy(outputs["z"])
+    log_likelihood = stats.norm.logpdf(eight_schools.EFFECTS, z[:, :1] + z[:, 1:2] * z[:, 2:], problem.errors)
+    found = float(to_numpy(model.objective(x, outputs)["reconstruction"]))
+    assert found == pytest.approx(-0.5 * log_likelihood.sum(axis=1).mean(), rel=1e-4)  # float32
+
+
 @pytest.mark.parametrize("contrast", [False, True])
 def test_the_sampler_recovers_a_gaussian(contrast):
     """N((1, -0.5), diag(0.6, 0.8)^2) as a posterior: KL of q's own moments to it below 0.05 nats.
