@@ -1,6 +1,6 @@
 """Numbers over seeds, and the tables that the experiments show them in."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -13,6 +13,19 @@ def mean_and_spread(key: str, values: Sequence[float | None]) -> dict[str, float
     if any(value is None for value in values):
         return {key: None, f"{key}_sd": None}
     return {key: float(np.mean(values)), f"{key}_sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+
+
+def over_seeds(runs: Sequence[Mapping], keys: Iterable[str]) -> dict[str, float | None]:
+    """`mean_and_spread` of every key, the runs being one a seed; null where a run has no such number."""
+    found = {}
+    for key in keys:
+        found |= mean_and_spread(key, [run.get(key) for run in runs])
+    return found
+
+
+def of_seeds(what: str, seeds: Sequence[int]) -> str:
+    """For a figure's description: `what`, such as "mean and range", over how many seeds; or that there was one."""
+    return f"{what} of {len(seeds)} seeds" if len(seeds) > 1 else "one seed"
 
 
 def plus_minus(value: float | None, spread: float | None, digits: int) -> str:

@@ -4,7 +4,8 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -237,3 +238,15 @@ def train(model, dataset: Dataset, config, folder) -> Outcome:
         images=progress.updates * config.batch_size,
         stopped_by=finite.reason or interrupt.reason,
     )
+
+
+def train_part(model, dataset: Dataset, config, folder: Path) -> Outcome:
+    """`train` as one of the many trainings of an experiment, in a folder of its own, for as many epochs as planned.
+
+    Raises KeyboardInterrupt if it was interrupted, so that the experiment ends.
+    """
+    folder.mkdir(exist_ok=True)
+    outcome = train(model, dataset, replace(config, epochs=planned_epochs(config, len(dataset.x_train))), folder)
+    if outcome.stopped_by == StopOnInterrupt.message:
+        raise KeyboardInterrupt
+    return outcome

@@ -3,7 +3,7 @@
 Dynamically binarised digits, codes of 8 and of 32 dimensions, and for VAE, AVB and AVB with adaptive contrast the same
 decoder, data and number of updates (AVB paper, arXiv 1701.04722, MNIST). log p(x) of test images by the
 importance-weighted bound and by annealing with the gap between its two directions; beside it the ELBO as each model
-states it. Settings of each model were searched for with --search, as many for one as for another, on validation images.
+states it. The settings of each model are in CHOSEN, by --search on validation images.
 
 Run: python -m experiments.avb_mnist --data mnist.npz (--help lists every flag); --quick on the sample; --search first
 if the settings are to be found anew; --networks conv for convolutional networks.
@@ -12,7 +12,6 @@ table.md and metrics.json in results/avb_mnist/search/. What is there already is
 """
 
 import csv
-import dataclasses
 import json
 from dataclasses import dataclass
 from functools import partial
@@ -44,12 +43,16 @@ from common.run import (
     quickened,
     require_images,
 )
-from common.tables import markdown, mean_and_spread, plus_minus
-from common.training import StopOnInterrupt, planned_epochs, planned_updates, train
+from common.tables import markdown, of_seeds, over_seeds, plus_minus
+from common.training import planned_updates, train_part
 
 CONTRAST, PLAIN = {"adaptive_contrast": True}, {"adaptive_contrast": False}
 MODELS = {"VAE": (vae_baseline, {}), "AVB": (avb, PLAIN), "AVB, adaptive contrast": (avb, CONTRAST)}
-CHOSEN: dict[str, dict] = {"VAE": {}, "AVB": {}, "AVB, adaptive contrast": {}}  # by --search, on validation images
+CHOSEN = {  # by --search at 8-D, the best of each model's candidates; AVB without contrast was not searched yet
+    "VAE": {"learning_rate": 3e-3, "beta_1": 0.5},
+    "AVB": {},
+    "AVB, adaptive contrast": {"decoder_rate_factor": 3.0, "discriminator_rate_factor": 4.0},
+}
 COMMON_CANDIDATES = {"defaults": {}, "rate 2e-3": {"learning_rate": 2e-3}}
 FAST = {"decoder_rate_factor": 3.0}  # the rate that suits the VAE; AVB's encoder must not outrun T
 CANDIDATES = {
@@ -145,13 +148,9 @@ def candidate(config: Config, dataset: Dataset, model: str, latent_dim: int, nam
     Annealing and not the importance-weighted bound, which is tens of nats too low for an AVB without contrast.
     """
     own = folder / slug(model, latent_dim, name)
-    own.mkdir(exist_ok=True)
     script, asked = wanted(config, model, latent_dim, SEARCH_SEED, folder, own.name, CANDIDATES[model][name])
-    asked = dataclasses.replace(asked, epochs=planned_epochs(asked, len(dataset.x_train)))
     trained = script.build(asked, dataset.image_shape)
-    outcome = train(trained, dataset, asked, own)
-    if outcome.stopped_by == StopOnInterrupt.message:
-        raise KeyboardInterrupt
+    outcome = train_part(trained, dataset, asked, own)
     images = binarise(dataset.x_val, "dynamic", np.random.default_rng(1))[:SEARCH_IMAGES]
     chains = likelihood.AnnealedImportanceSampling(
         likelihood.of_decoder(trained.decoder), trained.prior, images, SEARCH_CHAINS
@@ -243,10 +242,8 @@ def main(config: Config = Config()) -> dict:
     for latent_dim in config.latent_dims:
         for model in MODELS:
             of_model = [runs[f"{model}, {latent_dim}-D, seed {seed}"] for seed in config.seeds]
-            found = {}
-            for key in [key for key in of_model[0] if key.endswith("_nats")]:
-                found |= mean_and_spread(key, [run[key] for run in of_model])
-            metrics[f"{model}, {latent_dim}-D"] = found
+            keys = [key for key in of_model[0] if key.endswith("_nats")]
+            metrics[f"{model}, {latent_dim}-D"] = over_seeds(of_model, keys)
     with whole(folder / "table.md") as unfinished:
         unfinished.write_text(table(metrics))
     write_json(folder / "metrics.json", metrics)
@@ -278,11 +275,6 @@ def table(metrics: dict) -> str:
     return markdown(["", *(title for title, _ in COLUMNS.values())], rows)
 
 
-def seeds_of(config: Config, spread: str) -> str:
-    """What the numbers of a figure are of."""
-    return f"mean and {spread} of {len(config.seeds)} seeds" if len(config.seeds) > 1 else "one seed"
-
-
 def figure(metrics: dict, config: Config, dataset: Dataset):
     """What each model states and what is true, a panel a size of the code."""
     panels = {}
@@ -305,7 +297,7 @@ def figure(metrics: dict, config: Config, dataset: Dataset):
         panels,
         list(MODELS),
         f"AVB and a VAE with the same decoder on {dataset.name}: what they state, and log p(x)",
-        f"{config.updates:,} updates, {seeds_of(config, 'standard deviation')}. Bound: "
+        f"{config.updates:,} updates, {of_seeds('mean and standard deviation', config.seeds)}. Bound: "
         f"{config.weighted_images:,} test images, {config.weighted_samples:,} draws; {config.annealed_images} of "
         "them annealed, the difference carried to all. A stated ELBO right of log p(x) is no bound",
     )
@@ -326,7 +318,7 @@ def training(runs: dict, config: Config, dataset: Dataset):
         panels,
         "updates",
         "The ELBO that each model states, over training",
-        f"Validation images of {dataset.name}, binarised; {seeds_of(config, 'range')}",
+        f"Validation images of {dataset.name}, binarised; {of_seeds('mean and range', config.seeds)}",
         skipped=0.2,
     )
 

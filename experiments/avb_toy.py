@@ -41,7 +41,7 @@ from common.run import (
     main_of,
     quickened,
 )
-from common.tables import markdown, mean_and_spread, plus_minus
+from common.tables import markdown, mean_and_spread, of_seeds, plus_minus
 from common.training import StopOnNonFinite, compile_model
 from vae_baseline import VAE
 
@@ -333,7 +333,7 @@ def training(runs: list[dict], count: int, config: Config):
     references = {label: [(-np.log(count), "best possible")] for label in list(panels)[:2]}
     if count == 4:
         references["exact log p(x), nats"] += REPORTED
-    seeds = f"mean and range of {len(runs)} seeds" if len(runs) > 1 else "one seed"
+    seeds = of_seeds("mean and range", config.seeds)
     return plots.bands(
         panels,
         "updates",

@@ -44,7 +44,7 @@ from common.run import (
     quickened,
     require_images,
 )
-from common.tables import markdown, mean_and_spread, plus_minus
+from common.tables import markdown, of_seeds, over_seeds, plus_minus
 from common.training import planned_updates
 from experiments.evaluate import evaluate
 
@@ -174,12 +174,7 @@ def made_and_evaluated(model, seed, config, folder, dataset, classifier, setting
 
 def summary(found: dict[str, list[dict]]) -> dict:
     """Mean and standard deviation over the seeds, None where a model has no such number: {model: {key: ...}}."""
-    table = {}
-    for model, runs in found.items():
-        table[model] = {}
-        for key in ROWS:
-            table[model] |= mean_and_spread(key, [run.get(key) for run in runs])
-    return table
+    return {model: over_seeds(runs, ROWS) for model, runs in found.items()}
 
 
 def cell(numbers: dict, key: str) -> str:
@@ -223,7 +218,7 @@ def figure(folder: Path, config: Config, dataset: Dataset, metrics: dict):
         }
         columns.append(plots.Column(model, codes, prior, trained.sample(36), numbers))
     axis_names = ("first principal component", "second principal component") if config.latent_dim > 2 else ("z₁", "z₂")
-    seeds = f"mean ± standard deviation of {len(config.seeds)} seeds" if len(config.seeds) > 1 else "one seed"
+    seeds = of_seeds("mean ± standard deviation", config.seeds)
     return plots.side_by_side(
         columns,
         dataset.y_test,

@@ -48,7 +48,7 @@ from common.run import (
     main_of,
     quickened,
 )
-from common.tables import markdown, mean_and_spread, plus_minus
+from common.tables import markdown, of_seeds, over_seeds, plus_minus
 from experiments.avb_toy import UPDATES_A_RECORD, BlackBoxAVB, fit
 
 EFFECTS = np.array([2.8, 0.8, -0.3, 0.7, -0.1, 0.1, 1.8, 1.2], "float32")  # y / 10
@@ -326,7 +326,7 @@ def one_seed(config: Config, key: str, seed: int, folder: Path) -> dict:
             "kl_nats": plane.kl(shades[method], log_exact),
             "negative_share": float(np.mean(draws[method][:, 1] < 0)),
             "mean_absolute": float(np.abs(draws[method][:, 1]).mean()),
-            "outside_share": float(1.0 - shades[method].sum() * plane.area),
+            "outside_share": max(0.0, float(1.0 - shades[method].sum() * plane.area)),  # rounding can pass 1
             "seconds": round(seconds, 1),
         }
     for method in METHODS:
@@ -358,7 +358,7 @@ def main(config: Config = Config()) -> dict:
     metrics = {}
     for key in config.problems:
         of_key = [runs[f"{key}, seed {seed}"] for seed in config.seeds]
-        metrics[key] = {method: summary([run[method] for run in of_key]) for method in METHODS}
+        metrics[key] = {method: over_seeds([run[method] for run in of_key], of_key[0][method]) for method in METHODS}
     with whole(folder / "table.md") as unfinished:
         unfinished.write_text(table(metrics))
     write_json(folder / "metrics.json", metrics)
@@ -366,14 +366,6 @@ def main(config: Config = Config()) -> dict:
     print((folder / "table.md").read_text())
     print(folder)
     return metrics
-
-
-def summary(runs: list[dict]) -> dict:
-    """Mean and standard deviation over the seeds of every number of a method."""
-    found = {}
-    for key in runs[0]:
-        found |= mean_and_spread(key, [run[key] for run in runs])
-    return found
 
 
 def table(metrics: dict) -> str:
@@ -403,7 +395,7 @@ def figure(metrics: dict, config: Config, folder: Path):
             if method != "exact draws"
         }
     problems = [PROBLEMS[key] for key in config.problems]
-    seeds = f"mean of {len(config.seeds)} seeds" if len(config.seeds) > 1 else "one seed"
+    seeds = of_seeds("mean", config.seeds)
     return plots.densities(
         rows,
         [problem.plane for problem in problems],

@@ -41,6 +41,7 @@ from common.run import (
     quickened,
     require_images,
 )
+from common.tables import of_seeds
 from common.training import Batches, StopOnNonFinite, compile_model
 from experiments.avb_toy import UPDATES_A_RECORD, fit
 
@@ -315,10 +316,6 @@ def numbers(config: Config, runs: dict) -> dict:
     return found
 
 
-def seeds_of(config: Config) -> str:
-    return f"mean and range of {len(config.seeds)} seeds" if len(config.seeds) > 1 else "one seed"
-
-
 STYLES = ((False, "without contrast", "dashed"), (True, "with contrast", "solid"))
 
 
@@ -339,7 +336,7 @@ def calibration_figure(config: Config, runs: dict):
         "true KL(q ‖ p), nats",
         "How far T can be trusted: its estimate over the true KL",
         f"p = N(0, I); T of {' × '.join(map(str, config.discriminator_units))} units after {config.updates:,} updates, "
-        f"one T for all divergences; {DRAWS:,} fresh codes each; {seeds_of(config)}",
+        f"one T for all divergences; {DRAWS:,} fresh codes each; {of_seeds('mean and range', config.seeds)}",
         {label: [(1.0, "exact")] for label in panels},
         x_scale="log",
         shared=True,
@@ -363,7 +360,7 @@ def training_figure(config: Config, runs: dict):
         "updates",
         "Does more training repair T?",
         f"q: a mixture of two Gaussians in {dimensions} dimensions, p = N(0, I); a colour for each true KL; "
-        f"{seeds_of(config)}",
+        f"{of_seeds('mean and range', config.seeds)}",
         {label: [(1.0, "exact")] for label in panels},
         shared=True,
     )
@@ -385,7 +382,7 @@ def size_figure(config: Config, runs: dict):
         "true KL(q ‖ p), nats",
         "Does a larger T repair it?",
         f"q: a mixture of two Gaussians in {config.size_dimension} dimensions, p = N(0, I); {config.updates:,} "
-        f"updates; {seeds_of(config)}",
+        f"updates; {of_seeds('mean and range', config.seeds)}",
         {label: [(1.0, "exact")] for label in panels},
         x_scale="log",
         shared=True,
@@ -411,7 +408,7 @@ def mnist_figure(config: Config, runs: dict, dataset: Dataset):
         "updates",
         "A Gaussian encoder trained on T's word, and its true KL",
         f"{config.mnist_latent_dim}-D codes of {len(dataset.x_test):,} dynamically binarised test images of "
-        f"{dataset.name}; {seeds_of(config)}",
+        f"{dataset.name}; {of_seeds('mean and range', config.seeds)}",
         skipped=0.1,
     )
 

@@ -41,8 +41,8 @@ from common.run import (
     quickened,
     require_images,
 )
-from common.tables import markdown, mean_and_spread, plus_minus
-from common.training import StopOnInterrupt, planned_epochs, planned_updates, train
+from common.tables import markdown, of_seeds, over_seeds, plus_minus
+from common.training import planned_updates, train_part
 
 EARLIER = {"uniform_noise": True, "pixel_mean": True, "reversed_gradient": True}
 VERSIONS = {  # name: the mistakes that are left, adaptive contrast
@@ -65,10 +65,9 @@ QUICK = {"data": "sample", "updates": 200, "seeds": (0,), "weighted_images": 50}
 
 @dataclass(frozen=True)
 class Config:
-    """The same networks, code, data, updates and seeds for all; rates are those of avb.py."""
+    """The same networks, data, updates and seeds for all; 2-D codes and rates are those of avb.py."""
 
     data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz file
-    latent_dim: PositiveCount = 2  # dimensions of z
     hidden_units: tuple[PositiveCount, ...] = (300, 300)  # ReLU units a layer, all networks
     updates: PositiveCount = 5500  # steps of the optimiser: 10 passes over MNIST
     seeds: tuple[Seed, ...] = (0, 1, 2)  # of weights, noise, order and binarisation
@@ -114,7 +113,7 @@ def configured(config: Config, version: str, seed: int) -> avb.Config:
     return avb.Config(
         data=config.data,
         binarisation="dynamic",
-        latent_dim=config.latent_dim,
+        latent_dim=2,
         adaptive_contrast=VERSIONS[version][1],
         hidden_units=config.hidden_units,
         discriminator_units=config.hidden_units,
@@ -137,13 +136,8 @@ def trained_and_measured(config: Config, dataset: Dataset, version: str, seed: i
     """Train a version and measure it on test images; the first seed's codes and samples go into `folder`."""
     print(f"{version}, seed {seed}", flush=True)
     asked = configured(config, version, seed)
-    asked = avb.Config(**vars(asked) | {"epochs": planned_epochs(asked, len(dataset.x_train))})
     model = build(asked, VERSIONS[version][0], dataset.image_shape)
-    own = folder / slug(version)
-    own.mkdir(exist_ok=True)
-    outcome = train(model, dataset, asked, own)
-    if outcome.stopped_by == StopOnInterrupt.message:
-        raise KeyboardInterrupt
+    outcome = train_part(model, dataset, asked, folder / slug(version))
     x_test = test_images(dataset, asked)
     codes, prior = model.encode(x_test), to_numpy(model.prior.sample(len(x_test), model.seed_generator))
     settings = LikelihoodSettings(0, 0, (), config.weighted_images, WEIGHTED_SAMPLES)
@@ -180,9 +174,7 @@ def main(config: Config = Config()) -> dict:
     runs = each_once(folder, parts)
     metrics = {}
     for version in VERSIONS:
-        of_version, metrics[version] = [runs[f"{version}, seed {seed}"] for seed in config.seeds], {}
-        for key in COLUMNS:
-            metrics[version] |= mean_and_spread(key, [run[key] for run in of_version])
+        metrics[version] = over_seeds([runs[f"{version}, seed {seed}"] for seed in config.seeds], COLUMNS)
     with whole(folder / "table.md") as unfinished:
         unfinished.write_text(table(metrics))
     write_json(folder / "metrics.json", metrics)
@@ -209,8 +201,8 @@ def figure(metrics: dict, config: Config, dataset: Dataset, folder: Path, update
         with np.load(folder / f"{slug(version)}.npz") as arrays:
             pictures = [arrays[key] for key in ("codes", "prior", "samples")]
         numbers = {title.replace(", nats", ""): cell(found, key) for key, (title, _) in COLUMNS.items()}
-        columns.append(plots.Column(version, *(part[:, :2] for part in pictures[:2]), pictures[2], numbers))
-    seeds = f"mean ± standard deviation of {len(config.seeds)} seeds" if len(config.seeds) > 1 else "one seed"
+        columns.append(plots.Column(version, *pictures, numbers))
+    seeds = of_seeds("mean ± standard deviation", config.seeds)
     return plots.side_by_side(
         columns,
         dataset.y_test,

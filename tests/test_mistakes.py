@@ -114,8 +114,8 @@ def test_versions_are_tabulated_and_not_made_again(tmp_path, monkeypatch):
     both = [runs[f"the earlier AVB, seed {seed}"]["test_reconstruction_nats"] for seed in (3, 4)]
     assert metrics["the earlier AVB"]["test_reconstruction_nats"] == pytest.approx(np.mean(both))
     assert list(metrics) == list(versions) and (folder / "mistakes.png").stat().st_size
-    monkeypatch.setattr(known_mistakes, "train", None)  # nothing is left to do
+    monkeypatch.setattr(known_mistakes, "train_part", None)  # nothing is left to do
     assert known_mistakes.main(config) == metrics
     with pytest.raises(RunError, match="other parameters"):
-        known_mistakes.main(dataclasses.replace(config, latent_dim=3))
+        known_mistakes.main(dataclasses.replace(config, hidden_units=(9,)))
     keras.utils.clear_session()

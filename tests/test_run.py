@@ -24,7 +24,7 @@ import aae_gaussian
 import aae_universal
 import avb
 import vae_baseline
-from common import run
+from common import run, training
 from common.data import DataError, load_mnist
 from common.files import whole, write_json
 from common.run import RunError, check, claim_folder, complete_run, create_folder, load_run, main_of, parse
@@ -527,6 +527,25 @@ def test_the_time_left_is_printed_every_ten_seconds_and_no_more(monkeypatch, cap
         progress("work", done, 12)
     # 3 s a step; printed when more than 10 s have passed: after steps 5 (12 s) and 9 (24 s).
     assert capsys.readouterr().out.splitlines() == ["work: 5 of 12; 21 s left", "work: 9 of 12; 9 s left"]
+
+
+@pytest.mark.parametrize("stopped_by", [None, StopOnInterrupt.message, "the kl term was not finite at update 3"])
+def test_an_interrupted_part_ends_the_experiment(tmp_path, data, monkeypatch, stopped_by):
+    asked = []
+
+    def train(model, dataset, config, folder):
+        asked.append(config.epochs)
+        return training.Outcome({}, 1, 1.0, 1, stopped_by)
+
+    monkeypatch.setattr(training, "train", train)
+    config = avb.Config(epochs=None, updates=24, batch_size=20)
+    arguments = None, load_mnist(data), config, tmp_path / "part"
+    if stopped_by == StopOnInterrupt.message:
+        with pytest.raises(KeyboardInterrupt):
+            training.train_part(*arguments)
+    else:
+        assert training.train_part(*arguments).stopped_by == stopped_by
+    assert asked == [2] and (tmp_path / "part").is_dir()  # 240 images: 12 updates an epoch
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc's memory")
