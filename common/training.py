@@ -65,9 +65,8 @@ def adam_per_network(model, config, updates: int | None = None) -> keras.optimiz
         every = 1 if name == "discriminator" else steps
         rate = config.learning_rate * getattr(config, f"{name}_rate_factor")
         if updates:
-            rate = keras.optimizers.schedules.CosineDecay(
-                rate, max(1, updates // every), alpha=config.final_rate_factor
-            )
+            # In updates of T: Keras counts gradients for it, also those that are only gathered.
+            rate = keras.optimizers.schedules.CosineDecay(rate, updates, alpha=config.final_rate_factor)
         accumulated = every if every > 1 else None  # 1 is an error in Keras
         adams[name] = keras.optimizers.Adam(rate, beta_1=config.beta_1, gradient_accumulation_steps=accumulated)
     network_of = {id(v): name for name, network in model.networks.items() for v in network.trainable_variables}

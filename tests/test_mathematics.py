@@ -704,6 +704,19 @@ def test_the_rates_fall_along_half_a_cosine():
     np.testing.assert_allclose(np.stack(steps), np.tile(rates[:, None], len(steps[0])), atol=1e-6)  # weights near 1
 
 
+def test_with_two_steps_of_t_the_rates_of_all_fall_together():
+    model, updates = tiny_model("avb"), 8
+    config = tiny_config("avb", learning_rate=0.01, final_rate_factor=0.1, discriminator_steps=2)
+    optimizer = adam_per_network(model, config, updates)
+    for step in range(updates):
+        before = weights(model)
+        optimizer.apply([ops.ones(v.shape) for v in model.trainable_variables])
+        done = (1 + np.cos(np.pi * step / updates)) / 2
+        for key, factor in {"decoder": step % 2, "discriminator": config.discriminator_rate_factor}.items():
+            moved = before[key] - weights(model)[key]
+            np.testing.assert_allclose(moved, factor * 0.01 * (0.1 + 0.9 * done), atol=1e-6)  # weights near 1
+
+
 def test_the_first_step_of_a_training_is_adams():
     factors = {"encoder": 0.0, "decoder": 0.5, "discriminator": 2.0}
     changes = {f"{key}_rate_factor": value for key, value in factors.items()}
