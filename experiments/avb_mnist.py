@@ -54,7 +54,7 @@ CHOSEN = {  # by --search at 8-D, the best of each model's candidates; AVB witho
     "AVB, adaptive contrast": {"decoder_rate_factor": 3.0, "discriminator_rate_factor": 4.0},
 }
 COMMON_CANDIDATES = {"defaults": {}, "rate 2e-3": {"learning_rate": 2e-3}}
-FAST = {"decoder_rate_factor": 3.0}  # the rate that suits the VAE; AVB's encoder must not outrun T
+SOFT = {"learning_rate": 3e-3, "beta_1": 0.5}  # the VAE's best of a first round; the last four are around it
 CANDIDATES = {
     "VAE": COMMON_CANDIDATES
     | {
@@ -62,18 +62,28 @@ CANDIDATES = {
         "rate 5e-3": {"learning_rate": 5e-3},
         "rate 8e-3": {"learning_rate": 8e-3},
         "rate 3e-3, warm-up": {"learning_rate": 3e-3, "warm_up": 0.3},
-        "rate 3e-3, beta_1 0.5": {"learning_rate": 3e-3, "beta_1": 0.5},
+        "rate 3e-3, beta_1 0.5": SOFT,
         "rate 3e-3, encoder's doubled": {"learning_rate": 3e-3, "encoder_rate_factor": 2.0},
+        "rate 5e-3, beta_1 0.5": SOFT | {"learning_rate": 5e-3},
+        "rate 3e-3, beta_1 0.5, decoder's doubled": SOFT | {"decoder_rate_factor": 2.0},
+        "rate 3e-3, beta_1 0.5, encoder's halved": SOFT | {"encoder_rate_factor": 0.5},
+        "rate 3e-3, beta_1 0.5, warm-up": SOFT | {"warm_up": 0.3},
     }
 }
+FAST = {"decoder_rate_factor": 3.0}  # the rate that suits the VAE; AVB's encoder must not outrun T
+FASTER = FAST | {"discriminator_rate_factor": 4.0}  # AVB's best of a first round; the last four are around it
 for avb_model in ("AVB, adaptive contrast", "AVB"):
     CANDIDATES[avb_model] = COMMON_CANDIDATES | {
         "decoder's rate tripled": FAST,
         "decoder's rate tripled, encoder's halved": FAST | {"encoder_rate_factor": 0.5},
-        "decoder's rate tripled, T's doubled": FAST | {"discriminator_rate_factor": 4.0},
+        "decoder's rate tripled, T's doubled": FASTER,
         "decoder's rate tripled, two updates of T": FAST | {"discriminator_steps": 2},
         "decoder's rate tripled, T twice as wide": FAST | {"discriminator_units": (600, 600)},
         "decoder's rate tripled, warm-up": FAST | {"warm_up": 0.3},
+        "decoder's rate tripled, T's and encoder's doubled": FASTER | {"encoder_rate_factor": 2.0},
+        "decoder's rate tripled, T's quadrupled": FAST | {"discriminator_rate_factor": 8.0},
+        "decoder's rate five times, T's doubled": FASTER | {"decoder_rate_factor": 5.0},
+        "decoder's rate tripled, T's doubled, two updates of T": FASTER | {"discriminator_steps": 2},
     }
 SEARCH_IMAGES, SEARCH_CHAINS, SEARCH_TEMPERATURES, SEARCH_SEED = 500, 2, 100, 100
 QUICK = {
