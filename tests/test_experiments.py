@@ -130,13 +130,13 @@ def digits(tmp_path_factory):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Nothing is compiled for longer than it runs; pilots are as short as the runs, which leave no pictures."""
+    """Nothing is compiled, which takes longer than it runs; pilots are as short, and runs leave no pictures."""
     for figures in ("code_figures", "image_figures"):
         monkeypatch.setattr(report, figures, lambda *_: {})
     monkeypatch.setattr(measure, "BANK_DRAWS", 20)
     if BACKEND != "jax":  # which only compiled takes less than minutes
         monkeypatch.setattr(
-            LatentModel, "compile", lambda model, adam, **_: keras.Model.compile(model, adam, jit_compile=False)
+            LatentModel, "compile", lambda model, adam, **_: keras.Model.compile(model, adam, run_eagerly=True)
         )
     if BACKEND == "tensorflow":
         monkeypatch.setattr(likelihood, "compiled", lambda function: function)
