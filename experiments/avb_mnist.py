@@ -82,7 +82,7 @@ for avb_model in ("AVB, adaptive contrast", "AVB"):
         "decoder's rate tripled, warm-up": FAST | {"warm_up": 0.3},
         "decoder's rate tripled, T's and encoder's doubled": FASTER | {"encoder_rate_factor": 2.0},
         "decoder's rate tripled, T's quadrupled": FAST | {"discriminator_rate_factor": 8.0},
-        "decoder's rate five times, T's doubled": FASTER | {"decoder_rate_factor": 5.0},
+        "decoder's rate six times, T's doubled": FASTER | {"decoder_rate_factor": 6.0},
         "decoder's rate tripled, T's doubled, two updates of T": FASTER | {"discriminator_steps": 2},
     }
 SEARCH_IMAGES, SEARCH_CHAINS, SEARCH_TEMPERATURES, SEARCH_SEED = 500, 2, 100, 100
