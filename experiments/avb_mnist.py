@@ -54,7 +54,8 @@ CHOSEN = {  # by --search at 8-D, the best of each model's candidates; AVB witho
     "AVB, adaptive contrast": {"decoder_rate_factor": 3.0, "discriminator_rate_factor": 4.0},
 }
 COMMON_CANDIDATES = {"defaults": {}, "rate 2e-3": {"learning_rate": 2e-3}}
-SOFT = {"learning_rate": 3e-3, "beta_1": 0.5}  # the VAE's best of a first round; the last four are around it
+SOFT = {"learning_rate": 3e-3, "beta_1": 0.5}  # the VAE's best of a first round
+SOFTER = SOFT | {"decoder_rate_factor": 2.0}  # of a second; 200 images: AVB's gradients with two updates of T
 CANDIDATES = {
     "VAE": COMMON_CANDIDATES
     | {
@@ -65,13 +66,19 @@ CANDIDATES = {
         "rate 3e-3, beta_1 0.5": SOFT,
         "rate 3e-3, encoder's doubled": {"learning_rate": 3e-3, "encoder_rate_factor": 2.0},
         "rate 5e-3, beta_1 0.5": SOFT | {"learning_rate": 5e-3},
-        "rate 3e-3, beta_1 0.5, decoder's doubled": SOFT | {"decoder_rate_factor": 2.0},
+        "rate 3e-3, beta_1 0.5, decoder's doubled": SOFTER,
         "rate 3e-3, beta_1 0.5, encoder's halved": SOFT | {"encoder_rate_factor": 0.5},
         "rate 3e-3, beta_1 0.5, warm-up": SOFT | {"warm_up": 0.3},
+        "rate 3e-3, beta_1 0.5, decoder's doubled, batches of 200": SOFTER | {"batch_size": 200},
+        "rate 3e-3, beta_1 0.5, decoder's quadrupled": SOFT | {"decoder_rate_factor": 4.0},
+        "rate 3e-3, beta_1 0.5, decoder's quadrupled, batches of 200": SOFT
+        | {"decoder_rate_factor": 4.0, "batch_size": 200},
+        "rate 3e-3, beta_1 0.5, decoder's doubled, encoder's halved": SOFTER | {"encoder_rate_factor": 0.5},
     }
 }
 FAST = {"decoder_rate_factor": 3.0}  # the rate that suits the VAE; AVB's encoder must not outrun T
-FASTER = FAST | {"discriminator_rate_factor": 4.0}  # AVB's best of a first round; the last four are around it
+FASTER = FAST | {"discriminator_rate_factor": 4.0}  # AVB's best of a first round
+FASTEST = {"decoder_rate_factor": 6.0, "discriminator_steps": 2}  # two updates of T: the best of a second
 for avb_model in ("AVB, adaptive contrast", "AVB"):
     CANDIDATES[avb_model] = COMMON_CANDIDATES | {
         "decoder's rate tripled": FAST,
@@ -85,6 +92,13 @@ for avb_model in ("AVB, adaptive contrast", "AVB"):
         "decoder's rate six times, T's doubled": FASTER | {"decoder_rate_factor": 6.0},
         "decoder's rate tripled, T's doubled, two updates of T": FASTER | {"discriminator_steps": 2},
     }
+CANDIDATES["AVB, adaptive contrast"] |= {
+    "decoder's rate six times, two updates of T": FASTEST,
+    "decoder's rate six times, encoder's halved, two updates of T": FASTEST | {"encoder_rate_factor": 0.5},
+    "decoder's rate six times, encoder's halved, three updates of T": FASTEST
+    | {"encoder_rate_factor": 0.5, "discriminator_steps": 3},
+    "decoder's rate six times, two updates of T twice as wide": FASTEST | {"discriminator_units": (600, 600)},
+}
 SEARCH_IMAGES, SEARCH_CHAINS, SEARCH_TEMPERATURES, SEARCH_SEED = 500, 2, 100, 100
 QUICK = {
     "data": "sample",
