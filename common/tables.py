@@ -29,8 +29,8 @@ def of_seeds(what: str, seeds: Sequence[int]) -> str:
 
 
 def plus_minus(value: float | None, spread: float | None, digits: int) -> str:
-    """`value ± spread`, either without the other, or a dash, with `digits` after the point and real minus signs."""
-    parts = [f"{number:.{digits}f}" for number in (value, spread) if number is not None]
+    """`value ± spread`, either without the other, or a dash: `digits` after the point, real minus signs, no −0.0."""
+    parts = [f"{number:z.{digits}f}" for number in (value, spread) if number is not None]
     return " ± ".join(parts).replace("-", "−") or "−"
 
 
