@@ -95,8 +95,11 @@ for avb_model in ("AVB, adaptive contrast", "AVB"):
 CANDIDATES["AVB, adaptive contrast"] |= {
     "decoder's rate six times, two updates of T": FASTEST,
     "decoder's rate six times, encoder's halved, two updates of T": FASTEST | {"encoder_rate_factor": 0.5},
-    "decoder's rate six times, encoder's halved, three updates of T": FASTEST
-    | {"encoder_rate_factor": 0.5, "discriminator_steps": 3},
+    "decoder's rate six times, encoder's halved, batches of 200": {
+        "decoder_rate_factor": 6.0,
+        "encoder_rate_factor": 0.5,
+        "batch_size": 200,
+    },
     "decoder's rate six times, two updates of T twice as wide": FASTEST | {"discriminator_units": (600, 600)},
 }
 SEARCH_IMAGES, SEARCH_CHAINS, SEARCH_TEMPERATURES, SEARCH_SEED = 500, 2, 100, 100
