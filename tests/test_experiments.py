@@ -273,8 +273,9 @@ def test_likelihoods_measures_decoders_and_windows(quick, digits, tmp_path, monk
 
 
 def test_avb_mnist_sets_what_is_stated_beside_log_p(quick, digits, tmp_path):
+    np.savez(tmp_path / "twice.npz", x=np.tile(np.load(digits)["x"], (2, 1, 1)))  # the VAE's batches are of 200
     config = avb_mnist.Config(
-        data=digits,
+        data=str(tmp_path / "twice.npz"),
         latent_dims=(2,),
         hidden_units=(8,),
         networks="conv",
@@ -283,6 +284,8 @@ def test_avb_mnist_sets_what_is_stated_beside_log_p(quick, digits, tmp_path):
         results=str(tmp_path),
         **FEW | {"temperatures": (3,)},
     )
+    with pytest.raises(RunError, match="200 or more"):
+        avb_mnist.main(dataclasses.replace(config, data=digits))
     metrics = avb_mnist.main(config)
     folder = tmp_path / "avb_mnist" / "conv"
     assert list(metrics) == [f"{model}, 2-D" for model in avb_mnist.MODELS]
