@@ -50,7 +50,7 @@ CONTRAST, PLAIN = {"adaptive_contrast": True}, {"adaptive_contrast": False}
 MODELS = {"VAE": (vae_baseline, {}), "AVB": (avb, PLAIN), "AVB, adaptive contrast": (avb, CONTRAST)}
 COMMON_CANDIDATES = {"defaults": {}, "rate 2e-3": {"learning_rate": 2e-3}}
 SOFT = {"learning_rate": 3e-3, "beta_1": 0.5}  # the VAE's best of a first round
-SOFTER = SOFT | {"decoder_rate_factor": 2.0}  # of a second; 200 images: AVB's gradients with two updates of T
+SOFTER = SOFT | {"decoder_rate_factor": 2.0}  # of a second; in the third also with the 200 images that AVB's have
 CANDIDATES = {
     "VAE": COMMON_CANDIDATES
     | {
@@ -73,7 +73,7 @@ CANDIDATES = {
 }
 FAST = {"decoder_rate_factor": 3.0}  # the rate that suits the VAE; AVB's encoder must not outrun T
 FASTER = FAST | {"discriminator_rate_factor": 4.0}  # AVB's best of a first round
-FASTEST = {"decoder_rate_factor": 6.0, "discriminator_steps": 2}  # two updates of T: the best of a second
+FASTEST = {"decoder_rate_factor": 6.0, "discriminator_steps": 2}  # of a second: gradients of 2 x 100 images
 for avb_model in ("AVB, adaptive contrast", "AVB"):
     CANDIDATES[avb_model] = COMMON_CANDIDATES | {
         "decoder's rate tripled": FAST,
