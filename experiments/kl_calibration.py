@@ -68,7 +68,7 @@ class Config:
     discriminator_units: tuple[PositiveCount, ...] = (256, 256)  # ReLU units a layer of T
     sizes: tuple[PositiveCount, ...] = (32, 128, 512)  # units of each of T's two layers where the size is varied
     size_dimension: PositiveCount = 8  # of z where T's size is varied
-    draws: PositiveCount = 128  # codes of each q in an update
+    draws: PositiveCount = 64  # codes of each q in an update
     updates: PositiveCount = 5000  # steps of T
     learning_rate: Positive = 1e-3  # of Adam, at the start
     final_rate_factor: Factor = 0.05  # times learning_rate: where a cosine takes it by the last update
