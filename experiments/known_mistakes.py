@@ -211,7 +211,7 @@ def figure(metrics: dict, config: Config, dataset: Dataset, folder: Path, update
         f"Top: codes of {len(dataset.x_test):,} binarised test images by class, with normal noise; prior samples in "
         f"black. Middle: the decoder's pixel means for z ~ p(z). Pictures of seed {config.seeds[0]}; numbers, in nats "
         f"but for C2ST: {seeds}. {updates:,} updates each, the same networks; the bound: {config.weighted_images:,} "
-        f"images, {WEIGHTED_SAMPLES:,} draws",
+        f"images, {WEIGHTED_SAMPLES:,} draws. −: some draws of a q(z|x) coincide, so narrow is it",
     )
 
 
