@@ -13,6 +13,7 @@ table.md and metrics.json in results/avb_mnist/search/. What is there already is
 
 import csv
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -99,7 +100,8 @@ CANDIDATES["AVB, adaptive contrast"] |= {
 }
 CHOSEN = {"VAE": SOFTER | {"batch_size": 200}, "AVB": FASTER | {"encoder_rate_factor": 2.0}}  # the best, at 8-D
 CHOSEN["AVB, adaptive contrast"] = FASTEST
-SEARCH_IMAGES, SEARCH_CHAINS, SEARCH_TEMPERATURES, SEARCH_SEED = 500, 2, 100, 100
+SEARCH_IMAGES, SEARCH_CHAINS, SEARCH_TEMPERATURES = 500, 2, 100
+SEARCH_SEEDS, FINALISTS = (100, 101, 102), 4  # the best at the first seed are trained with the others too
 QUICK = {
     "data": "sample",
     "latent_dims": (8,),
@@ -165,14 +167,21 @@ def slug(*parts) -> str:
 
 # The search
 
+SEARCH_COLUMNS = {
+    "validation_log_likelihood_nats": "log p(x) of validation images, annealed, nats",
+    "stated_elbo_nats": "stated ELBO, nats",
+}
 
-def candidate(config: Config, dataset: Dataset, model: str, latent_dim: int, name: str, folder: Path) -> dict:
-    """Train a candidate and anneal log p(x) of validation images, binarised at random, the same for all.
+
+def candidate(
+    config: Config, dataset: Dataset, model: str, latent_dim: int, name: str, seed: int, folder: Path
+) -> dict:
+    """Train a candidate with one seed and anneal log p(x) of validation images, binarised at random, the same for all.
 
     Annealing and not the importance-weighted bound, which is tens of nats too low for an AVB without contrast.
     """
-    own = folder / slug(model, latent_dim, name)
-    script, asked = wanted(config, model, latent_dim, SEARCH_SEED, folder, own.name, CANDIDATES[model][name])
+    own = folder / slug(model, latent_dim, name, seed)
+    script, asked = wanted(config, model, latent_dim, seed, folder, own.name, CANDIDATES[model][name])
     trained = script.build(asked, dataset.image_shape)
     outcome = train_part(trained, dataset, asked, own)
     images = binarise(dataset.x_val, "dynamic", np.random.default_rng(1))[:SEARCH_IMAGES]
@@ -189,24 +198,48 @@ def candidate(config: Config, dataset: Dataset, model: str, latent_dim: int, nam
 
 
 def search(config: Config, dataset: Dataset, folder: Path) -> dict:
-    """Every candidate of every model, and which is best; returns what metrics.json holds."""
-    parts = {
-        f"{model}, {latent_dim}-D: {name}": partial(candidate, config, dataset, model, latent_dim, name, folder)
-        for latent_dim in config.latent_dims
-        for model in CANDIDATES
-        for name in CANDIDATES[model]
+    """Every candidate with one seed, the best of each model with all, ranked; returns what metrics.json holds."""
+    groups = {
+        f"{model}, {latent_dim}-D": (model, latent_dim) for latent_dim in config.latent_dims for model in CANDIDATES
     }
-    runs = each_once(folder, parts)
-    keys = ("validation_log_likelihood_nats", "stated_elbo_nats")
-    ranked = sorted(runs, key=lambda name: (name.split(":")[0], -runs[name]["validation_log_likelihood_nats"]))
-    rows = [[name, *(plus_minus(runs[name][key], None, 2) for key in keys)] for name in ranked]
-    ranking = markdown(["", "log p(x) of validation images, annealed, nats", "stated ELBO, nats"], rows)
+
+    def trained(group: str, names: Iterable[str], seeds: Iterable[int]) -> dict:
+        return {
+            f"{group}: {name}, seed {seed}": partial(candidate, config, dataset, *groups[group], name, seed, folder)
+            for name in names
+            for seed in seeds
+        }
+
+    parts = {}
+    for group, (model, _) in groups.items():
+        parts |= trained(group, CANDIDATES[model], SEARCH_SEEDS[:1])
+    runs, finalists = each_once(folder, parts), {}
+    for group, (model, _) in groups.items():
+        value = {name: runs[f"{group}: {name}, seed {SEARCH_SEEDS[0]}"] for name in CANDIDATES[model]}
+        finalists[group] = sorted(value, key=lambda name: -value[name]["validation_log_likelihood_nats"])[:FINALISTS]
+        parts |= trained(group, finalists[group], SEARCH_SEEDS)
+    runs, metrics = each_once(folder, parts), {}
+    for group, (model, _) in groups.items():
+        found = {}
+        for name in CANDIDATES[model]:
+            seeds = SEARCH_SEEDS if name in finalists[group] else SEARCH_SEEDS[:1]
+            of_name = [runs[f"{group}: {name}, seed {seed}"] for seed in seeds]
+            found[name] = {"seeds": list(seeds)} | over_seeds(of_name, SEARCH_COLUMNS)
+        ranked = sorted(
+            found, key=lambda name: (-len(found[name]["seeds"]), -found[name]["validation_log_likelihood_nats"])
+        )
+        metrics |= {f"{group}: {name}": found[name] for name in ranked}
+    rows = [
+        [name, str(len(found["seeds"])), *(plus_minus(found[key], found[f"{key}_sd"], 2) for key in SEARCH_COLUMNS)]
+        for name, found in metrics.items()
+    ]
+    ranking = markdown(["", "seeds", *SEARCH_COLUMNS.values()], rows)
     with whole(folder / "table.md") as unfinished:
         unfinished.write_text(ranking)
-    write_json(folder / "metrics.json", runs)
+    write_json(folder / "metrics.json", metrics)
     print(ranking)
     print(folder)
-    return runs
+    return metrics
 
 
 # The comparison

@@ -306,13 +306,15 @@ def test_avb_mnist_sets_what_is_stated_beside_log_p(quick, digits, tmp_path):
 
 def test_the_search_ranks_candidates_by_validation_images_alone(quick, digits, tmp_path, monkeypatch):
     few = {
-        "VAE": {"warm-up": {"warm_up": 0.5}},
+        "VAE": {"still": {"learning_rate": 1e-12}, "warm-up": {"warm_up": 0.5, "learning_rate": 0.03}},
         "AVB": {"two updates of T": {"discriminator_steps": 2}},
     }
     monkeypatch.setattr(avb_mnist, "CANDIDATES", few)
     monkeypatch.setattr(avb_mnist, "MODELS", {model: avb_mnist.MODELS[model] for model in few})
     monkeypatch.setattr(avb_mnist, "SEARCH_IMAGES", 10)
     monkeypatch.setattr(avb_mnist, "SEARCH_TEMPERATURES", 3)
+    monkeypatch.setattr(avb_mnist, "SEARCH_SEEDS", (100, 101))
+    monkeypatch.setattr(avb_mnist, "FINALISTS", 1)
     x, blank = np.load(digits)["x"], np.zeros((20, 8, 6), np.uint8)
     paths = [str(tmp_path / name) for name in ("seen.npz", "blank.npz")]
     for path, x_test in zip(paths, (x[180:], blank), strict=True):
@@ -322,7 +324,11 @@ def test_the_search_ranks_candidates_by_validation_images_alone(quick, digits, t
         avb_mnist.main(dataclasses.replace(config, data=path, name=name))
         for path, name in zip(paths, ("seen", "blank"), strict=True)
     ]
-    assert list(found[0]) == ["VAE, 2-D: warm-up", "AVB, 2-D: two updates of T"]
+    # The candidate that learns is the one that is trained with the second seed too, and stands first.
+    seeds = {"VAE, 2-D: warm-up": [100, 101], "VAE, 2-D: still": [100], "AVB, 2-D: two updates of T": [100, 101]}
+    assert {name: run["seeds"] for name, run in found[0].items()} == seeds
+    assert list(found[0]) == list(seeds)
+    assert (tmp_path / "avb_mnist" / "seen" / "table.md").read_text().count("±") == 4
     values = [[run["validation_log_likelihood_nats"] for run in runs.values()] for runs in found]
     assert np.isfinite(values).all()
     assert values[0] == pytest.approx(values[1])  # the test images, blank in the second, count for nothing
