@@ -248,7 +248,8 @@ def search(config: Config, dataset: Dataset, folder: Path) -> dict:
 def measured(config: Config, dataset: Dataset, model: str, latent_dim: int, seed: int, folder: Path) -> dict:
     """Train a model and estimate log p(x) of test images."""
     name = slug(model, latent_dim, "seed", seed)
-    run, _ = complete_run(*wanted(config, model, latent_dim, seed, folder, name, CHOSEN[model]))
+    script, asked = wanted(config, model, latent_dim, seed, folder, name, CHOSEN[model])
+    run, _ = complete_run(script, asked)
     trained, settings = load_run(run), LikelihoodSettings.of(config)
     weighted, bounds = importance_weighted(trained, dataset, settings, TimeLeft())
     found, estimates = annealed(trained, dataset, settings, TimeLeft())
@@ -269,7 +270,7 @@ def measured(config: Config, dataset: Dataset, model: str, latent_dim: int, seed
         "test_reconstruction_nats": metrics["test_reconstruction_nats"],
         "stopped_by": metrics["stopped_by"],
         "course": {
-            "updates": [int(float(row["updates"])) for row in history],
+            "updates": [float(row["updates"]) / getattr(asked, "discriminator_steps", 1) for row in history],
             "elbo": [-float(row["val_reconstruction"]) - float(row["val_kl"]) for row in history],
         },
     }
@@ -374,7 +375,7 @@ def training(runs: dict, config: Config, dataset: Dataset):
         panels[f"stated ELBO, nats, {latent_dim}-D"] = series
     return plots.bands(
         panels,
-        "updates",
+        "updates of encoder and decoder",
         "The ELBO that each model states, over training",
         f"Validation images of {dataset.name}, binarised; {of_seeds('mean and range', config.seeds)}",
         skipped=0.2,
