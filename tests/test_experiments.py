@@ -295,11 +295,8 @@ def test_avb_mnist_sets_what_is_stated_beside_log_p(quick, digits, tmp_path):
         elbo = -found["test_reconstruction_nats"] - found["stated_kl_nats"]
         assert found["stated_elbo_nats"] == pytest.approx(elbo, rel=1e-4), model  # each a mean in float32
     courses = [run["course"]["updates"][-1] for run in json.loads((folder / "runs.json").read_text()).values()]
-    assert courses == [
-        2,
-        3,
-        1.5,
-    ]  # whole passes, of batches of 200, 100 and 100; in the last T has two, the encoder one
+    # Whole passes, of batches of 200, 100 and 100; the last model's T has two for each of the encoder.
+    assert courses == [2, 3, 1.5]
     runs = [load_run(path.parent) for path in folder.glob("*/*/metrics.json")]
     assert sorted((run.title, getattr(run, "adaptive_contrast", None)) for run in runs) == [
         ("AVB", False),
