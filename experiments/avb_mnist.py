@@ -76,6 +76,7 @@ FAST = {"decoder_rate_factor": 3.0}  # the rate that suits the VAE; AVB's encode
 WIDE = {"discriminator_units": (600, 600)}
 FASTER = FAST | {"discriminator_rate_factor": 4.0}  # AVB's best of a first round
 FASTEST = {"decoder_rate_factor": 6.0, "discriminator_steps": 2}  # of a second: gradients of 2 x 100 images
+SLOW = {"decoder_rate_factor": 4.0, "encoder_rate_factor": 0.1, "discriminator_steps": 2}  # the first to keep T in 32-D
 for avb_model in ("AVB, adaptive contrast", "AVB"):
     CANDIDATES[avb_model] = COMMON_CANDIDATES | {
         "decoder's rate tripled": FAST,
@@ -98,7 +99,12 @@ CANDIDATES["AVB, adaptive contrast"] |= {
         "batch_size": 200,
     },
     "decoder's rate six times, two updates of T twice as wide": FASTEST | WIDE,
+    "decoder's rate four times, encoder's a tenth, two updates of T": SLOW,
+    "decoder's rate four times, encoder's a tenth, two updates of T twice as wide": SLOW | WIDE,
+    "decoder's rate six times, encoder's a fifth, two updates of T": FASTEST | {"encoder_rate_factor": 0.2},
+    "rate 2e-3, decoder's four times, encoder's a tenth, two updates of T": SLOW | {"learning_rate": 2e-3},
 }
+NOISE = {"noise_basis": 32, "noise_dim": 64}  # of AVB's encoder for more than 8 dimensions (official code: for 32)
 CHOSEN = {  # the best at 8-D, by the mean of the search's seeds
     "VAE": SOFTER | {"batch_size": 200},
     "AVB": FASTER | {"encoder_rate_factor": 2.0},
@@ -144,7 +150,9 @@ class Config:
 def wanted(config: Config, model: str, latent_dim: int, seed: int, folder: Path, name: str, changes: dict):
     """The script of a model and the Config of one of its runs."""
     script, own = MODELS[model]
-    own = own | ({"discriminator_units": config.hidden_units} if script is avb else {}) | changes
+    if script is avb:
+        own = own | {"discriminator_units": config.hidden_units} | (NOISE if latent_dim > 8 else {})
+    own = own | changes
     steps = own.get("discriminator_steps", 1)
     return script, script.Config(
         **own,
