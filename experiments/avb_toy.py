@@ -186,7 +186,8 @@ def on_the_plane(model: LatentModel, points: np.ndarray, plane: Plane, draws: in
     logits = [model.decoder(z) for z in centres]
     found, panels = [], []
     for x in points:
-        log_likelihood = np.concatenate([to_numpy(bernoulli_log_likelihood(x[None], each)) for each in logits])
+        image = ops.convert_to_tensor(x[None])
+        log_likelihood = np.concatenate([to_numpy(bernoulli_log_likelihood(image, each)) for each in logits])
         log_joint = log_likelihood.reshape(square).astype("float64") + log_prior
         codes, sums = [], {}
         rows = ops.convert_to_tensor(np.tile(x, (even_batch_size(draws, ROWS), 1)))

@@ -97,7 +97,7 @@ class Config:
 
 def normal(x, mean, variance, backend):
     """log N(x; mean, variance), elementwise."""
-    return -0.5 * (backend.square(x - mean) / variance + backend.log(2.0 * np.pi * variance))
+    return -0.5 * (backend.square(backend.subtract(x, mean)) / variance + backend.log(2.0 * np.pi * variance))
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Schools:
     def log_joint(self, z, backend):
         """log p(y, z) in nats, (n, 10) -> (n,), with the functions of `backend`: keras.ops, numpy or jax.numpy."""
         mu, tau, eta = z[:, :1], z[:, 1:2], z[:, 2:]
-        likelihood = normal(EFFECTS, mu + tau * eta, self.errors**2 + 0.0 * eta, backend)
+        likelihood = normal(EFFECTS, mu + tau * eta, backend.add(self.errors**2, 0.0 * eta), backend)
         return backend.sum(likelihood, axis=1) + backend.sum(normal(z, 0.0, 1.0 + 0.0 * z, backend), axis=1)
 
     def log_marginal(self, points):
