@@ -76,7 +76,7 @@ FAST = {"decoder_rate_factor": 3.0}  # the rate that suits the VAE; AVB's encode
 WIDE = {"discriminator_units": (600, 600)}
 FASTER = FAST | {"discriminator_rate_factor": 4.0}  # AVB's best of a first round
 FASTEST = {"decoder_rate_factor": 6.0, "discriminator_steps": 2}  # of a second: gradients of 2 x 100 images
-SLOW = {"decoder_rate_factor": 4.0, "encoder_rate_factor": 0.1, "discriminator_steps": 2}  # the first to keep T in 32-D
+SLOW = {"decoder_rate_factor": 4.0, "encoder_rate_factor": 0.1, "discriminator_steps": 2}  # in 32-D T lasts longest
 for avb_model in ("AVB, adaptive contrast", "AVB"):
     CANDIDATES[avb_model] = COMMON_CANDIDATES | {
         "decoder's rate tripled": FAST,
@@ -110,7 +110,7 @@ CHOSEN = {  # the best at 8-D, by the mean of the search's seeds
     # FASTEST | WIDE is first, but at seed 0 of the comparison T was lost: its training loss fell to 0.02
     "AVB, adaptive contrast": FAST | {"discriminator_steps": 2},
 }
-CHOSEN_BEYOND_8 = CHOSEN | {"AVB, adaptive contrast": SLOW}  # at 32-D, of those tried; with CHOSEN's T is lost there
+CHOSEN_BEYOND_8 = CHOSEN | {"AVB, adaptive contrast": SLOW}  # best of four at 32-D; with CHOSEN's T is lost at once
 SEARCH_IMAGES, SEARCH_CHAINS, SEARCH_TEMPERATURES = 500, 2, 100
 SEARCH_SEEDS, FINALISTS = (100, 101, 102), 4  # the best at the first seed are trained with the others too
 QUICK = {
