@@ -295,7 +295,7 @@ def posteriors(found: dict, panels: dict, config: Config, seed: int):
         rows,
         [PLANE] * len(rows),
         ("z₁", "z₂"),
-        f"The posteriors of {count} points: what each model's q(z|x) makes of its own decoder's p(z|x)",
+        f"Posteriors of {count} points: each model's q(z|x) over its exact p(z|x)",
         f"{count} one-hot vectors, 2-D code, {config.updates:,} updates, seed {seed}. Shades: q(z|x) from "
         f"{config.final_draws:,} codes; lines: the exact posterior on a grid. log p: mean log-likelihood in nats, at "
         f"most −{np.log(count):.3f}; gap: what the ELBO lacks of it, KL(q(z|x) ‖ p(z|x))",
