@@ -307,6 +307,26 @@ def test_avb_mnist_sets_what_is_stated_beside_log_p(quick, digits, tmp_path):
     assert all((folder / name).is_file() for name in ("table.md", "log_likelihood.png", "training.png"))
 
 
+@pytest.mark.parametrize(
+    ("latent_dim", "noise", "rate_factors"), [(8, (16, 32), (1.0, 3.0)), (9, (32, 64), (0.1, 4.0))]
+)
+def test_avb_mnist_takes_the_settings_of_its_code_size(latent_dim, noise, rate_factors, monkeypatch, tmp_path):
+    """The official code's noise for 8 and for 32 dimensions; the encoder makes as many updates as any other's."""
+    asked = []
+
+    def complete_run(script, config):
+        asked.append(config)
+        raise InterruptedError
+
+    monkeypatch.setattr(avb_mnist, "complete_run", complete_run)
+    with pytest.raises(InterruptedError):
+        avb_mnist.measured(avb_mnist.Config(), None, "AVB, adaptive contrast", latent_dim, 0, tmp_path)
+    (config,) = asked
+    assert (config.noise_basis, config.noise_dim) == noise
+    assert (config.encoder_rate_factor, config.decoder_rate_factor) == rate_factors
+    assert config.updates == config.discriminator_steps * avb_mnist.Config().updates
+
+
 def test_the_search_ranks_candidates_by_validation_images_alone(quick, digits, tmp_path, monkeypatch):
     few = {
         "VAE": {"still": {"learning_rate": 1e-12}, "warm-up": {"warm_up": 0.5, "learning_rate": 0.03}},
