@@ -293,6 +293,24 @@ def _labels(y, count, key):
     return y
 
 
+def balanced_draw(labels: np.ndarray, count: int, draw: int) -> np.ndarray:
+    """Indices of `count` images, as many of each class, for experiments that know but some labels: (count,).
+
+    Draws of different numbers share no image, and those of one number are the same for ever. Raises DataError if
+    `count` is no multiple of the number of classes, or if a class has too few images for a draw of this number.
+    """
+    classes = np.unique(labels)
+    each = count // len(classes)
+    if each * len(classes) != count or not each:
+        raise DataError(f"{count} labels cannot be as many of each of {len(classes)} classes; give a multiple of that")
+    random = np.random.default_rng(SPLIT_SEED)
+    orders = [random.permutation(np.flatnonzero(labels == label)) for label in classes]
+    if min(map(len, orders)) < (draw + 1) * each:
+        fewest = min(map(len, orders)) // each
+        raise DataError(f"draws of {count} labels that share no image: there are {fewest}, none of number {draw}")
+    return np.concatenate([order[draw * each : (draw + 1) * each] for order in orders])
+
+
 def binarise(images: np.ndarray, binarisation: str, random: np.random.Generator) -> np.ndarray:
     """Images as a model is given them, float32 of the same shape.
 

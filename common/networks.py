@@ -16,10 +16,17 @@ def seeded(random: np.random.Generator) -> keras.initializers.Initializer:
     return keras.initializers.HeNormal(seed=int(random.integers(2**31)))
 
 
-def hidden_layers(x, hidden_units, random: np.random.Generator, activation="relu"):
-    """`x` through one dense layer for each entry of `hidden_units`: (batch, n) -> (batch, hidden_units[-1])."""
+def hidden_layers(x, hidden_units, random: np.random.Generator, activation="relu", normalised: bool = False):
+    """`x` through one dense layer for each entry of `hidden_units`: (batch, n) -> (batch, hidden_units[-1]).
+
+    If `normalised`, each is normalised over the batch before its activation (Ioffe & Szegedy, arXiv 1502.03167).
+    """
     for units in hidden_units:
-        x = layers.Dense(units, activation=activation, kernel_initializer=seeded(random))(x)
+        if normalised:
+            x = layers.Dense(units, use_bias=False, kernel_initializer=seeded(random))(x)
+            x = layers.Activation(activation)(layers.BatchNormalization(momentum=0.9)(x))
+        else:
+            x = layers.Dense(units, activation=activation, kernel_initializer=seeded(random))(x)
     return x
 
 

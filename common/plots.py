@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Patch
 from matplotlib.patheffects import withStroke
 from matplotlib.textpath import text_to_path
-from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, ScalarFormatter, StrMethodFormatter
 
 from common.evaluation.plane import Plane
 from common.files import whole
@@ -106,6 +106,33 @@ def projection_scatter(
     return figure
 
 
+class Map(NamedTuple):
+    """Points (n, 2) in `maps`, the names of the axes, and perhaps marked points (m, 2) that belong to none."""
+
+    name: str
+    points: np.ndarray
+    axis_names: tuple[str, str]
+    marked: np.ndarray | None = None
+
+
+def maps(panels: Sequence[Map], labels: np.ndarray, title: str, description: str, marks: str = "") -> Figure:
+    """Several maps of the same images side by side, labels (n,) for all; `marks` says what marked points are."""
+    side, left = 4.3, 0.75
+    figure = new_figure((left + side) * len(panels) + 1.1, side + 1.0, title, description)
+    for number, panel in enumerate(panels):
+        axes = place(figure, left + (left + side) * number, 0.6, side, side)
+        shown = [] if panel.marked is None else [panel.marked]
+        draw_codes(axes, panel.points, labels, view(panel.points, *shown), panel.axis_names)
+        for points in shown:
+            style = {"s": 60, "color": "black", "marker": "+", "linewidths": 1.5, "zorder": 4}
+            axes.scatter(*points.T, **style, path_effects=HALO)
+        axes.set_title(panel.name, size=TEXT_SIZE, weight="bold")
+    marked = any(panel.marked is not None for panel in panels)
+    entry = Line2D([], [], color="black", marker="+", linestyle="none", label=textwrap.fill(marks, 14))
+    legends(axes, labels, [entry] if marked else [], 1.04)
+    return figure
+
+
 def image_grid(images: np.ndarray, title: str, description: str, columns: int = 10) -> Figure:
     """Images (n, h, w) or (n, d) in [0, 1] as tiles, in reading order."""
     figure, *_ = draw_tiles(in_rows(as_images(images), columns), title, description)
@@ -152,6 +179,61 @@ def interpolations(images: np.ndarray, title: str, description: str) -> Figure:
     return figure
 
 
+def named_tiles(
+    images: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    x_label: str,
+    title: str,
+    description: str,
+    together: int = 0,
+) -> Figure:
+    """Images (rows, columns, h, w) or (rows, columns, d) in [0, 1] under the names of rows and columns; NaN is white.
+
+    x_label: what the columns are. together: rows to a group, 0 for one group.
+    """
+    figure, axes, x, y = draw_tiles(as_tiles(images), title, description, together, left=0.8, bottom=0.5)
+    axes.set_xticks(x, columns)
+    axes.set_yticks(y, rows)
+    axes.set_xlabel(x_label)
+    return figure
+
+
+def codes_and_walks(
+    codes: np.ndarray,
+    labels: np.ndarray,
+    prior_samples: np.ndarray,
+    images: np.ndarray,
+    axis_names: tuple[str, str],
+    title: str,
+    description: str,
+) -> Figure:
+    """Codes (n, 2) by class over prior samples (m, 2); beside them what is decoded on walks through the prior's modes.
+
+    labels: (n,). images: (modes, steps, h, w) or (modes, steps, d) in [0, 1], a row a mode, named by its number in the
+    colour of that class. axis_names: of the walk's steps, and of its rows.
+    """
+    canvas, _, y = canvas_of(as_tiles(images), width=660)
+    side, left, gap, bottom = 4.5, 0.75, 0.75, 0.625  # eighths of an inch: whole pixels
+    across, up = canvas.shape[1] / DPI, canvas.shape[0] / DPI
+    clouds = {"codes": codes, "prior samples": prior_samples}
+    limits = view(*clouds.values())
+    description = description + not_shown(limits, clouds)
+    height = bottom + max(side, up) + MARGIN
+    figure = new_figure(left + side + gap + across + MARGIN, height, title, description)
+    axes = place(figure, left, height - MARGIN - side, side, side)
+    draw_codes(axes, codes, labels, limits, ("z₁", "z₂"))
+    draw_cloud(axes, prior_samples[:CLOUD_POINTS], "prior samples")
+    beside = place(figure, left + side + gap, height - MARGIN - up, across, up)
+    show_canvas(beside, canvas)
+    beside.set_yticks(y, range(len(y)))
+    beside.set_xlabel(axis_names[0])
+    beside.set_ylabel(axis_names[1])
+    for number, name in enumerate(beside.get_yticklabels()):
+        name.set(size=13, weight="bold", color=COLOURS[number % 10])
+    return figure
+
+
 def dots(panels: Mapping[str, Mapping], rows: Sequence[str], title: str, description: str) -> Figure:
     """Estimates with standard errors, a row a name, panels side by side.
 
@@ -187,6 +269,15 @@ class Curve(NamedTuple):
     line: str = "solid"
 
 
+def curve_of(runs: Sequence[Mapping[str, Sequence[float]]], key: str, factor: float = 1.0) -> Curve:
+    """`factor` times `key` against "updates", a row a run; one that was stopped early goes on as NaN."""
+    longest = max((run["updates"] for run in runs), key=len)
+    values = [
+        np.pad(np.array(run[key], float), (0, len(longest) - len(run[key])), constant_values=np.nan) for run in runs
+    ]
+    return Curve(np.array(longest), factor * np.array(values))
+
+
 def bands(
     panels: Mapping[str, Mapping[str, Curve]],
     x_label: str,
@@ -194,6 +285,7 @@ def bands(
     description: str,
     references: Mapping[str, Sequence[tuple[float, str]]] | None = None,
     x_scale: str = "linear",
+    y_scale: str = "linear",
     skipped: float = 0.0,
     shared: bool = False,
 ) -> Figure:
@@ -201,8 +293,8 @@ def bands(
 
     panels: name of the vertical axis -> series -> curve; a series keeps its colour through all panels, and what
     stands behind a colon shares that of what stands before. references: panel -> (value, name), ..., drawn as
-    horizontal lines. skipped: the first part of every curve, which the vertical axis need not hold. shared: one
-    vertical scale for all panels.
+    horizontal lines. x_scale, y_scale: "linear" or "log". skipped: the first part of every curve, which the vertical
+    axis need not hold. shared: one vertical scale for all panels.
     """
     figure = new_figure(max(6.5, 4.2 * len(panels) + 0.4), 4.4, title, description, layout="constrained")
     names = list(dict.fromkeys(name.split(":")[0] for series in panels.values() for name in series))
@@ -226,7 +318,11 @@ def bands(
             late.append([value])
         low, high = np.nanmin(np.concatenate(late)), np.nanmax(np.concatenate(late))
         margin = 0.05 * (high - low) or 1.0
-        axes.set(xlabel=x_label, ylabel=label, xscale=x_scale, ylim=(low - margin, high + margin))
+        limits = (low - margin, high + margin) if y_scale == "linear" else (0.9 * low, 1.1 * high)
+        axes.set(xlabel=x_label, ylabel=label, xscale=x_scale, yscale=y_scale, ylim=limits)
+        if y_scale == "log":
+            axes.yaxis.set_minor_formatter(ScalarFormatter())
+            axes.yaxis.set_major_formatter(ScalarFormatter())
         axes.tick_params(labelsize=TEXT_SIZE)
         if x_scale == "log":
             ticks = np.unique(np.concatenate([curve.x for curve in series.values()]))
@@ -645,26 +741,37 @@ def draw_tiles(
     left, bottom: inches of room for labels. Returns figure, axes, and the centres of columns and of rows.
     Each pixel of a tile covers a whole number of the figure's: nothing is blurred, and hairlines are even.
     """
-    rows, columns, height, width = tiles.shape
-    scale = max(1, min(12, round(900 / (columns * width))))
-    tall = max(scale, 16 // height)  # strips of a single row stay visible
-    x = np.arange(columns) * (width * scale + 1)
-    y = np.arange(rows) * (height * tall + 1) + (8 * (np.arange(rows) // together) if together else 0)
-    canvas = np.full((y[-1] + height * tall, x[-1] + width * scale), np.nan)
-    enlarged = np.repeat(np.repeat(tiles, tall, axis=2), scale, axis=3)
-    for row, column in np.ndindex(rows, columns):
-        canvas[y[row] : y[row] + height * tall, x[column] : x[column] + width * scale] = enlarged[row, column]
+    canvas, x, y = canvas_of(tiles, together)
     left, bottom = (round(inches * DPI) / DPI for inches in (left, bottom))
     across, up = canvas.shape[1] / DPI, canvas.shape[0] / DPI
     figure = new_figure(max(left + across + MARGIN, 5), bottom + up, title, description)
     axes = place(figure, left, bottom, across, up)
+    show_canvas(axes, canvas)
+    return figure, axes, x, y
+
+
+def canvas_of(tiles: np.ndarray, together: int = 0, width: int = 900) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tiles (rows, columns, h, w) as one image about `width` pixels across, and the centres of columns and of rows."""
+    rows, columns, high, wide = tiles.shape
+    scale = max(1, min(12, round(width / (columns * wide))))
+    tall = max(scale, 16 // high)  # strips of a single row stay visible
+    x = np.arange(columns) * (wide * scale + 1)
+    y = np.arange(rows) * (high * tall + 1) + (8 * (np.arange(rows) // together) if together else 0)
+    canvas = np.full((y[-1] + high * tall, x[-1] + wide * scale), np.nan)
+    enlarged = np.repeat(np.repeat(tiles, tall, axis=2), scale, axis=3)
+    for row, column in np.ndindex(rows, columns):
+        canvas[y[row] : y[row] + high * tall, x[column] : x[column] + wide * scale] = enlarged[row, column]
+    return canvas, x + (wide * scale - 1) / 2, y + (high * tall - 1) / 2
+
+
+def show_canvas(axes: Axes, canvas: np.ndarray) -> None:
+    """The image of `canvas_of`, NaN white, in axes of as many pixels."""
     axes.imshow(canvas, colormaps["gray"].with_extremes(bad="white"), vmin=0, vmax=1, interpolation="nearest")
     axes.spines[:].set_visible(False)
     axes.set(xticks=[], yticks=[])
     axes.tick_params(length=0, labelsize=SMALL_SIZE)
     for axis in (axes.xaxis, axes.yaxis):
         axis.label.set_size(TEXT_SIZE)
-    return figure, axes, x + (width * scale - 1) / 2, y + (height * tall - 1) / 2
 
 
 # Curves

@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 MODES = 10  # one for each digit
+STEPS = 200  # points on each tenth of the roll, of which the nearest says where a code belongs
 
 
 class GaussianPrior:
@@ -76,6 +77,18 @@ class MixturePrior:
             - 2.0 * math.log(self.scale)
         )
 
+    def mode_of(self, z):
+        """The mode that is densest at each code: (count, 2) -> (count,) integers."""
+        return ops.argmax(self.mode_log_prob(z), axis=-1)
+
+    def walk(self, steps: int):
+        """Points on the long axis of each mode, from two deviations inside of its centre to two outside.
+
+        (modes, steps, 2).
+        """
+        along = self.radius + self.radial_deviation * ops.linspace(-2.0, 2.0, steps)[None, :]
+        return self.scale * from_polar_frame(along, 0.0 * along, self.angles(ops.arange(self.modes))[:, None])
+
     def angles(self, labels):
         """Angle of each label's mode in radians."""
         return 2.0 * math.pi / self.modes * ops.cast(labels, "float32")
@@ -104,7 +117,42 @@ class SwissRollPrior:
         if labels is None:
             labels = keras.random.randint((count,), 0, self.modes, seed=label_seed)
         u = (keras.random.uniform((count,), seed=uniform_seed) + ops.cast(labels, "float32")) / self.modes
+        return self.at(u)
+
+    def mode_of(self, z):
+        """The label of the nearest point of the roll: (count, 2) -> (count,) integers."""
+        points = ops.reshape(self.walk(STEPS), (-1, 2))
+        squared = ops.sum(points**2, axis=1) - 2.0 * z @ ops.transpose(points)  # but for |z|^2: (count, points)
+        return ops.argmin(squared, axis=1) // STEPS
+
+    def walk(self, steps: int):
+        """Points along each label's part of the roll, from its inner to its outer end: (modes, steps, 2)."""
+        u = (ops.arange(self.modes * steps, dtype="float32") + 0.5) / (self.modes * steps)
+        return ops.reshape(self.at(u), (self.modes, steps, 2))
+
+    def at(self, u):
+        """Points of the roll, u from 0 at its inner to 1 at its outer end: (count,) -> (count, 2)."""
         return self.scale * from_polar_frame(3.0 * ops.sqrt(u), 0.0 * u, 4.0 * math.pi * ops.sqrt(u))
+
+
+class CategoricalPrior:
+    """A one-hot y of `categories` equally likely ones beside z ~ N(0, I): codes (y, z) in one vector.
+
+    AAE paper, sections 4 to 6.
+    """
+
+    modes = 0
+    scale = 1.0
+
+    def __init__(self, categories: int, style_dim: int):
+        self.categories, self.style_dim = categories, style_dim
+        self.latent_dim = categories + style_dim
+
+    def sample(self, count, seed):
+        """`count` codes, (count, categories + style_dim). `seed` is a `SeedGenerator` or an integer."""
+        style_seed, category_seed = separate(seed)
+        y = ops.one_hot(keras.random.randint((count,), 0, self.categories, seed=category_seed), self.categories)
+        return ops.concatenate([y, keras.random.normal((count, self.style_dim), seed=style_seed)], axis=-1)
 
 
 PRIORS = {"gaussian": GaussianPrior, "mixture": MixturePrior, "swiss_roll": SwissRollPrior}
@@ -116,7 +164,10 @@ def normal_log_prob(z, mean, deviation):
 
 
 def from_polar_frame(along, across, angle):
-    """Points from their coordinates along and across the direction `angle`: three (count,) -> (count, 2)."""
+    """Points from their coordinates along and across the direction `angle`: three (count,) -> (count, 2).
+
+    Whatever shape the three have together: (..., 2).
+    """
     cos, sin = ops.cos(angle), ops.sin(angle)
     return ops.stack([along * cos - across * sin, along * sin + across * cos], axis=-1)
 

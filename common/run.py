@@ -17,7 +17,8 @@ import sys
 import time
 import zipfile
 from pathlib import Path
-from typing import Annotated, Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
 
 import keras
 import tyro
@@ -135,7 +136,13 @@ def check(config):
 
 
 def check_value(name: str, value, hint):
-    """Raises RunError if `value` is not one that the annotation `hint` of the parameter `name` allows."""
+    """Raises RunError if `value` is not one that the annotation `hint` of the parameter `name` allows.
+
+    Of alternatives, such as a number or a word, it is enough that one allows it.
+    """
+    if get_origin(hint) in (Union, UnionType):
+        kind = Literal if isinstance(value, str) else Annotated
+        hint = next(option for option in get_args(hint) if get_origin(option) is kind)
     if get_origin(hint) is Literal and value not in get_args(hint):
         raise RunError(f"{flag(name)} must be one of {', '.join(get_args(hint))}, not {value!r}")
     limits = get_args(hint)[1] if get_origin(hint) is Annotated else None
@@ -205,6 +212,12 @@ def require_images(dataset: Dataset, batch_size: int):
     """Raises RunError if the training images do not fill a batch of an experiment's fixed size."""
     if len(dataset.x_train) < batch_size:
         raise RunError(f"{dataset.name} has {len(dataset.x_train)} training images; give {batch_size} or more")
+
+
+def require_labels(dataset: Dataset):
+    """Raises RunError if the images have no labels, which an experiment needs."""
+    if dataset.y_train is None:
+        raise RunError(f"{dataset.name} has no labels; give a file with y_train and y_test, or with y")
 
 
 def quickened(config, small: dict):

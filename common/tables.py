@@ -34,6 +34,11 @@ def plus_minus(value: float | None, spread: float | None, digits: int) -> str:
     return " ± ".join(parts).replace("-", "−") or "−"
 
 
+def per_cent(found: Mapping, key: str, digits: int = 2) -> str:
+    """A share among `over_seeds`, and its spread, in per cent."""
+    return plus_minus(*(None if found[part] is None else 100 * found[part] for part in (key, f"{key}_sd")), digits)
+
+
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown, a line a row."""
     lines = [header, ["---"] * len(header), *rows]

@@ -35,10 +35,25 @@ class Batches(keras.utils.PyDataset):
     def __len__(self):
         return len(self.images) // self.batch_size
 
+    def chosen(self, index) -> np.ndarray:
+        """Which images are in a batch: (batch_size,)."""
+        return self.order[index * self.batch_size : (index + 1) * self.batch_size]
+
     def __getitem__(self, index):
-        chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
         random = np.random.default_rng([self.seed, self.epoch, index])
-        return (binarise(self.images[chosen], self.binarisation, random),)
+        return (binarise(self.images[self.chosen(index)], self.binarisation, random),)
+
+
+class LabelledBatches(Batches):
+    """`Batches` with the images' labels: {"images": (batch_size, *image_shape), "labels": (batch_size,)}."""
+
+    def __init__(self, images, labels, batch_size: int, binarisation: str, seed: int):
+        self.labels = labels
+        super().__init__(images, batch_size, binarisation, seed)
+
+    def __getitem__(self, index):
+        (images,) = super().__getitem__(index)
+        return ({"images": images, "labels": self.labels[self.chosen(index)]},)
 
 
 def planned_epochs(config, images: int) -> int:
@@ -53,6 +68,14 @@ def planned_updates(config, images: int) -> int:
     return planned_epochs(config, images) * (images // config.batch_size)
 
 
+def per_network(model, optimizers: dict[str, keras.optimizers.Optimizer]) -> keras.optimizers.Optimizer:
+    """One optimiser that leaves each network of the model to the one of its name, built."""
+    network_of = {id(v): name for name, network in model.networks.items() for v in network.trainable_variables}
+    optimizer = keras.optimizers.MultiOptimizer(lambda variable: optimizers[network_of[id(variable)]])
+    optimizer.build(model.trainable_variables)
+    return optimizer
+
+
 def adam_per_network(model, config, updates: int | None = None) -> keras.optimizers.Optimizer:
     """Adam (arXiv 1412.6980) for each network, its rate `learning_rate` times the network's own factor.
 
@@ -63,24 +86,21 @@ def adam_per_network(model, config, updates: int | None = None) -> keras.optimiz
     adams, steps = {}, getattr(config, "discriminator_steps", 1)
     for name in model.networks:
         every = 1 if name == "discriminator" else steps
-        rate = config.learning_rate * getattr(config, f"{name}_rate_factor")
+        rate = config.learning_rate * getattr(config, f"{name}_rate_factor", 1.0)
         if updates:
             # In updates of T: Keras counts gradients for it, also those that are only gathered.
             rate = keras.optimizers.schedules.CosineDecay(rate, updates, alpha=config.final_rate_factor)
         accumulated = every if every > 1 else None  # 1 is an error in Keras
         adams[name] = keras.optimizers.Adam(rate, beta_1=config.beta_1, gradient_accumulation_steps=accumulated)
-    network_of = {id(v): name for name, network in model.networks.items() for v in network.trainable_variables}
-    optimizer = keras.optimizers.MultiOptimizer(lambda variable: adams[network_of[id(variable)]])
-    optimizer.build(model.trainable_variables)
-    return optimizer
+    return per_network(model, adams)
 
 
-def compile_model(model, config, updates: int | None = None):
-    """Give the model its optimiser, as `adam_per_network`, XLA where it pays, and memory that is kept."""
+def compile_model(model, config, updates: int | None = None, optimizer=adam_per_network):
+    """Give the model its optimiser, XLA where it pays, and memory that is kept."""
     keep_freed_memory()
     # Keras leaves XLA out on a CPU under TensorFlow, where it speeds up all models but AVB; PyTorch has none.
     xla = model.faster_with_xla and keras.backend.backend() != "torch"
-    model.compile(adam_per_network(model, config, updates), jit_compile=xla or "auto")
+    model.compile(optimizer(model, config, updates), jit_compile=xla or "auto")
 
 
 @dataclass
@@ -204,29 +224,38 @@ class StopOnInterrupt(keras.callbacks.Callback):
 
 
 def train(model, dataset: Dataset, config, folder) -> Outcome:
-    """Fit `model` to the training images and write history.csv, a line an epoch, into `folder`.
-
-    Reads from `config`: epochs, batch_size, binarisation, seed, learning_rate, final_rate_factor, beta_1, a
-    rate factor for each network, tensorboard.
-    """
+    """`fit` for `config.epochs` passes over the training images, in the binarisation of the config."""
     batches = Batches(dataset.x_train, config.batch_size, config.binarisation, config.seed)
-    compile_model(model, config, updates=config.epochs * len(batches))
     x_val = binarise(dataset.x_val, config.binarisation, np.random.default_rng(config.seed))
-    progress, finite, interrupt = Progress(config.epochs, len(batches)), StopOnNonFinite(), StopOnInterrupt()
+    return fit(model, batches, x_val, config, config.epochs, folder)
+
+
+def fit(
+    model, batches: Batches, validation, config, epochs: int, folder, measures=(), optimizer=adam_per_network
+) -> Outcome:
+    """Train `model` on `batches` and write history.csv, a line an epoch, into `folder`.
+
+    `validation` is all that the model takes in a batch, for the validation images. `measures` are callbacks whose
+    numbers, put into an epoch's logs, join the history. `optimizer` makes one of model, config and updates; the usual
+    one reads from `config`: batch_size, learning_rate, final_rate_factor, beta_1 and, where it has them, a rate factor
+    for each network. So are warm_up and tensorboard.
+    """
+    compile_model(model, config, epochs * len(batches), optimizer)
+    progress, finite, interrupt = Progress(epochs, len(batches)), StopOnNonFinite(), StopOnInterrupt()
     # Not in Batches.on_epoch_end: Keras calls that before the first epoch too, if the model is new.
     order = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: batches.shuffle(epoch))
-    callbacks = [order, progress, finite, interrupt, keras.callbacks.CSVLogger(folder / "history.csv")]
+    callbacks = [order, progress, *measures, finite, interrupt, keras.callbacks.CSVLogger(folder / "history.csv")]
     if getattr(config, "warm_up", 0.0):
-        callbacks.append(WarmUp(config.warm_up, config.epochs))
-    if config.tensorboard:
+        callbacks.append(WarmUp(config.warm_up, epochs))
+    if getattr(config, "tensorboard", False):
         callbacks.append(keras.callbacks.TensorBoard(folder / "tensorboard"))
     start = time.perf_counter()
     fitted = model.fit(
         batches,
-        epochs=config.epochs,
+        epochs=epochs,
         shuffle=False,
-        validation_data=(x_val,),
-        validation_batch_size=even_batch_size(len(x_val)),
+        validation_data=(validation,),
+        validation_batch_size=even_batch_size(len(keras.tree.flatten(validation)[0])),
         callbacks=callbacks,
         verbose=0,
     )
@@ -245,7 +274,25 @@ def train_part(model, dataset: Dataset, config, folder: Path) -> Outcome:
     Raises KeyboardInterrupt if it was interrupted, so that the experiment ends.
     """
     folder.mkdir(exist_ok=True)
-    outcome = train(model, dataset, replace(config, epochs=planned_epochs(config, len(dataset.x_train))), folder)
+    return completed(
+        train(model, dataset, replace(config, epochs=planned_epochs(config, len(dataset.x_train))), folder)
+    )
+
+
+def fit_part(
+    model, batches: Batches, validation, config, folder: Path, measures=(), optimizer=adam_per_network
+) -> Outcome:
+    """`fit` as one of the many trainings of an experiment, in a folder of its own, for `config.updates`.
+
+    They are rounded to whole passes over the images. Raises KeyboardInterrupt if it was interrupted.
+    """
+    folder.mkdir(exist_ok=True)
+    epochs = max(1, round(config.updates / len(batches)))
+    return completed(fit(model, batches, validation, config, epochs, folder, measures, optimizer))
+
+
+def completed(outcome: Outcome) -> Outcome:
+    """`outcome`, unless the training was interrupted: then KeyboardInterrupt, so that an experiment ends."""
     if outcome.stopped_by == StopOnInterrupt.message:
         raise KeyboardInterrupt
     return outcome

@@ -1,0 +1,246 @@
+"""The adversarial autoencoder with a categorical head, q(y, z|x): what three experiments of the AAE paper train.
+
+Makhzani et al., arXiv 1511.05644, sections 4 to 6: y says which of some categories an image belongs to, z how it is
+drawn. A discriminator each holds y to Cat(y), one-hot, and z to N(0, I). With labels for some images, a cross-entropy
+makes the categories the classes (section 4); without, they are clusters (section 5); with a decoder that takes
+W_C y + z, a map (section 6).
+"""
+
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from common import networks
+from common.adversarial import discriminator_loss, frozen, generator_loss
+from common.backend import value_and_gradient
+from common.data import Dataset
+from common.model import LatentModel, binary_cross_entropy, in_batches, to_numpy
+from common.priors import CategoricalPrior
+from common.training import Batches
+
+
+class CategoricalAAE(LatentModel):
+    """q(y, z|x): softmax and point on shared hidden layers, each held to its prior by a discriminator of its own.
+
+    Trained on images, (batch, *image_shape), or, with a weight for the cross-entropy, on {"images",
+    "labelled_images", "labels"}, where labels are (batch,) class numbers, the categories' own. Codes are (batch,
+    categories + style_dim), y before z.
+
+    `weights` are those of the terms, in nats an image: "generators", for both heads, and, where they are wanted,
+    "cross_entropy" of the labels, "consistency" (see `inconsistency`) and "heads" (see `crowding`). In training alone
+    images are corrupted by N(0, input_noise^2) on every pixel, and by the loss of a share `input_dropout` of them.
+    """
+
+    title = "AAE with categories"
+    posterior = "point"
+    always = (
+        "reconstruction",
+        "category_generator",
+        "style_generator",
+        "category_discriminator",
+        "style_discriminator",
+    )
+    faster_with_xla = False  # three times slower with it, on a core, by random numbers and batch normalisation
+
+    def __init__(
+        self,
+        weights: Mapping[str, float],
+        input_noise: float = 0.0,
+        input_dropout: float = 0.0,
+        perturbation: float = 0.0,
+        head_distance: float = 0.0,
+        **kwargs,
+    ):
+        wanted = tuple(name for name in ("cross_entropy", "consistency", "heads") if weights.get(name))
+        self.terms = (*self.always, *wanted)
+        super().__init__(**kwargs)
+        self.weights_of_terms = dict(weights)
+        self.input_noise, self.input_dropout = input_noise, input_dropout
+        self.perturbation, self.head_distance = perturbation, head_distance
+
+    def corrupted(self, images):
+        """`images` as training shows them: (batch, *image_shape), some pixels outside [0, 1]."""
+        if self.input_dropout:
+            images = keras.random.dropout(images, self.input_dropout, seed=self.seed_generator)
+        return images + self.input_noise * self.noise(ops.shape(images)) if self.input_noise else images
+
+    def parts(self, codes):
+        """y, or its logits, and z: (batch, categories) and (batch, style_dim)."""
+        return ops.split(codes, [self.prior.categories], axis=-1)
+
+    def infer(self, x, training=False):
+        logits, style = self.parts(self.encoder(self.corrupted(x) if training else x, training=training))
+        return {"z": ops.concatenate([ops.softmax(logits), style], axis=-1), "category_logits": logits}
+
+    def call(self, x, training=False):
+        labelled = isinstance(x, dict)
+        images = x["images"] if labelled else x
+        count = ops.shape(images)[0]
+        # In one batch: batch normalisation sees both with the same eyes.
+        both = self.infer(ops.concatenate([images, x["labelled_images"]]) if labelled else images, training)
+        inferred = {key: value[:count] for key, value in both.items()}
+        if labelled:
+            inferred["labelled_logits"] = both["category_logits"][count:]
+        return inferred | {"logits": self.decoder(inferred["z"], training=training)}
+
+    def objective(self, x, outputs):
+        images = x["images"] if isinstance(x, dict) else x
+        terms = {"reconstruction": binary_cross_entropy(images, outputs["logits"])}
+        codes, drawn = self.parts(outputs["z"]), self.parts(self.prior_like(outputs["z"]))
+        for head, code, prior in zip(("category", "style"), codes, drawn, strict=True):
+            judge = self.networks[f"{head}_discriminator"]
+            terms[f"{head}_generator"] = generator_loss(frozen(judge)(code))
+            terms[f"{head}_discriminator"] = discriminator_loss(judge(prior), judge(ops.stop_gradient(code)))
+        if "cross_entropy" in self.terms:
+            terms["cross_entropy"] = cross_entropy(x["labels"], outputs["labelled_logits"])
+        if "consistency" in self.terms:
+            terms["consistency"] = self.inconsistency(images)
+        if "heads" in self.terms:
+            terms["heads"] = self.crowding()
+        return {name: self.weight(name) * term for name, term in terms.items()}
+
+    def weight(self, term: str) -> float:
+        """Of a term in the loss: a discriminator's own is 1, whatever it is to the encoder."""
+        if term.endswith("_discriminator"):
+            return 1.0
+        name = "generators" if term.endswith("_generator") else term
+        return self.weights_of_terms.get(name, 1.0)
+
+    def inconsistency(self, images):
+        """KL between q(y|x) and q(y|x + r) in nats, a scalar: r is `perturbation` long, over all pixels.
+
+        In the direction in which the KL grows most, by one step of the power method: virtual adversarial training,
+        Miyato et al., arXiv 1704.03976, section 3.3.
+        """
+
+        def log_y(moved):
+            return ops.log_softmax(self.parts(unmoved(self.encoder)(moved))[0])
+
+        here = ops.stop_gradient(log_y(images))
+
+        def divergence(step):
+            return categorical_kl(here, log_y(images + step))
+
+        _, steepest = value_and_gradient(divergence, unit(self.noise(ops.shape(images))))
+        return ops.mean(divergence(self.perturbation * unit(ops.stop_gradient(steepest))))
+
+    def crowding(self):
+        """How much the cluster heads, the rows of W_C, lack to `head_distance` from one another, over all pairs."""
+        heads = self.decoder.get_layer("heads").kernel  # (categories, style_dim)
+        squared = ops.sum((heads[:, None] - heads[None]) ** 2, axis=-1)
+        lacking = ops.relu(self.head_distance - ops.sqrt(squared + 1e-6))
+        return ops.sum(lacking * (1.0 - ops.eye(self.prior.categories))) / 2.0
+
+    def categories(self, images) -> np.ndarray:
+        """q(y|x) of any number of images: (n, categories)."""
+        return self.encode(images)[:, : self.prior.categories]
+
+    def represent(self, images) -> np.ndarray:
+        """W_C y + z of any number of images, where the decoder has a map: (n, style_dim)."""
+        to_map = keras.Model(self.decoder.input, self.decoder.get_layer("map").output)
+        return np.concatenate([to_numpy(to_map(batch)) for batch in in_batches(self.encode(images))])
+
+
+def cross_entropy(labels, logits):
+    """-log q(y|x) at the labels in nats, averaged over the images: (n,), (n, categories) -> a scalar."""
+    return ops.mean(keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True))
+
+
+def categorical_kl(log_first, log_second):
+    """KL between categorical distributions given by their log probabilities, in nats: two (n, k) -> (n,)."""
+    return ops.sum(ops.exp(log_first) * (log_first - log_second), axis=-1)
+
+
+def unit(steps):
+    """Every row of (batch, *image_shape) divided by its length over all pixels."""
+    axes = tuple(range(1, len(steps.shape)))
+    return steps / (ops.sqrt(ops.sum(steps**2, axis=axes, keepdims=True)) + 1e-12)
+
+
+def unmoved(network):
+    """`network` as training sees it, but for its running statistics, which stay where they are."""
+
+    def call(inputs):
+        trained = [variable.value for variable in network.trainable_variables]
+        outputs, _ = network.stateless_call(
+            trained, [variable.value for variable in network.non_trainable_variables], inputs, training=True
+        )
+        return outputs
+
+    return call
+
+
+# Networks and data
+
+
+def networks_of(prior: CategoricalPrior, image_shape, config, seed: int, on_a_map: bool = False) -> dict:
+    """The four networks, untrained: from `config` their hidden_units, discriminator_units and normalised."""
+    random = np.random.default_rng(seed)
+    judges = {"category": prior.categories, "style": prior.style_dim}
+    return {
+        "encoder": encoder(image_shape, prior.latent_dim, config.hidden_units, random, config.normalised),
+        "decoder": decoder(prior, image_shape, config.hidden_units, random, config.normalised, on_a_map),
+    } | {
+        f"{head}_discriminator": networks.discriminator(inputs, config.discriminator_units, random)
+        for head, inputs in judges.items()
+    }
+
+
+def encoder(image_shape, outputs: int, hidden_units, random: np.random.Generator, normalised: bool):
+    """Images to `outputs` numbers on shared hidden layers, batch-normalised or not: (batch, outputs)."""
+    images = layers.Input(image_shape, name="images")
+    hidden = networks.hidden_layers(layers.Flatten()(images), hidden_units, random, normalised=normalised)
+    heads = layers.Dense(outputs, kernel_initializer=networks.seeded(random), name="heads")(hidden)
+    return keras.Model(images, heads, name="encoder")
+
+
+def decoder(
+    prior: CategoricalPrior, image_shape, hidden_units, random: np.random.Generator, normalised: bool, on_a_map: bool
+):
+    """Codes (y, z) to the logits of independent Bernoulli pixels: (batch, latent_dim) -> (batch, *image_shape).
+
+    On a map (AAE paper, section 6) the hidden layers see W_C y + z alone, of as many numbers as z: rows of W_C are the
+    cluster heads.
+    """
+    code = layers.Input((prior.latent_dim,), name="code")
+    seen = code
+    if on_a_map:
+        draw_heads = keras.initializers.RandomNormal(stddev=1.0, seed=int(random.integers(2**31)))
+        heads = layers.Dense(prior.style_dim, use_bias=False, kernel_initializer=draw_heads, name="heads")
+        seen = layers.Add(name="map")([heads(code[:, : prior.categories]), code[:, prior.categories :]])
+    hidden = networks.hidden_layers(seen, hidden_units, random, normalised=normalised)
+    logits = layers.Dense(int(np.prod(image_shape)), kernel_initializer=networks.seeded(random), name="logits")(hidden)
+    return keras.Model(code, layers.Reshape(image_shape)(logits), name="decoder")
+
+
+class PartlyLabelledBatches(Batches):
+    """`Batches`, and beside each `labelled_batch_size` of the labelled images, drawn anew with replacement."""
+
+    def __init__(self, dataset: Dataset, labelled: np.ndarray, labelled_batch_size: int, batch_size: int, seed: int):
+        self.x_labelled, self.y_labelled = dataset.x_train[labelled], dataset.y_train[labelled]
+        self.labelled_batch_size = labelled_batch_size
+        super().__init__(dataset.x_train, batch_size, "none", seed)
+
+    def __getitem__(self, index):
+        (images,) = super().__getitem__(index)
+        random = np.random.default_rng([self.seed, self.epoch, index, 1])
+        chosen = random.integers(len(self.x_labelled), size=self.labelled_batch_size)
+        return ({"images": images, "labelled_images": self.x_labelled[chosen], "labels": self.y_labelled[chosen]},)
+
+
+def all_labelled(images, labels) -> dict:
+    """Images that are all labelled, such as those for validation, as a model with a cross-entropy takes them."""
+    return {"images": images, "labelled_images": images, "labels": labels}
+
+
+class ErrorCurve(keras.callbacks.Callback):
+    """Puts `error_of(model)`, say on validation images, into the logs of every epoch as "val_error"."""
+
+    def __init__(self, error_of):
+        super().__init__()
+        self.error_of = error_of
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["val_error"] = float(self.error_of(self.model))

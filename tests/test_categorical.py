@@ -1,0 +1,345 @@
+"""The AAE with categories: its objective against NumPy, who trains whom, and its three experiments on tiny sets."""
+
+import csv
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from scipy import stats
+from scipy.special import log_softmax, softmax
+
+from common.categorical import (
+    CategoricalAAE,
+    PartlyLabelledBatches,
+    all_labelled,
+    categorical_kl,
+    networks_of,
+    unit,
+)
+from common.data import DataError, load_mnist
+from common.model import to_numpy
+from common.priors import CategoricalPrior
+from common.run import RunError, check
+from experiments import aae_clustering, aae_embedding, aae_semisupervised
+
+SHAPE = (4, 3)
+SIZES = SimpleNamespace(hidden_units=(7,), discriminator_units=(6,), normalised=False)
+
+
+def model_of(weights=None, on_a_map=False, sizes=SIZES, **options):
+    prior = CategoricalPrior(3, 2)
+    networks = networks_of(prior, SHAPE, sizes, seed=1, on_a_map=on_a_map)
+    return CategoricalAAE(weights or {"generators": 2.0}, prior=prior, seed=1, **options, **networks)
+
+
+@pytest.fixture(scope="module")
+def x():
+    return np.random.default_rng(0).random((6, *SHAPE), dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def labelled(x):
+    return {"images": x, "labelled_images": x[:4] ** 2, "labels": np.array([2, 0, 1, 1])}
+
+
+def softplus(a):
+    return np.logaddexp(0.0, a)
+
+
+def terms_of(model, x, training=False):
+    tensors = keras.tree.map_structure(ops.convert_to_tensor, x)
+    outputs = model(tensors, training=training)
+    return {name: float(to_numpy(term)) for name, term in model.objective(tensors, outputs).items()}
+
+
+# The prior
+
+
+def test_the_prior_is_one_hot_and_even_beside_a_standard_normal():
+    codes = to_numpy(CategoricalPrior(4, 2).sample(20_000, seed=0))
+    y, z = codes[:, :4], codes[:, 4:]
+    assert set(np.unique(y)) == {0.0, 1.0} and (y.sum(axis=1) == 1).all()
+    np.testing.assert_allclose(y.mean(axis=0), 0.25, atol=0.015)  # 5 standard errors
+    assert stats.kstest(z.ravel(), "norm").pvalue > 1e-3
+    for category in range(4):  # y and z are independent
+        assert abs(z[y[:, category] == 1].mean()) < 0.05
+
+
+# The objective
+
+
+def test_every_term_is_its_formula(x, labelled):
+    """float32 against float64: 1e-5 of sums over 12 pixels."""
+    weights = {"reconstruction": 0.5, "generators": 2.0, "cross_entropy": 3.0}
+    model = model_of(weights)
+    drawn = to_numpy(model.prior.sample(6, seed=5))
+    model.prior_like = lambda z: ops.convert_to_tensor(drawn)
+    found = terms_of(model, labelled)
+    heads = to_numpy(model.encoder(ops.convert_to_tensor(x))).astype("float64")
+    y, z = softmax(heads[:, :3], axis=1), heads[:, 3:]
+    logits = to_numpy(model.decoder(ops.convert_to_tensor(np.concatenate([y, z], 1), "float32"))).astype("float64")
+    expected = {"reconstruction": 0.5 * (softplus(logits) - x * logits).sum(axis=(1, 2)).mean()}
+    for name, code, prior in (("category", y, drawn[:, :3]), ("style", z, drawn[:, 3:])):
+        judge = model.networks[f"{name}_discriminator"]
+        of_code, of_prior = (to_numpy(judge(ops.convert_to_tensor(part, "float32"))) for part in (code, prior))
+        expected[f"{name}_generator"] = 2.0 * softplus(-of_code).mean()
+        expected[f"{name}_discriminator"] = softplus(-of_prior).mean() + softplus(of_code).mean()
+    known = to_numpy(model.encoder(ops.convert_to_tensor(labelled["labelled_images"])))[:, :3]
+    expected["cross_entropy"] = -3.0 * log_softmax(known, axis=1)[np.arange(4), labelled["labels"]].mean()
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert set(model.terms) == set(found)
+
+
+def stepped(weights, x):
+    """Each network's weights after one step of gradient descent, from the same start and draws."""
+    model = model_of(weights)
+    model.compile(keras.optimizers.SGD(0.1))
+    model.train_on_batch(x)
+    return {name: np.concatenate([w.ravel() for w in net.get_weights()]) for name, net in model.networks.items()}
+
+
+def test_every_network_learns_from_its_own_terms_alone(x):
+    start = {name: np.concatenate([w.ravel() for w in n.get_weights()]) for name, n in model_of().networks.items()}
+    light, heavy = stepped({"generators": 1.0}, x), stepped({"generators": 5.0}, x)
+    for name in ("decoder", "category_discriminator", "style_discriminator"):
+        np.testing.assert_allclose(light[name], heavy[name], atol=1e-6)
+        assert np.abs(light[name] - start[name]).max() > 1e-3
+    assert np.abs(light["encoder"] - heavy["encoder"]).max() > 1e-3
+
+
+def test_images_are_corrupted_in_training_alone(x):
+    noisy, thinned = model_of(input_noise=0.5), model_of(input_dropout=0.25)
+    many = np.full((500, *SHAPE), 0.6, "float32")
+    shown = to_numpy(noisy.corrupted(ops.convert_to_tensor(many)))
+    assert abs(shown.mean() - 0.6) < 0.03 and abs(shown.std() - 0.5) < 0.03  # 5 standard errors of 6,000 pixels
+    shown = to_numpy(thinned.corrupted(ops.convert_to_tensor(many)))
+    assert abs((shown == 0).mean() - 0.25) < 0.03
+    for model in (noisy, thinned):
+        np.testing.assert_array_equal(model.encode(x), model.encode(x))
+        first, second = (to_numpy(model(ops.convert_to_tensor(x), training=True)["z"]) for _ in range(2))
+        assert np.abs(first - second).max() > 1e-3
+
+
+def test_labelled_images_share_the_batch_normalisation_of_the_others(labelled):
+    """The codes of unlabelled images in training change with the labelled ones beside them."""
+    sizes = SimpleNamespace(hidden_units=(7,), discriminator_units=(6,), normalised=True)
+    model = model_of({"generators": 1.0, "cross_entropy": 1.0}, sizes=sizes)
+    tensors = keras.tree.map_structure(ops.convert_to_tensor, labelled)
+    codes = to_numpy(model(tensors, training=True)["z"])
+    others = to_numpy(model(tensors | {"labelled_images": 0.0 * tensors["labelled_images"]}, training=True)["z"])
+    assert codes.shape == (6, 5) and np.abs(codes - others).max() > 1e-3
+
+
+# Consistency
+
+
+def test_the_categorical_kl_is_scipys():
+    random = np.random.default_rng(0)
+    first, second = random.dirichlet(np.ones(4), size=(2, 5))
+    found = to_numpy(categorical_kl(ops.convert_to_tensor(np.log(first)), ops.convert_to_tensor(np.log(second))))
+    np.testing.assert_allclose(found, stats.entropy(first, second, axis=1), rtol=1e-5)
+
+
+def test_steps_have_length_one(x):
+    lengths = np.linalg.norm(to_numpy(unit(ops.convert_to_tensor(5.0 * x - 2.0))).reshape(6, -1), axis=1)
+    np.testing.assert_allclose(lengths, 1.0, atol=1e-5)
+
+
+def test_the_worst_direction_is_worse_than_any_random_one(x):
+    """Of 200 random directions of the same length none changes q(y|x) more, on average over the images."""
+    model = model_of({"generators": 1.0, "consistency": 1.0}, perturbation=0.3)
+    images = ops.convert_to_tensor(x)
+    found = float(to_numpy(model.inconsistency(images)))
+    here = log_softmax(to_numpy(model.encoder(images))[:, :3].astype("float64"), axis=1)
+    random = np.random.default_rng(0)
+    tried = []
+    for _ in range(200):
+        step = random.normal(size=x.shape)
+        step *= 0.3 / np.linalg.norm(step.reshape(6, -1), axis=1)[:, None, None]
+        there = to_numpy(model.encoder(ops.convert_to_tensor(x + step, "float32")))[:, :3]
+        tried.append(np.mean(np.sum(np.exp(here) * (here - log_softmax(there, axis=1)), axis=1)))
+    assert found > max(tried) > 0
+    model.perturbation = 0.0
+    assert float(to_numpy(model.inconsistency(images))) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_looking_for_directions_leaves_running_statistics_alone(x):
+    sizes = SimpleNamespace(hidden_units=(7,), discriminator_units=(6,), normalised=True)
+    model = model_of({"generators": 1.0, "consistency": 1.0}, sizes=sizes, perturbation=1.0)
+    before = [to_numpy(variable.value) for variable in model.encoder.non_trainable_variables]
+    model.inconsistency(ops.convert_to_tensor(x))
+    for old, variable in zip(before, model.encoder.non_trainable_variables, strict=True):
+        np.testing.assert_array_equal(old, to_numpy(variable.value))
+
+
+# The map
+
+
+def test_cluster_heads_that_crowd_cost_what_they_lack():
+    model = model_of({"generators": 1.0, "heads": 1.0}, on_a_map=True, head_distance=5.0)
+    model.decoder.get_layer("heads").set_weights([np.array([[0.0, 0.0], [3.0, 4.0], [0.0, 2.0]])])
+    lacking = (5 - 5) + (5 - 2) + (5 - 13**0.5)
+    assert float(to_numpy(model.crowding())) == pytest.approx(lacking, abs=1e-3)  # a root's guard of 1e-6
+    model.head_distance = 1.9
+    assert float(to_numpy(model.crowding())) == 0.0
+
+
+def test_a_representation_is_the_head_plus_the_style(x):
+    model = model_of({"generators": 1.0}, on_a_map=True)
+    heads, codes = to_numpy(model.decoder.get_layer("heads").kernel), model.encode(x)
+    np.testing.assert_allclose(model.represent(x), codes[:, :3] @ heads + codes[:, 3:], atol=1e-5)
+    moved = codes.copy()  # the decoder sees the sum alone: what the head gains, the style loses
+    moved[:, :3], moved[:, 3:] = 0.0, model.represent(x)
+    np.testing.assert_allclose(model.decode(moved), model.decode(codes), atol=1e-5)
+
+
+# Data
+
+RANDOM = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """300 images of three classes, each brighter than the one before."""
+    y = np.tile(np.arange(3), 100)
+    x = np.clip(RANDOM.normal(60 + 60 * y[:, None, None], 30, (300, *SHAPE)), 0, 255).astype(np.uint8)
+    path = tmp_path_factory.mktemp("tiny") / "tiny.npz"
+    np.savez(path, x=x, y=y)
+    return str(path)
+
+
+def test_batches_pair_labelled_images_with_their_labels(tiny):
+    dataset = load_mnist(tiny)
+    known = np.array([3, 50, 77, 120])
+    batches = PartlyLabelledBatches(dataset, known, 8, 10, seed=2)
+    (batch,), (again,) = batches[1], batches[1]
+    assert batch["images"].shape == (10, *SHAPE) and batch["labelled_images"].shape == (8, *SHAPE)
+    for image, label in zip(batch["labelled_images"], batch["labels"], strict=True):
+        assert any((image == dataset.x_train[i]).all() and label == dataset.y_train[i] for i in known)
+    np.testing.assert_array_equal(batch["labelled_images"], again["labelled_images"])
+    assert (batches[2][0]["labelled_images"] != batch["labelled_images"]).any()
+    assert all_labelled(dataset.x_val, dataset.y_val)["labelled_images"] is dataset.x_val
+
+
+# The experiments
+
+COMMON = {"hidden_units": (8,), "discriminator_units": (8,), "updates": 8, "batch_size": 60, "name": "r"}
+EXPERIMENTS = {
+    aae_semisupervised: {"labels": (6, "all"), "draws": (0, 1), "labelled_batch_size": 10},
+    aae_clustering: {"clusters": (4,), "seeds": (0, 1)},
+    aae_embedding: {"labels": (0, 6), "larger_labels": (6,), "larger_dim": 3, "seeds": (0, 1), "clusters": 4}
+    | {"labelled_batch_size": 10, "map_images": 25},
+}
+FIGURES = {
+    aae_semisupervised: ("error.png", "digits-6.png", "digits-all.png"),
+    aae_clustering: ("error.png", "clusters-4.png"),
+    aae_embedding: ("error.png", "map.png"),
+}
+
+
+@pytest.fixture(scope="module", params=EXPERIMENTS, ids=lambda module: module.__name__.split(".")[1])
+def finished(request, tiny, tmp_path_factory):
+    """An experiment, its Config, what it returned, and its folder."""
+    module, results = request.param, tmp_path_factory.mktemp("results")
+    config = module.Config(data=tiny, results=str(results), **COMMON | EXPERIMENTS[module])
+    metrics = module.main(config)
+    return module, config, metrics, results / module.__name__.split(".")[1] / "r"
+
+
+def test_an_experiment_tabulates_what_its_runs_found(finished):
+    module, _, metrics, folder = finished
+    runs = json.loads((folder / "runs.json").read_text())
+    key = {aae_semisupervised: "test_error", aae_clustering: "matched_error", aae_embedding: "neighbour_error"}[module]
+    found, name = {
+        aae_semisupervised: (metrics.get("6 labels", {}).get("ours"), "ours, 6 labels, draw "),
+        aae_clustering: (metrics.get("4 clusters"), "4 clusters, seed "),
+        aae_embedding: (metrics.get("2-D, no labels"), "2-D, no labels, seed "),
+    }[module]
+    both = [runs[f"{name}{seed}"][key] for seed in (0, 1)]
+    assert found[key] == pytest.approx(np.mean(both)) and found[f"{key}_sd"] == pytest.approx(np.std(both, ddof=1))
+    assert json.loads((folder / "metrics.json").read_text()) == metrics
+    assert all((folder / figure).stat().st_size for figure in FIGURES[module])
+    assert (folder / "table.md").read_text().count("\n") >= 3
+
+
+def test_an_experiments_history_holds_the_validation_error(finished):
+    module, _, _, folder = finished
+    part = {aae_semisupervised: "paper-all-1", aae_clustering: "4-1", aae_embedding: "3-6-1"}[module]
+    with open(folder / part / "history.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["updates"]) for row in rows] == [4, 8]  # 240 training images, 60 a batch
+    assert all(0 <= float(row["val_error"]) <= 1 for row in rows)
+
+
+def test_an_experiment_does_not_train_again(finished, monkeypatch):
+    module, config, metrics, _ = finished
+    monkeypatch.setattr(module, "fit_part", None)
+    assert module.main(config) == metrics
+    with pytest.raises(RunError, match="other parameters"):
+        module.main(dataclasses.replace(config, hidden_units=(9,)))
+
+
+def test_the_first_seeds_networks_come_back(finished, tiny):
+    module, _, _, folder = finished
+    part = {aae_semisupervised: "ours-6-0", aae_clustering: "4-0", aae_embedding: "2-6-0"}[module]
+    encoder = keras.saving.load_model(folder / part / "encoder.keras")
+    decoder = keras.saving.load_model(folder / part / "decoder.keras")
+    assert encoder(load_mnist(tiny).x_test[:2]).shape[1] == decoder.input_shape[1]
+
+
+@pytest.mark.parametrize(
+    ("module", "changes", "error"),
+    [
+        (aae_semisupervised, {"labels": (7,)}, "7 labels"),
+        (aae_semisupervised, {"labels": (6,), "draws": (0, 400)}, "there are"),
+        (aae_semisupervised, {"labels": ("some",)}, "--labels"),
+        (aae_semisupervised, {"labels": (0,)}, "--labels"),
+        (aae_embedding, {"labels": (7,)}, "7 labels"),
+        (aae_clustering, {"clusters": (1,)}, "--clusters"),
+        (aae_clustering, {"batch_size": 500}, "training images"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_any_work(tiny, tmp_path, module, changes, error):
+    config = module.Config(data=tiny, results=str(tmp_path / "results"))
+    with pytest.raises((RunError, DataError), match=error):
+        module.main(dataclasses.replace(config, **({"batch_size": 60} | changes)))
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("module", EXPERIMENTS)
+def test_images_without_labels_are_refused(module, tmp_path):
+    np.savez(tmp_path / "bare.npz", x=RANDOM.integers(0, 256, (200, *SHAPE), dtype=np.uint8))
+    config = module.Config(data=str(tmp_path / "bare.npz"), results=str(tmp_path / "results"))
+    with pytest.raises(RunError, match="no labels"):
+        module.main(config)
+    check(config)
+
+
+def test_the_papers_step_lengths():
+    """Rate over 1 - momentum, times the term's weight: what a constant gradient moves the weights by in the end."""
+    config = dataclasses.replace(aae_semisupervised.Config(), **aae_semisupervised.RECIPES["paper"])
+    model = model_of({"generators": 1.0, "cross_entropy": 1.0})
+    optimizer = aae_semisupervised.of_the_paper(model, config, updates=5000)
+    by_momentum = {float(inner.momentum): inner for inner in optimizer.optimizers}
+    assert set(by_momentum) == {0.1, 0.9} and len(optimizer.optimizers) == 4
+    schedule = by_momentum[0.9]._learning_rate
+    length = float(schedule(0)) / (1 - 0.9)
+    assert config.reconstruction_weight * length == pytest.approx(0.01 / (1 - 0.9), rel=1e-3)
+    assert config.supervised_weight * length == pytest.approx(0.1 / (1 - 0.9), rel=1e-3)
+    assert config.adversarial_weight * length == pytest.approx(0.1 / (1 - 0.1), rel=2e-3)
+    rates = [float(schedule(update)) for update in (50, 51, 1000, 1001)]
+    assert rates == pytest.approx([0.1, 0.01, 0.01, 0.001], rel=1e-3)
+
+
+def test_a_plain_network_learns_from_labelled_images_alone(labelled):
+    config = aae_semisupervised.Config(hidden_units=(7,), discriminator_units=(6,), input_noise=0.0)
+    model = aae_semisupervised.build(config, "labels_only", SHAPE, 3, seed=0)
+    found = terms_of(model, labelled | {"images": 0.0 * labelled["images"]})
+    assert list(model.networks) == ["encoder"] and found == pytest.approx(terms_of(model, labelled))
+    known = to_numpy(model.encoder(ops.convert_to_tensor(labelled["labelled_images"])))
+    exact = -log_softmax(known, axis=1)[np.arange(4), labelled["labels"]].mean()
+    assert found["cross_entropy"] == pytest.approx(exact, rel=1e-5)
