@@ -323,7 +323,7 @@ def bands(
         if y_scale == "log":
             axes.yaxis.set_minor_formatter(ScalarFormatter())
             axes.yaxis.set_major_formatter(ScalarFormatter())
-        axes.tick_params(labelsize=TEXT_SIZE)
+        axes.tick_params(labelsize=TEXT_SIZE, which="both")
         if x_scale == "log":
             ticks = np.unique(np.concatenate([curve.x for curve in series.values()]))
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

@@ -33,6 +33,12 @@ FIGURES = {
     "reconstructions": lambda title: plots.image_pairs(IMAGES, IMAGES, ("a", "b"), title, LONG, columns=3),
     "manifold": lambda title: plots.manifold(np.zeros((3, 3, 8, 8)), np.array([5, 50, 95]), title, LONG),
     "interpolations": lambda title: plots.interpolations(np.zeros((2, 3, 8, 8)), title, LONG),
+    "named tiles": lambda title: plots.named_tiles(
+        np.zeros((2, 3, 8, 8)), ["z of a\ntest image", ""], "abc", "label", title, LONG, together=1
+    ),
+    "codes and walks": lambda title: plots.codes_and_walks(
+        CODES, LABELS, PRIOR, np.zeros((10, 4, 8, 8)), ("outwards", "mode"), title, LONG
+    ),
     "curves": lambda title: plots.training_curves(HISTORY, title, {"loss": [(6.2, "a name"), (900.0, "far away")]}),
     "annealing": lambda title: plots.annealing_curves(CURVE, title, LONG, "MNIST"),
     "dots": lambda title: plots.dots(
@@ -41,7 +47,7 @@ FIGURES = {
     "untrained": lambda title: plots.training_curves({"epoch": []}, title),
 }
 UNLABELLED = {"image grid", "reconstructions"}  # tiles in reading order have no axes
-ONE_AXIS = {"interpolations", "dots"}
+ONE_AXIS = {"interpolations", "dots", "named tiles"}
 
 
 def standard_log_prob(z):
@@ -246,6 +252,30 @@ def test_manifold_grows_to_the_right_and_upwards():
 def test_interpolations_are_labelled_from_0_to_1():
     axes = plots.interpolations(np.zeros((2, 5, 4, 4)), "t", "d").axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "0.25", "0.5", "0.75", "1"]
+
+
+def test_named_tiles_lie_under_the_names_of_their_rows_and_columns():
+    values = np.array([[0.1, 0.2, np.nan], [0.4, 0.5, 0.6]])
+    figure = plots.named_tiles(values[:, :, None, None] * np.ones((4, 4)), "ab", "xyz", "label", "t", "d")
+    np.testing.assert_array_equal(tile_values(figure, 2, 3), values)
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["x", "y", "z"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
+    assert axes.get_yticks()[0] < axes.get_yticks()[1]  # images grow downwards
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (3, 4), (50,)])
+def test_codes_stand_beside_the_walks_through_the_modes_of_their_colours(shape):
+    values = np.arange(30).reshape(10, 3) / 30
+    images = values.reshape(10, 3, *(1 for _ in shape)) * np.ones(shape)
+    figure = plots.codes_and_walks(CODES, LABELS, PRIOR, images, ("outwards", "mode"), "t", "d")
+    figure.draw_without_rendering()
+    scatter, walks = figure.axes
+    canvas = walks.images[0].get_array()
+    assert [canvas.filled(np.nan)[int(y), 3] for y in walks.get_yticks()] == pytest.approx(list(values[:, 0]))
+    assert [tuple(name.get_color()) for name in walks.get_yticklabels()] == [tuple(colour) for colour in plots.COLOURS]
+    assert scatter.get_tightbbox().x1 < walks.get_tightbbox().x0
+    np.testing.assert_allclose(walks.get_window_extent().size, canvas.shape[::-1])  # pixel for pixel
 
 
 def test_an_empty_history_says_untrained():

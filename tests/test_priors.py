@@ -174,6 +174,49 @@ def test_priors_of_the_plane_refuse_other_dimensions(name, latent_dim):
         PRIORS[name](latent_dim)
 
 
+# Modes, and walks through them
+
+
+def test_the_mode_of_a_code_in_the_mixture_is_the_likeliest_to_scipy():
+    z = SCALE * np.random.default_rng(0).uniform(-2.5, 2.5, (500, 2))
+    by_mode = np.stack([mode.logpdf(z) for mode in scipy_modes(SCALE)], axis=1)
+    np.testing.assert_array_equal(to_numpy(MixturePrior(scale=SCALE).mode_of(tensor(z))), by_mode.argmax(axis=1))
+
+
+@pytest.mark.parametrize("off", [-0.3, 0.0, 0.3])
+def test_the_mode_of_a_code_beside_the_roll_is_the_part_that_it_is_beside(off):
+    """Along the roll's normal, which meets it at u; windings are 1.5 apart, so no other point of it is nearer."""
+    u = (np.arange(1000) + 0.5) / 1000
+    u = u[u > 0.05]  # the roll is too tightly wound inside
+    turn = np.sqrt(u)
+    point = 3 * turn * np.exp(4j * np.pi * turn)
+    tangent = (3 + 3 * turn * 4j * np.pi) * np.exp(4j * np.pi * turn)
+    point = SCALE * (point + off * 1j * tangent / np.abs(tangent))
+    found = to_numpy(SwissRollPrior(scale=SCALE).mode_of(tensor(np.stack([point.real, point.imag], axis=1))))
+    np.testing.assert_array_equal(found, np.floor(10 * u))
+
+
+@prior_with_modes
+def test_the_mode_of_a_draw_is_its_label(prior):
+    found = to_numpy(prior.mode_of(tensor(samples(prior, labels=BALANCED))))
+    assert np.mean(found == BALANCED) > (0.97 if isinstance(prior, MixturePrior) else 0.999)
+
+
+@prior_with_modes
+def test_a_walk_goes_outwards_through_each_mode_in_turn(prior):
+    walk = to_numpy(prior.walk(7))
+    assert walk.shape == (10, 7, 2)
+    modes = to_numpy(prior.mode_of(tensor(walk.reshape(-1, 2))))
+    np.testing.assert_array_equal(modes.reshape(10, 7), np.repeat(np.arange(10)[:, None], 7, axis=1))
+    radius = np.linalg.norm(walk, axis=2)
+    assert (np.diff(radius, axis=1) > 0).all()
+    if isinstance(prior, MixturePrior):
+        np.testing.assert_allclose(radius[:, [0, 3, 6]], SCALE * np.array([[0.4, 1.4, 2.4]] * 10), rtol=1e-5)
+    else:
+        u = (radius.ravel() / (3 * SCALE)) ** 2
+        np.testing.assert_allclose(u, (np.arange(70) + 0.5) / 70, rtol=1e-4)
+
+
 # Seeds, and sampling inside of a compiled function
 
 

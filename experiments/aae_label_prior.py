@@ -1,0 +1,353 @@
+"""Labels shape the prior of an adversarial autoencoder: each class fills its own mode (AAE paper, section 2.3, Fig. 4).
+
+Makhzani et al., arXiv 1511.05644. The encoder is deterministic, z = encoder(x), and never sees a label. The prior p(z)
+is a mixture of ten Gaussians or a swiss roll, and class y owns its k = y-th mode p(z|y), or tenth of the roll. The
+discriminator sees a label beside the code: y as a one-hot vector of eleven, whose last stands for "unlabelled". A fifth
+of the images has labels. Every network minimises its own terms, in nats per image, all in one step:
+
+    encoder, decoder    E_x [ -log p(x|z) ]                                  reconstruction, summed over the pixels
+    encoder             adversarial_weight E_x,y [ -log D(z, y) ]            generator
+    discriminator       E_y,p(z|y) [ -log D(z, y) ] + E_x,y [ -log(1 - D(z, y)) ]
+
+where p(z|unlabelled) is the whole prior. The contrast is a mistake that has been made: labels that choose the prior's
+mode and never reach the discriminator (all-zero vectors in their place). The discriminator then compares mixtures over
+all classes, and nothing tells a class from another.
+
+Run: python -m experiments.aae_label_prior --data mnist.npz (--help lists every flag); --quick on the sample.
+`--classes 0 1 2` leaves all other classes without labels. To expect: at least 93 % of held-out codes in their own mode
+of the mixture. Two choices were made on validation images: an adversarial weight of 200, since at the 40 of
+aae_deterministic.py classes settle in one another's modes and the pixels hold them there; and batches of which half has
+labels, since with the fifth that has them few updates do not order the classes.
+Leaves in results/aae_label_prior/<name>/: metrics.json and table.md (means and standard deviations over the seeds),
+runs.json (every seed), and of the first seed a figure for each prior, <prior>.png, and its arrays, <prior>.npz. What is
+there already is not made again.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import keras
+import numpy as np
+from keras import ops
+
+import aae_deterministic
+from common import networks, plots
+from common.adversarial import discriminator_loss, frozen, generator_loss
+from common.data import Dataset, load_mnist
+from common.evaluation import Estimate, code, share_of
+from common.files import whole, write_json
+from common.measure import flat, test_terms
+from common.model import binary_cross_entropy, to_numpy
+from common.priors import MODES, PRIORS
+from common.run import (
+    Count,
+    Factor,
+    PositiveCount,
+    Range,
+    RunError,
+    Seed,
+    check,
+    claim_folder,
+    each_once,
+    main_of,
+    quickened,
+    require_images,
+)
+from common.tables import markdown, of_seeds, over_seeds, plus_minus
+from common.training import LabelledBatches, fit_part
+
+UNLABELLED = MODES  # the label of an image without one: the eleventh
+LABELLED_SHARE = 0.5  # of a batch
+WALK = 10  # images along each mode
+CLASS_POINTS = 500  # codes, and as many draws of its mode, for a class's discrepancy
+FEWEST_OF_A_CLASS = 4  # test images: with fewer a class gets no numbers
+BLIND = "labels kept from the discriminator"
+AXES = {  # prior: what a step of the walk is, what a row is
+    "mixture": ("along the mode's long axis, outwards", "mode"),
+    "swiss_roll": ("along the roll, outwards", "tenth of the roll"),
+}
+COLUMNS = {  # key: how the table calls it, digits
+    "own_mode_share": ("codes in their own mode", 3),
+    "code_c2st_accuracy": ("C2ST to prior", 3),
+    "code_mmd_imq": ("MMD² to prior", 4),
+    "class_c2st_accuracy": ("C2ST of a class to its mode", 3),
+    "class_mmd_imq": ("MMD² of a class to its mode", 4),
+    "test_reconstruction_nats": ("reconstruction, nats", 1),
+}
+QUICK = {"data": "sample", "hidden_units": (200, 200), "updates": 1000, "seeds": (0,), "contrast": False}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The paper's values where it gives them; whatever is not here is as in aae_deterministic.py."""
+
+    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz file; with labels from 0 to 9
+    labelled_images: PositiveCount = 10_000  # of the training images (section 2.3); in proportion where there are fewer
+    unlabelled_images: Count = 40_000  # of the training images (section 2.3)
+    classes: tuple[Annotated[int, Range(0, MODES, inclusive=True)], ...] = tuple(range(MODES))  # that have labels
+    priors: tuple[Literal["mixture", "swiss_roll"], ...] = ("mixture", "swiss_roll")  # Fig. 4
+    contrast: bool = True  # each prior a second time, with the labels kept from the discriminator
+    hidden_units: tuple[PositiveCount, ...] = (1000, 1000)  # ReLU units a layer, all networks (appendix A.1)
+    adversarial_weight: Factor = 200.0  # on the generator's nats, against nats summed over pixels; 40 moves few codes
+    updates: PositiveCount = 8000  # steps of the optimiser: 16 passes over 50,000 images
+    seeds: tuple[Seed, ...] = (0, 1, 2)  # of weights, prior draws, order, and of who has a label
+    quick: bool = False  # whatever is not asked for is small: sample, networks, one seed, 1000 updates, no contrast
+    results: str = "results"  # the folder of all runs
+    name: str = ""  # the folder below results/aae_label_prior/; "default" or "quick" if empty
+
+
+class MixedBatches(LabelledBatches):
+    """`LabelledBatches` of which LABELLED_SHARE has labels: those images come round more often than the others."""
+
+    def shuffle(self, epoch: int):
+        self.epoch, random = epoch, np.random.default_rng([self.seed, epoch])
+        labelled = self.labels != UNLABELLED
+        count = round(LABELLED_SHARE * self.batch_size) if not labelled.all() else self.batch_size
+        count = count if labelled.any() else 0
+        parts = [
+            np.resize(random.permutation(np.flatnonzero(chosen)), (len(self), size))
+            for chosen, size in ((labelled, count), (~labelled, self.batch_size - count))
+        ]
+        self.order = np.concatenate(parts, axis=1).ravel()
+
+
+class LabelPriorAAE(aae_deterministic.DeterministicAAE):
+    """z = encoder(x), matched to the mode of its label by a discriminator that sees the label beside z.
+
+    In training a batch is {"images", "labels"}, labels from 0 to 9 or UNLABELLED; elsewhere images are enough.
+    """
+
+    title = "Deterministic AAE, labels in its prior"
+
+    def __init__(self, labels_shown: bool, **kwargs):
+        super().__init__(**kwargs)
+        self.labels_shown = labels_shown
+
+    def infer(self, x):
+        return super().infer(x["images"] if isinstance(x, dict) else x)
+
+    def prior_draws(self, labels):
+        """A draw from the mode of each label, from the whole prior for UNLABELLED: (batch,) -> (batch, latent_dim)."""
+        anywhere = keras.random.randint(ops.shape(labels), 0, MODES, seed=self.seed_generator)
+        modes = ops.where(labels == UNLABELLED, anywhere, labels)
+        return self.prior.sample(ops.shape(labels)[0], self.seed_generator, modes)
+
+    def beside(self, z, labels):
+        """What the discriminator takes: (batch, latent_dim), (batch,) -> (batch, latent_dim + 11)."""
+        shown = ops.one_hot(labels, MODES + 1, dtype="float32")
+        return ops.concatenate([z, shown if self.labels_shown else ops.zeros_like(shown)], axis=-1)
+
+    def objective(self, x, outputs):
+        z, labels = outputs["z"], ops.cast(x["labels"], "int32")
+        return {
+            "reconstruction": binary_cross_entropy(x["images"], outputs["logits"]),
+            "generator": self.adversarial_weight * generator_loss(frozen(self.discriminator)(self.beside(z, labels))),
+            "discriminator": discriminator_loss(
+                self.discriminator(self.beside(self.prior_draws(labels), labels)),
+                self.discriminator(self.beside(ops.stop_gradient(z), labels)),
+            ),
+        }
+
+
+def configured(config: Config, prior: str, seed: int) -> aae_deterministic.Config:
+    """aae_deterministic.py's own parameters."""
+    return aae_deterministic.Config(
+        data=config.data,
+        hidden_units=config.hidden_units,
+        prior=prior,
+        adversarial_weight=config.adversarial_weight,
+        updates=config.updates,
+        seed=seed,
+    )
+
+
+def build(config: aae_deterministic.Config, labels_shown: bool, image_shape) -> LabelPriorAAE:
+    """The untrained model: that of aae_deterministic.py but for its discriminator, which has eleven more inputs."""
+    random = np.random.default_rng(config.seed)
+    return LabelPriorAAE(
+        labels_shown=labels_shown,
+        adversarial_weight=config.adversarial_weight,
+        prior=PRIORS[config.prior](config.latent_dim, config.prior_scale),
+        seed=config.seed,
+        encoder=networks.encoder(image_shape, config.latent_dim, config.hidden_units, random),
+        decoder=networks.decoder(config.latent_dim, image_shape, config.hidden_units, random),
+        discriminator=networks.discriminator(config.latent_dim + MODES + 1, config.hidden_units, random),
+    )
+
+
+def training_images(dataset: Dataset, config: Config, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The images of a seed, drawn at random, and their labels, (n,), UNLABELLED where they have none.
+
+    As many as the config asks for or, from a smaller data set, all of them in the same proportion.
+    """
+    asked = config.labelled_images + config.unlabelled_images
+    order = np.random.default_rng([seed, 5]).permutation(len(dataset.x_train))[:asked]
+    labelled = len(order) * config.labelled_images // asked
+    labels = np.full(len(order), UNLABELLED)
+    labels[:labelled] = shown_labels(dataset.y_train[order[:labelled]], config)
+    return dataset.x_train[order], labels
+
+
+def shown_labels(labels: np.ndarray, config: Config) -> np.ndarray:
+    """Labels (n,) as the discriminator is given them: UNLABELLED for the classes that have none."""
+    return np.where(np.isin(labels, config.classes), labels, UNLABELLED)
+
+
+# Numbers
+
+
+def own_mode_share(prior, codes: np.ndarray, labels: np.ndarray) -> Estimate:
+    """Share of codes, (n, 2), that lie in the mode of their label, (n,)."""
+    return share_of(to_numpy(prior.mode_of(ops.convert_to_tensor(codes, "float32"))) == labels)
+
+
+def measured(model: LabelPriorAAE, dataset: Dataset, config: Config, seed: int) -> dict:
+    """Codes of the test images against the prior as a whole, and each labelled class against its own mode."""
+    codes, labels = model.encode(dataset.x_test), dataset.y_test
+    prior = to_numpy(model.prior.sample(len(codes), model.seed_generator))
+    own = to_numpy(model.prior.sample(len(codes), model.seed_generator, labels))  # a draw for each code's label
+    counted = np.isin(labels, config.classes)
+    found = {
+        "own_mode_share": own_mode_share(model.prior, codes[counted], labels[counted]),
+        "prior_own_mode_share": own_mode_share(model.prior, own, labels),
+        "code_c2st_accuracy": code.c2st_accuracy(codes, prior, seed),
+        "code_mmd_imq": code.mmd(codes, prior, seed=seed),
+        "test_reconstruction_nats": test_terms(model, dataset.x_test)["test_reconstruction_nats"],
+    }
+    return flat(found | of_classes(codes[counted], own[counted], labels[counted], seed))
+
+
+def of_classes(codes: np.ndarray, own: np.ndarray, labels: np.ndarray, seed: int) -> dict:
+    """The codes of each class against draws from its mode, both (n, 2) with labels (n,): each class's, and the mean."""
+    classes, counts = np.unique(labels, return_counts=True)
+    classes = classes[counts >= FEWEST_OF_A_CLASS]
+    pairs = [(codes[labels == label], own[labels == label]) for label in classes]
+    found = {
+        "class_c2st_accuracy": [code.c2st_accuracy(*pair, seed).value for pair in pairs],
+        "class_mmd_imq": [code.mmd(*pair, points=CLASS_POINTS, seed=seed).value for pair in pairs],
+    }
+    means = {key: float(np.mean(values)) if values else None for key, values in found.items()}
+    each = {f"{key}_each": values for key, values in found.items()}
+    return means | each | {"classes": classes.tolist()}
+
+
+# The experiment
+
+
+def versions(config: Config) -> dict[str, tuple[str, bool]]:
+    """Name: the prior, and whether the discriminator sees the labels."""
+    shown = {prior: (prior, True) for prior in config.priors}
+    blind = {f"{prior}, {BLIND}": (prior, False) for prior in config.priors}
+    return shown | (blind if config.contrast else {})
+
+
+def trained_and_measured(config: Config, dataset: Dataset, version: str, seed: int, folder: Path) -> dict:
+    """Train a version and measure it on test images; what its figure needs goes into `folder` if the seed is first."""
+    print(f"{version}, seed {seed}", flush=True)
+    prior, labels_shown = versions(config)[version]
+    asked = configured(config, prior, seed)
+    model = build(asked, labels_shown, dataset.image_shape)
+    batches = MixedBatches(*training_images(dataset, config, seed), asked.batch_size, asked.binarisation, seed)
+    validation = {"images": dataset.x_val, "labels": shown_labels(dataset.y_val, config)}
+    outcome = fit_part(model, batches, validation, asked, folder / slug(version))
+    if seed == config.seeds[0]:
+        with whole(folder / f"{slug(version)}.npz") as unfinished:
+            np.savez_compressed(unfinished, **pictures(model, dataset))
+    found = measured(model, dataset, config, seed)
+    keras.utils.clear_session()
+    return found | {"updates": outcome.updates, "stopped_by": outcome.stopped_by}
+
+
+def pictures(model: LabelPriorAAE, dataset: Dataset) -> dict[str, np.ndarray]:
+    """Codes of the test images, (n, 2), prior draws, (1000, 2), and decoded walks, (modes, WALK, *image_shape)."""
+    walk = to_numpy(model.prior.walk(WALK))
+    images = model.decode(walk.reshape(-1, 2)).reshape(MODES, WALK, *dataset.image_shape)
+    prior = to_numpy(model.prior.sample(plots.CLOUD_POINTS, model.seed_generator))
+    return {"codes": model.encode(dataset.x_test), "prior": prior, "walks": images}
+
+
+def slug(version: str) -> str:
+    """A name for a version's files."""
+    return version.replace(f", {BLIND}", "_blind")
+
+
+def require_labels(dataset: Dataset, config: Config):
+    """Raises RunError unless every class has a mode, and the images of a training fill a batch."""
+    if dataset.y_train is None:
+        raise RunError(f"{dataset.name} has no labels; give data with labels from 0 to {MODES - 1}")
+    highest = max(labels.max() for labels in (dataset.y_train, dataset.y_val, dataset.y_test))
+    if highest >= MODES:
+        raise RunError(f"{dataset.name} has a label {highest}, and the priors {MODES} modes, for labels from 0")
+    if not np.isin(dataset.y_test, config.classes).any():
+        raise RunError(f"{dataset.name} has no test image of --classes {' '.join(map(str, config.classes))}")
+    batch = aae_deterministic.Config().batch_size
+    require_images(dataset, batch)
+    if config.labelled_images + config.unlabelled_images < batch:
+        raise RunError(f"--labelled-images and --unlabelled-images must be {batch} or more together")
+
+
+def main(config: Config = Config()) -> dict:
+    """Train and measure what is not there yet; returns what metrics.json holds."""
+    check(config)
+    if config.quick:
+        config = quickened(config, QUICK)
+    dataset = load_mnist(config.data)
+    require_labels(dataset, config)
+    folder = Path(config.results) / "aae_label_prior" / (config.name or ("quick" if config.quick else "default"))
+    claim_folder(folder, "aae_label_prior", config, dataset, config.updates)
+    parts = {
+        f"{version}, seed {seed}": partial(trained_and_measured, config, dataset, version, seed, folder)
+        for seed in config.seeds
+        for version in versions(config)
+    }
+    runs = each_once(folder, parts)
+    metrics = {}
+    for version in versions(config):
+        of_version = [runs[f"{version}, seed {seed}"] for seed in config.seeds]
+        metrics[version] = over_seeds(of_version, (*COLUMNS, "prior_own_mode_share", "updates"))
+        picture = figure(metrics[version], version, config, dataset, folder)
+        plots.save(picture, folder / f"{slug(version)}.png")
+    with whole(folder / "table.md") as unfinished:
+        unfinished.write_text(table(metrics))
+    write_json(folder / "metrics.json", metrics)
+    print(table(metrics))
+    print(folder)
+    return metrics
+
+
+def table(metrics: dict) -> str:
+    """A row a version, mean ± standard deviation over the seeds."""
+    rows = [
+        [version.replace("_", " "), *(plus_minus(found[key], found[f"{key}_sd"], COLUMNS[key][1]) for key in COLUMNS)]
+        for version, found in metrics.items()
+    ]
+    return markdown(["", *(title for title, _ in COLUMNS.values())], rows)
+
+
+def figure(found: dict, version: str, config: Config, dataset: Dataset, folder: Path):
+    """Codes over their prior, and what the decoder makes of walks through it, of the first seed."""
+    with np.load(folder / f"{slug(version)}.npz") as arrays:
+        codes, prior, walks = (arrays[key] for key in ("codes", "prior", "walks"))
+    _, labels = training_images(dataset, config, config.seeds[0])
+    own, best = (f"{100 * found[key]:.1f} %" for key in ("own_mode_share", "prior_own_mode_share"))
+    name, labels_shown = versions(config)[version]
+    shown = "labels seen by the discriminator" if labels_shown else BLIND
+    return plots.codes_and_walks(
+        codes,
+        dataset.y_test,
+        prior,
+        walks,
+        AXES[name],
+        f"AAE on {dataset.name}, {name.replace('_', ' ')} prior, {shown}",
+        f"Left: codes of {len(codes):,} test images by class, each class's number at its median; prior draws in black. "
+        f"Right: the decoder's pixel means on a walk through each mode, the number and colour those of its class. "
+        f"{np.sum(labels != UNLABELLED):,} labelled and {np.sum(labels == UNLABELLED):,} unlabelled training images, "
+        f"{found['updates']:,.0f} updates, pictures of seed {config.seeds[0]}. Codes in their own mode: {own} "
+        f"({of_seeds('mean', config.seeds)}); of the prior's own draws {best}",
+    )
+
+
+if __name__ == "__main__":
+    main_of(main, Config)

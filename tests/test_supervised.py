@@ -1,0 +1,120 @@
+"""Labels into the decoder: what they change, what they leave alone, and the numbers of style and content."""
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import aae_deterministic
+from common.model import LatentModel, binary_cross_entropy, to_numpy
+from common.run import RunError
+from experiments import aae_supervised
+
+SHAPE = (4, 3)
+CONFIG = aae_deterministic.Config(latent_dim=5, hidden_units=(8,))
+LABELS = np.array([0, 1, 2, 2])
+
+
+def batch(labels=LABELS):
+    images = np.random.default_rng(1).random((len(labels), *SHAPE), dtype="float32")
+    return {"images": ops.convert_to_tensor(images), "labels": ops.convert_to_tensor(labels)}
+
+
+def test_the_decoder_takes_the_one_hot_label_beside_the_code():
+    built = aae_supervised.build(CONFIG, 3, SHAPE)
+    outputs = built(batch())
+    z = to_numpy(outputs["z"])
+    expected = to_numpy(built.decoder(ops.convert_to_tensor(np.concatenate([z, np.eye(3)[LABELS]], axis=1), "float32")))
+    np.testing.assert_allclose(to_numpy(outputs["logits"]), expected, rtol=1e-5, atol=1e-6)
+    means = built.decode(z, LABELS)
+    np.testing.assert_allclose(means, 1.0 / (1.0 + np.exp(-expected)), rtol=1e-5)
+    assert np.abs(built.decode(z, LABELS[::-1]) - means).max() > 1e-3
+
+
+def test_the_encoder_and_the_discriminator_never_see_a_label():
+    built = aae_supervised.build(CONFIG, 3, SHAPE)
+    drawn = built.prior_like(built(batch())["z"])
+    built.prior_like = lambda z: drawn
+    first, second = (
+        (outputs, built.objective(x, outputs))
+        for x, outputs in ((x, built(x, training=True)) for x in (batch(), batch(LABELS[::-1])))
+    )
+    np.testing.assert_array_equal(to_numpy(first[0]["z"]), to_numpy(second[0]["z"]))
+    for term in ("generator", "discriminator"):
+        assert float(to_numpy(first[1][term])) == float(to_numpy(second[1][term]))
+    assert np.abs(to_numpy(first[0]["logits"]) - to_numpy(second[0]["logits"])).max() > 1e-3
+
+
+def test_without_the_label_it_is_the_deterministic_autoencoder_with_the_same_encoder():
+    plain = aae_deterministic.build(CONFIG, SHAPE)
+    without, labelled = (aae_supervised.build(CONFIG, classes, SHAPE) for classes in (0, 3))
+    for network in plain.networks:
+        for a, b in zip(plain.networks[network].get_weights(), without.networks[network].get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+    for a, b in zip(plain.encoder.get_weights(), labelled.encoder.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    x = batch()
+    logits = [to_numpy(outputs["logits"]) for outputs in (plain(x["images"]), without(x), without(batch(LABELS[::-1])))]
+    np.testing.assert_array_equal(logits[0], logits[1])
+    np.testing.assert_array_equal(logits[1], logits[2])
+
+
+def test_reconstruction_is_the_term_of_the_objective_image_by_image():
+    built = aae_supervised.build(CONFIG, 3, SHAPE)
+    labels = np.arange(7) % 3
+    x = batch(labels)
+    found = aae_supervised.reconstruction(built, to_numpy(x["images"]), labels)
+    assert found.shape == (7,)
+    expected = float(to_numpy(binary_cross_entropy(x["images"], built(x)["logits"])))
+    assert found.mean() == pytest.approx(expected, rel=1e-5)
+
+
+class Told:
+    """A decoder that draws its label, but for label 2, and a classifier that reads it."""
+
+    labels = np.array([0, 1, 2])
+
+    def decode(self, codes, labels):
+        return np.where(labels == 2, 0, labels)
+
+    def classes(self, images):
+        return images
+
+
+def test_consistency_counts_the_digits_that_are_their_label():
+    found = aae_supervised.consistency(Told(), np.zeros((300, 5)), Told())
+    assert found.value == pytest.approx(2 / 3)  # every label in turn, so each as often
+
+
+def test_versions_are_tabulated_and_not_made_again(tmp_path, monkeypatch):
+    random = np.random.default_rng(0)
+    x, y = random.integers(0, 256, (260, *SHAPE), dtype=np.uint8), random.integers(0, 3, 260)
+    np.savez(tmp_path / "tiny.npz", x=x, y=y)
+    monkeypatch.setattr(LatentModel, "faster_with_xla", False)
+    config = aae_supervised.Config(data=str(tmp_path / "tiny.npz"), hidden_units=(8,), updates=2, seeds=(3, 4))
+    config = dataclasses.replace(config, latent_dim=3, results=str(tmp_path), name="r")
+    metrics = aae_supervised.main(config)
+    folder = tmp_path / "aae_supervised" / "r"
+    runs = json.loads((folder / "runs.json").read_text())
+    assert list(metrics) == list(aae_supervised.VERSIONS)
+    for version, found in metrics.items():
+        both = [runs[f"{version}, seed {seed}"]["code_mlp_accuracy"] for seed in (3, 4)]
+        assert found["code_mlp_accuracy"] == pytest.approx(np.mean(both))
+        assert (found["prior_consistency"] is None) != aae_supervised.VERSIONS[version]
+    with np.load(folder / "styles.npz") as arrays:
+        assert arrays["images"].shape == (2 * aae_supervised.STYLES, 3, *SHAPE)
+    assert (folder / "styles.png").stat().st_size
+    monkeypatch.setattr(aae_supervised, "fit_part", None)  # nothing is left to do
+    assert aae_supervised.main(config) == metrics
+    with pytest.raises(RunError, match="other parameters"):
+        aae_supervised.main(dataclasses.replace(config, latent_dim=4))
+    keras.utils.clear_session()
+
+
+def test_data_without_labels_are_refused(tmp_path):
+    np.savez(tmp_path / "bare.npz", x=np.random.default_rng(0).random((20, *SHAPE)))
+    with pytest.raises(RunError, match="no labels"):
+        aae_supervised.main(aae_supervised.Config(data=str(tmp_path / "bare.npz"), results=str(tmp_path)))
