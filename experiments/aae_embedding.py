@@ -270,9 +270,7 @@ def figure(runs: dict, config: Config, dataset: Dataset, cases: list[Case], fold
     for case in cases:
         if case.dimensions == 2:
             with np.load(folder / f"2-{case.labels}-{config.seeds[0]}" / "map.npz") as arrays:
-                panels.append(
-                    plots.Map(f"AAE, {case}", arrays["points"], ("W_C y + z, first", "second"), arrays["heads"])
-                )
+                panels.append(plots.Map(f"AAE, {case}", arrays["points"], names, arrays["heads"]))
     with np.load(folder / "t-sne.npz") as arrays:
         panels.append(plots.Map("t-SNE, no labels", arrays["points"], ("t-SNE 1", "t-SNE 2")))
     return plots.maps(

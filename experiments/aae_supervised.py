@@ -8,17 +8,16 @@ never sees a label; p(z) = N(0, I). Every network minimises its own terms, in na
     encoder             adversarial_weight E_x [ -log D(z) ]     generator
     discriminator       E_p(z) [ -log D(z) ] + E_x [ -log(1 - D(z)) ]
 
-Beside it the same networks without the label: an unsupervised code of the same size. How much of the class is left in
-either code is what fresh classifiers find there, trained on codes of training images and scored on those of test
+Nothing in it forbids a class in z: the label only makes it needless. So there is a second version, ours, whose
+discriminator sees the label too, D(z, y): its optimum is q(z|y) = p(z) for every y, a code that is independent of the
+label. Beside both the same networks without any label: an unsupervised code of the same size. How much of the class is
+left in a code is what fresh classifiers find there, trained on codes of training images and scored on those of test
 images.
 
 Run: python -m experiments.aae_supervised --data mnist.npz (--help lists every flag); --quick on the sample.
-To expect: less of the class in z with the label than without, and digits that are their label. Nothing in the objective
-forbids a class in z: the label makes it needless, and only a code that is short of room, of few dimensions and near its
-prior, drops it. --latent-dim 2 or 3 shows that.
 Leaves in results/aae_supervised/<name>/: metrics.json and table.md (means and standard deviations over the seeds),
-runs.json (every seed), and of the first seed styles.png and its arrays, styles.npz. The network that names the
-generated digits is kept in results/aae_supervised/classifier. What is there already is not made again.
+runs.json (every seed), and of the first seed a figure and its arrays for each version with labels. The network that
+names the generated digits is kept in results/aae_supervised/classifier. What is there already is not made again.
 """
 
 from dataclasses import dataclass
@@ -31,12 +30,13 @@ from keras import ops
 
 import aae_deterministic
 from common import networks, plots
+from common.adversarial import discriminator_loss, frozen, generator_loss
 from common.data import Dataset, load_mnist
 from common.evaluation import Estimate, code, mean_of, share_of
 from common.evaluation.use import Classifier, probe_accuracy
 from common.files import whole, write_json
 from common.measure import TRAINING_CODES, flat
-from common.model import bernoulli_log_likelihood, even_batch_size, to_numpy
+from common.model import bernoulli_log_likelihood, binary_cross_entropy, even_batch_size, to_numpy
 from common.priors import PRIORS
 from common.run import (
     Factor,
@@ -54,7 +54,11 @@ from common.run import (
 from common.tables import markdown, of_seeds, over_seeds, plus_minus
 from common.training import LabelledBatches, fit_part
 
-VERSIONS = {"label into the decoder": True, "no label": False}
+VERSIONS = {  # name: whether the decoder, and whether the discriminator, is given the label
+    "label into the decoder": (True, False),
+    "and into the discriminator": (True, True),
+    "no label": (False, False),
+}
 PROBES = ("knn", "logistic", "mlp")
 STYLES = 7  # rows of the figure from test images, and as many from the prior
 COLUMNS = {  # key: how the table calls it, digits
@@ -85,36 +89,46 @@ class Config:
 
 
 class StyleAAE(aae_deterministic.DeterministicAAE):
-    """z = encoder(x); the decoder takes z and the one-hot label or, if `classes` is 0, z alone.
+    """z = encoder(x); the decoder takes z and the one-hot label of `classes` if `to_decoder`, else z alone.
 
-    A batch is {"images", "labels"}; to encode, images are enough.
+    So does the discriminator if `to_discriminator`. A batch is {"images", "labels"}; to encode, images are enough.
     """
 
     title = "Deterministic AAE, label into the decoder"
 
-    def __init__(self, classes: int, **kwargs):
+    def __init__(self, classes: int, to_decoder: bool, to_discriminator: bool, **kwargs):
         super().__init__(**kwargs)
-        self.classes = classes
+        self.classes, self.to_decoder, self.to_discriminator = classes, to_decoder, to_discriminator
 
     def infer(self, x):
         return super().infer(x["images"] if isinstance(x, dict) else x)
 
     def call(self, x, training=False):
         inferred = self.infer(x)
-        return inferred | {"logits": self.decoder(self.beside(inferred["z"], x["labels"]))}
+        return inferred | {"logits": self.decoder(self.beside(inferred["z"], x["labels"], self.to_decoder))}
 
-    def beside(self, z, labels):
-        """What the decoder takes: (batch, latent_dim), (batch,) -> (batch, latent_dim + classes)."""
-        if not self.classes:
+    def beside(self, z, labels, wanted: bool):
+        """Codes, and their labels if `wanted`: (batch, latent_dim), (batch,) -> (batch, latent_dim + classes)."""
+        if not wanted:
             return z
         return ops.concatenate([z, ops.one_hot(ops.cast(labels, "int32"), self.classes, dtype="float32")], axis=-1)
 
     def objective(self, x, outputs):
-        return super().objective(x["images"], outputs)
+        def judged(z):
+            return self.beside(z, x["labels"], self.to_discriminator)
+
+        z = outputs["z"]
+        return {
+            "reconstruction": binary_cross_entropy(x["images"], outputs["logits"]),
+            "generator": self.adversarial_weight * generator_loss(frozen(self.discriminator)(judged(z))),
+            "discriminator": discriminator_loss(
+                self.discriminator(judged(self.prior_like(z))), self.discriminator(judged(ops.stop_gradient(z)))
+            ),
+        }
 
     def decode(self, codes, labels) -> np.ndarray:
         """Pixel means of p(x|z, y), in [0, 1]: (n, latent_dim), (n,) -> (n, *image_shape)."""
-        return super().decode(to_numpy(self.beside(ops.convert_to_tensor(codes, "float32"), labels)))
+        return super().decode(to_numpy(self.beside(ops.convert_to_tensor(codes, "float32"), labels, self.to_decoder)))
 
 
 def configured(config: Config, seed: int) -> aae_deterministic.Config:
@@ -129,17 +143,22 @@ def configured(config: Config, seed: int) -> aae_deterministic.Config:
     )
 
 
-def build(config: aae_deterministic.Config, classes: int, image_shape) -> StyleAAE:
-    """The untrained model: that of aae_deterministic.py but for its decoder, which has `classes` more inputs."""
+def build(config: aae_deterministic.Config, classes: int, version: str, image_shape) -> StyleAAE:
+    """The untrained model: that of aae_deterministic.py but for `classes` more inputs where the label goes in."""
     random = np.random.default_rng(config.seed)
+    to_decoder, to_discriminator = VERSIONS[version]
     return StyleAAE(
         classes=classes,
+        to_decoder=to_decoder,
+        to_discriminator=to_discriminator,
         adversarial_weight=config.adversarial_weight,
         prior=PRIORS[config.prior](config.latent_dim, config.prior_scale),
         seed=config.seed,
         encoder=networks.encoder(image_shape, config.latent_dim, config.hidden_units, random),
-        decoder=networks.decoder(config.latent_dim + classes, image_shape, config.hidden_units, random),
-        discriminator=networks.discriminator(config.latent_dim, config.hidden_units, random),
+        decoder=networks.decoder(config.latent_dim + classes * to_decoder, image_shape, config.hidden_units, random),
+        discriminator=networks.discriminator(
+            config.latent_dim + classes * to_discriminator, config.hidden_units, random
+        ),
     )
 
 
@@ -161,7 +180,7 @@ def measured(model: StyleAAE, dataset: Dataset, classifier: Classifier, seed: in
         "code_c2st_accuracy": code.c2st_accuracy(codes, prior, seed),
         "test_reconstruction_nats": mean_of(reconstruction(model, dataset.x_test, dataset.y_test)),
     }
-    if model.classes:
+    if model.to_decoder:
         found["prior_consistency"] = consistency(model, prior, classifier)
         found["test_consistency"] = consistency(model, codes, classifier)
     return flat(found)
@@ -193,16 +212,21 @@ def trained_and_measured(config: Config, dataset: Dataset, version: str, seed: i
     """
     print(f"{version}, seed {seed}", flush=True)
     asked = configured(config, seed)
-    model = build(asked, classes_of(dataset) if VERSIONS[version] else 0, dataset.image_shape)
+    model = build(asked, classes_of(dataset), version, dataset.image_shape)
     batches = LabelledBatches(dataset.x_train, dataset.y_train, asked.batch_size, asked.binarisation, seed)
     validation = {"images": dataset.x_val, "labels": dataset.y_val}
-    outcome = fit_part(model, batches, validation, asked, folder / version.replace(" ", "_"))
-    if VERSIONS[version] and seed == config.seeds[0]:
-        with whole(folder / "styles.npz") as unfinished:
+    outcome = fit_part(model, batches, validation, asked, folder / slug(version))
+    if model.to_decoder and seed == config.seeds[0]:
+        with whole(folder / f"{slug(version)}.npz") as unfinished:
             np.savez_compressed(unfinished, **pictures(model, dataset, classifier().labels))
     found = measured(model, dataset, classifier(), seed)
     keras.utils.clear_session()
     return found | {"updates": outcome.updates, "stopped_by": outcome.stopped_by}
+
+
+def slug(version: str) -> str:
+    """A name for a version's files."""
+    return version.replace(" ", "_")
 
 
 def classes_of(dataset: Dataset) -> int:
@@ -249,7 +273,9 @@ def main(config: Config = Config()) -> dict:
     with whole(folder / "table.md") as unfinished:
         unfinished.write_text(table(metrics))
     write_json(folder / "metrics.json", metrics)
-    plots.save(figure(metrics, config, dataset, folder), folder / "styles.png")
+    for version, (to_decoder, _) in VERSIONS.items():
+        if to_decoder:
+            plots.save(figure(metrics, version, config, dataset, folder), folder / f"{slug(version)}.png")
     print(table(metrics))
     print(folder)
     return metrics
@@ -264,23 +290,24 @@ def table(metrics: dict) -> str:
     return markdown(["", *(title for title, _ in COLUMNS.values())], rows)
 
 
-def figure(metrics: dict, config: Config, dataset: Dataset, folder: Path):
+def figure(metrics: dict, version: str, config: Config, dataset: Dataset, folder: Path):
     """A row a style, a column a content, of the first seed; before them the test images whose styles they are."""
-    with np.load(folder / "styles.npz") as arrays:
+    with np.load(folder / f"{slug(version)}.npz") as arrays:
         images, originals, labels = (arrays[key] for key in ("images", "originals", "labels"))
     first = np.full_like(images[:, :1], np.nan)
     first[: len(originals), 0] = originals
     styles = ["" for _ in images]
     styles[len(originals) // 2], styles[(len(originals) + len(images)) // 2] = "z of a\ntest image", "z ~ p(z)"
-    found = {name: metrics[version] for name, version in zip(("with", "without"), VERSIONS, strict=True)}
+    found = {"with": metrics[version], "without": metrics["no label"]}
     probes = {name: f"{100 * numbers['code_mlp_accuracy']:.0f} %" for name, numbers in found.items()}
+    both = VERSIONS[version][1]
     right = f"{100 * found['with']['prior_consistency']:.1f} %"
     return plots.named_tiles(
         np.concatenate([first, images], axis=1),
         styles,
         ["image", *map(str, labels)],
         "label given to the decoder",
-        f"Style and content: AAE on {dataset.name}, label into the decoder",
+        f"Style and content: AAE on {dataset.name}, label into the decoder{' and the discriminator' * both}",
         f"The decoder's pixel means: one z a row, one label a column. Above, z of the test image on the left; below, "
         f"z ~ p(z) in {config.latent_dim}-D. Pictures of seed {config.seeds[0]}, {found['with']['updates']:,.0f} "
         f"updates. A network finds the class of {probes['with']} of {len(dataset.x_test):,} test images in z, of "

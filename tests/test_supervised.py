@@ -16,6 +16,7 @@ from experiments import aae_supervised
 SHAPE = (4, 3)
 CONFIG = aae_deterministic.Config(latent_dim=5, hidden_units=(8,))
 LABELS = np.array([0, 1, 2, 2])
+DECODER, BOTH, NEITHER = aae_supervised.VERSIONS
 
 
 def batch(labels=LABELS):
@@ -24,7 +25,7 @@ def batch(labels=LABELS):
 
 
 def test_the_decoder_takes_the_one_hot_label_beside_the_code():
-    built = aae_supervised.build(CONFIG, 3, SHAPE)
+    built = aae_supervised.build(CONFIG, 3, DECODER, SHAPE)
     outputs = built(batch())
     z = to_numpy(outputs["z"])
     expected = to_numpy(built.decoder(ops.convert_to_tensor(np.concatenate([z, np.eye(3)[LABELS]], axis=1), "float32")))
@@ -35,7 +36,7 @@ def test_the_decoder_takes_the_one_hot_label_beside_the_code():
 
 
 def test_the_encoder_and_the_discriminator_never_see_a_label():
-    built = aae_supervised.build(CONFIG, 3, SHAPE)
+    built = aae_supervised.build(CONFIG, 3, DECODER, SHAPE)
     drawn = built.prior_like(built(batch())["z"])
     built.prior_like = lambda z: drawn
     first, second = (
@@ -48,9 +49,27 @@ def test_the_encoder_and_the_discriminator_never_see_a_label():
     assert np.abs(to_numpy(first[0]["logits"]) - to_numpy(second[0]["logits"])).max() > 1e-3
 
 
+def test_a_discriminator_that_sees_labels_compares_codes_and_prior_draws_of_the_same_label():
+    """2 log 2 where its logit is 0; with a logit that is the label's own, the two halves of the loss share labels."""
+    built = aae_supervised.build(CONFIG, 3, BOTH, SHAPE)
+    x = batch()
+    outputs = built(x)
+    before = {name: float(to_numpy(term)) for name, term in built.objective(x, outputs).items()}
+    *first, last = [weights * 0 for weights in built.discriminator.get_weights()]
+    first[0][CONFIG.latent_dim + 2, 0] = first[-1][0, 0] = 1.0  # the logit of label 2 is 1, any other's 0
+    built.discriminator.set_weights([*first, last])
+    found = {name: float(to_numpy(term)) for name, term in built.objective(x, outputs).items()}
+    zero, one, minus = np.log(2), np.log1p(np.exp(1)), np.log1p(np.exp(-1))
+    assert found["discriminator"] == pytest.approx(
+        np.mean([zero, zero, minus, minus]) + np.mean([zero, zero, one, one])
+    )
+    assert found["generator"] == pytest.approx(CONFIG.adversarial_weight * np.mean([zero, zero, minus, minus]))
+    assert found["reconstruction"] == before["reconstruction"] and found["generator"] != before["generator"]
+
+
 def test_without_the_label_it_is_the_deterministic_autoencoder_with_the_same_encoder():
     plain = aae_deterministic.build(CONFIG, SHAPE)
-    without, labelled = (aae_supervised.build(CONFIG, classes, SHAPE) for classes in (0, 3))
+    without, labelled = (aae_supervised.build(CONFIG, 3, version, SHAPE) for version in (NEITHER, DECODER))
     for network in plain.networks:
         for a, b in zip(plain.networks[network].get_weights(), without.networks[network].get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)
@@ -63,7 +82,7 @@ def test_without_the_label_it_is_the_deterministic_autoencoder_with_the_same_enc
 
 
 def test_reconstruction_is_the_term_of_the_objective_image_by_image():
-    built = aae_supervised.build(CONFIG, 3, SHAPE)
+    built = aae_supervised.build(CONFIG, 3, DECODER, SHAPE)
     labels = np.arange(7) % 3
     x = batch(labels)
     found = aae_supervised.reconstruction(built, to_numpy(x["images"]), labels)
@@ -103,10 +122,11 @@ def test_versions_are_tabulated_and_not_made_again(tmp_path, monkeypatch):
     for version, found in metrics.items():
         both = [runs[f"{version}, seed {seed}"]["code_mlp_accuracy"] for seed in (3, 4)]
         assert found["code_mlp_accuracy"] == pytest.approx(np.mean(both))
-        assert (found["prior_consistency"] is None) != aae_supervised.VERSIONS[version]
-    with np.load(folder / "styles.npz") as arrays:
-        assert arrays["images"].shape == (2 * aae_supervised.STYLES, 3, *SHAPE)
-    assert (folder / "styles.png").stat().st_size
+        assert (found["prior_consistency"] is None) != aae_supervised.VERSIONS[version][0]
+    for version in (DECODER, BOTH):
+        with np.load(folder / f"{aae_supervised.slug(version)}.npz") as arrays:
+            assert arrays["images"].shape == (2 * aae_supervised.STYLES, 3, *SHAPE)
+        assert (folder / f"{aae_supervised.slug(version)}.png").stat().st_size
     monkeypatch.setattr(aae_supervised, "fit_part", None)  # nothing is left to do
     assert aae_supervised.main(config) == metrics
     with pytest.raises(RunError, match="other parameters"):
