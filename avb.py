@@ -103,7 +103,7 @@ class AVB(LatentModel):
         z_hat, log_ratio = self.contrast(outputs)
         opposite = self.noise(ops.shape(z_hat)) if self.adaptive_contrast else self.prior_like(z_hat)
         return {
-            "kl": self.kl_weight * ops.mean(self.log_odds(frozen(self.discriminator), x, z_hat) + log_ratio),
+            "kl": self.warm_up_weight * ops.mean(self.log_odds(frozen(self.discriminator), x, z_hat) + log_ratio),
             "discriminator": discriminator_loss(
                 self.log_odds(self.discriminator, x, ops.stop_gradient(z_hat)),
                 self.log_odds(self.discriminator, x, opposite),

@@ -80,7 +80,7 @@ class VAE(LatentModel):
     def objective(self, x, outputs):
         return {
             "reconstruction": binary_cross_entropy(x, outputs["logits"]),
-            "kl": self.beta * self.kl_weight * ops.mean(self.divergences(x, outputs)["kl_nats"]),
+            "kl": self.beta * self.warm_up_weight * ops.mean(self.divergences(x, outputs)["kl_nats"]),
         }
 
     def divergences(self, x, outputs):

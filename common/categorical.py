@@ -29,8 +29,10 @@ class CategoricalAAE(LatentModel):
     categories + style_dim), y before z.
 
     `weights` are those of the terms, in nats an image: "generators", for both heads, and, where they are wanted,
-    "cross_entropy" of the labels, "consistency" (see `inconsistency`) and "heads" (see `crowding`). In training alone
-    images are corrupted by N(0, input_noise^2) on every pixel, and by the loss of a share `input_dropout` of them.
+    "cross_entropy" of the labels, "consistency" (see `inconsistency`) and "heads" (see `crowding`). A `WarmUp` raises
+    those of the categories' generator and of consistency: they keep what the first updates made of the categories,
+    which labels are to say. In training alone images are corrupted by N(0, input_noise^2) on every pixel, and by the
+    loss of a share `input_dropout` of them.
     """
 
     title = "AAE with categories"
@@ -101,12 +103,11 @@ class CategoricalAAE(LatentModel):
             terms["heads"] = self.crowding()
         return {name: self.weight(name) * term for name, term in terms.items()}
 
-    def weight(self, term: str) -> float:
-        """Of a term in the loss: a discriminator's own is 1, whatever it is to the encoder."""
-        if term.endswith("_discriminator"):
-            return 1.0
+    def weight(self, term: str):
+        """Of a term in the loss, now; a discriminator's own is 1, whatever it is to the encoder."""
         name = "generators" if term.endswith("_generator") else term
-        return self.weights_of_terms.get(name, 1.0)
+        warmth = self.warm_up_weight if term in ("category_generator", "consistency") else 1.0
+        return warmth * self.weights_of_terms.get(name, 1.0)
 
     def inconsistency(self, images):
         """KL between q(y|x) and q(y|x + r) in nats, a scalar: r is `perturbation` long, over all pixels.
@@ -175,12 +176,14 @@ def unmoved(network):
 # Networks and data
 
 
-def networks_of(prior: CategoricalPrior, image_shape, config, seed: int, on_a_map: bool = False) -> dict:
+def networks_of(
+    prior: CategoricalPrior, image_shape, config, seed: int, balanced: bool = False, on_a_map: bool = False
+) -> dict:
     """The four networks, untrained: from `config` their hidden_units, discriminator_units and normalised."""
     random = np.random.default_rng(seed)
     judges = {"category": prior.categories, "style": prior.style_dim}
     return {
-        "encoder": encoder(image_shape, prior.latent_dim, config.hidden_units, random, config.normalised),
+        "encoder": encoder(prior, image_shape, config.hidden_units, random, config.normalised, balanced),
         "decoder": decoder(prior, image_shape, config.hidden_units, random, config.normalised, on_a_map),
     } | {
         f"{head}_discriminator": networks.discriminator(inputs, config.discriminator_units, random)
@@ -188,11 +191,20 @@ def networks_of(prior: CategoricalPrior, image_shape, config, seed: int, on_a_ma
     }
 
 
-def encoder(image_shape, outputs: int, hidden_units, random: np.random.Generator, normalised: bool):
-    """Images to `outputs` numbers on shared hidden layers, batch-normalised or not: (batch, outputs)."""
+def encoder(
+    prior: CategoricalPrior, image_shape, hidden_units, random: np.random.Generator, normalised: bool, balanced: bool
+):
+    """Images to the logits of y and to z, on shared hidden layers: (batch, *image_shape) -> (batch, latent_dim).
+
+    If `balanced`, every category's logit has mean 0 over a batch, so that none starts without images: once the softmax
+    is sure of the others, no gradient would ever bring one back.
+    """
     images = layers.Input(image_shape, name="images")
     hidden = networks.hidden_layers(layers.Flatten()(images), hidden_units, random, normalised=normalised)
-    heads = layers.Dense(outputs, kernel_initializer=networks.seeded(random), name="heads")(hidden)
+    heads = layers.Dense(prior.latent_dim, kernel_initializer=networks.seeded(random), name="heads")(hidden)
+    if balanced:
+        logits = layers.BatchNormalization(center=False, momentum=0.9)(heads[:, : prior.categories])
+        heads = layers.Concatenate()([logits, heads[:, prior.categories :]])
     return keras.Model(images, heads, name="encoder")
 
 

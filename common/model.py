@@ -55,7 +55,7 @@ class LatentModel(keras.Model):
         self.network_names = tuple(networks)
         for name, network in networks.items():
             setattr(self, name, network)
-        self.kl_weight = keras.Variable(1.0, trainable=False, dtype="float32", name="kl_weight")  # see WarmUp
+        self.warm_up_weight = keras.Variable(1.0, trainable=False, dtype="float32", name="warm_up_weight")
         self.term_means = [keras.metrics.Mean(name=term) for term in self.terms]
 
     @property

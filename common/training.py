@@ -155,14 +155,14 @@ class Progress(keras.callbacks.Callback):
 
 
 class WarmUp(keras.callbacks.Callback):
-    """Raises the model's `kl_weight` from 0 to 1 over a share of the epochs; it is constant within each."""
+    """Raises the model's `warm_up_weight` to 1 over a share of the epochs; it is constant within each."""
 
     def __init__(self, share: float, epochs: int):
         super().__init__()
         self.length = max(1.0, share * epochs)
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.model.kl_weight.assign(min(1.0, (epoch + 1.0) / self.length))
+        self.model.warm_up_weight.assign(min(1.0, (epoch + 1.0) / self.length))
 
 
 class StopOnNonFinite(keras.callbacks.Callback):

@@ -6,8 +6,13 @@ its own terms, in nats per image, all in one step:
 
     encoder, decoder            E_x [ -log p(x|y, z) ]                  reconstruction, summed over the pixels
     encoder                     adversarial_weight E_x [ -log D(y) - log D(z) ]
+                                consistency_weight E_x KL(q(y|x) || q(y|x + r))     not the paper's, see below
     category_discriminator      E_Cat(y) [ -log D(y) ] + E_x [ -log(1 - D(y)) ]
     style_discriminator         the same for z and N(0, I)
+
+The last one keeps the border between two categories away from where images lie: r is the direction in which q(y|x)
+changes most (virtual adversarial training, arXiv 1704.03976). With --consistency-weight 0 --no-balanced the objective
+and the encoder are the paper's.
 
 Afterwards a category gets the label of one validation image, the one that it is surest of (the paper's rule), or that
 of most of its validation images; test images whose category has another label are errors. The paper says "validation
@@ -76,8 +81,9 @@ class Config:
     hidden_units: tuple[PositiveCount, ...] = (500, 500)  # ReLU units a layer of encoder and decoder (paper: 3000)
     discriminator_units: tuple[PositiveCount, ...] = (250, 250)  # ReLU units a layer of each (paper: 3000)
     normalised: bool = True  # batch normalisation in encoder and decoder; never in a discriminator
-    input_noise: Factor = 0.0  # standard deviation of the noise on the pixels, in training alone
-    input_dropout: Share = 0.2  # share of pixels set to 0, in training alone (the paper's)
+    balanced: bool = True  # batch normalisation of the logits of y: no category starts without images
+    input_noise: Factor = 0.3  # standard deviation of the noise on the pixels, in training alone
+    input_dropout: Share = 0.0  # share of pixels set to 0, in training alone (paper: 0.2)
     adversarial_weight: Factor = 3.0  # on the nats of both generators
     consistency_weight: Factor = 0.0  # on the nats between q(y|x) here and where it changes most
     perturbation: Positive = 2.0  # how far that is, over all pixels, each from 0 to 1
@@ -101,7 +107,7 @@ def build(config: Config, number: int, image_shape, seed: int) -> CategoricalAAE
         perturbation=config.perturbation,
         prior=prior,
         seed=seed,
-        **networks_of(prior, image_shape, config, seed),
+        **networks_of(prior, image_shape, config, seed, balanced=config.balanced),
     )
 
 

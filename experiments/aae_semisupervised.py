@@ -7,14 +7,15 @@ nats per image, all in one step:
     encoder, decoder            E_x [ -log p(x|y, z) ]                      reconstruction, summed over the pixels
     encoder                     adversarial_weight E_x [ -log D(y) - log D(z) ]
                                 supervised_weight E_labelled [ -log q(y|x) ]
-                                consistency_weight E_x KL(q(y|x) || q(y|x + r))     not the paper's: see below
+                                consistency_weight E_x KL(q(y|x) || q(y|x + r))     not the paper's, see below
     category_discriminator      E_Cat(y) [ -log D(y) ] + E_x [ -log(1 - D(y)) ]
     style_discriminator         the same for z and N(0, I)
 
 Recipes, side by side on the same labelled images:
 
     ours                all of the above, Adam, batch normalisation in encoder and decoder; r is the direction in which
-                        q(y|x) changes most (virtual adversarial training, arXiv 1704.03976)
+                        q(y|x) changes most (virtual adversarial training, arXiv 1704.03976). D(y) and consistency
+                        warm up: before the labels have named the categories they would only keep them as they are
     without_consistency the same without the fourth line: the paper's objective
     paper               the paper's objective and its optimiser, without batch normalisation: SGD, whose rates fall to
                         a tenth after 1 % and again after 20 % of the updates (epochs 50 and 1000 of 5000). Its three
@@ -59,6 +60,7 @@ from common.run import (
     Factor,
     Positive,
     PositiveCount,
+    Share,
     check,
     claim_folder,
     each_once,
@@ -76,6 +78,7 @@ RECIPES = {  # what differs from the Config
     "without_consistency": {"consistency_weight": 0.0},
     "paper": {
         "consistency_weight": 0.0,
+        "warm_up": 0.0,
         "normalised": False,
         "reconstruction_weight": 0.1,
         "adversarial_weight": 0.111,
@@ -108,8 +111,9 @@ class Config:
     reconstruction_weight: Positive = 1.0  # on nats summed over the pixels
     adversarial_weight: Factor = 3.0  # on the nats of both generators
     supervised_weight: Factor = 10.0  # on the cross-entropy's nats
-    consistency_weight: Factor = 1.0  # on the nats between q(y|x) here and where it changes most
-    perturbation: Positive = 2.0  # how far that is, over all pixels, each from 0 to 1
+    consistency_weight: Factor = 3.0  # on the nats between q(y|x) here and where it changes most
+    perturbation: Positive = 3.0  # how far that is, over all pixels, each from 0 to 1
+    warm_up: Share = 0.3  # of the passes, over which the weights of D(y) and of consistency rise from 0
     updates: PositiveCount = 17_000  # steps of the optimiser: 31 passes over MNIST
     batch_size: PositiveCount = 100  # images an update (the paper's)
     labelled_batch_size: PositiveCount = 100  # labelled images an update, drawn with replacement

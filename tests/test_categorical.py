@@ -17,6 +17,7 @@ from common.categorical import (
     PartlyLabelledBatches,
     all_labelled,
     categorical_kl,
+    encoder,
     networks_of,
     unit,
 )
@@ -132,6 +133,19 @@ def test_labelled_images_share_the_batch_normalisation_of_the_others(labelled):
     codes = to_numpy(model(tensors, training=True)["z"])
     others = to_numpy(model(tensors | {"labelled_images": 0.0 * tensors["labelled_images"]}, training=True)["z"])
     assert codes.shape == (6, 5) and np.abs(codes - others).max() > 1e-3
+
+
+@pytest.mark.parametrize(("balanced", "used"), [(False, {1}), (True, {0, 1, 2})])
+def test_balanced_categories_all_have_images(balanced, used):
+    """An encoder that prefers category 1 by far: unless its logits are balanced, no other has any image."""
+    built = encoder(CategoricalPrior(3, 2), SHAPE, (), np.random.default_rng(0), normalised=False, balanced=balanced)
+    kernel, _, *rest = built.get_weights()
+    built.set_weights([kernel, np.array([0.0, 50.0, 0.0, 0.0, 0.0]), *rest])
+    images = np.random.default_rng(1).random((100, *SHAPE), dtype="float32")
+    logits = to_numpy(built(ops.convert_to_tensor(images), training=True))[:, :3]
+    assert set(logits.argmax(axis=1)) == used
+    if balanced:
+        np.testing.assert_allclose(logits.mean(axis=0), 0.0, atol=1e-3)  # 50 is rounded to 4e-6, deviations are 0.1
 
 
 # Consistency

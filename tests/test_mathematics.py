@@ -652,15 +652,15 @@ def test_the_kl_warms_up_over_a_share_of_the_epochs():
     weights_of_epochs = []
     for epoch in range(4):
         warm_up.on_epoch_begin(epoch)
-        weights_of_epochs.append(float(to_numpy(model.kl_weight)))
+        weights_of_epochs.append(float(to_numpy(model.warm_up_weight)))
     assert weights_of_epochs == [0.5, 1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("name", ["vae", "avb", "avb_adaptive_contrast"])
-def test_the_kl_weight_weighs_the_kl_alone(name):
+def test_the_warm_up_weighs_the_kl_alone(name):
     model, x = tiny_model_with_fixed_noise(name), images()
     full = model.objective(x, model(x))
-    model.kl_weight.assign(0.25)
+    model.warm_up_weight.assign(0.25)
     quarter = model.objective(x, model(x))
     for term in model.terms:
         factor = 0.25 if term == "kl" else 1.0
