@@ -80,7 +80,7 @@ RECIPES = {  # what differs from the Config
         "consistency_weight": 0.0,
         "warm_up": 0.0,
         "normalised": False,
-        "reconstruction_weight": 0.1,
+        "reconstruction_weight": 0.1 / 784,  # the mean over MNIST's pixels: at the sum, 0.1, it diverges
         "adversarial_weight": 0.111,
         "supervised_weight": 1.0,
         "learning_rate": 0.1,
@@ -111,9 +111,9 @@ class Config:
     reconstruction_weight: Positive = 1.0  # on nats summed over the pixels
     adversarial_weight: Factor = 3.0  # on the nats of both generators
     supervised_weight: Factor = 10.0  # on the cross-entropy's nats
-    consistency_weight: Factor = 3.0  # on the nats between q(y|x) here and where it changes most
+    consistency_weight: Factor = 5.0  # on the nats between q(y|x) here and where it changes most
     perturbation: Positive = 3.0  # how far that is, over all pixels, each from 0 to 1
-    warm_up: Share = 0.3  # of the passes, over which the weights of D(y) and of consistency rise from 0
+    warm_up: Share = 0.5  # of the passes, over which the weights of D(y) and of consistency rise from 0
     updates: PositiveCount = 17_000  # steps of the optimiser: 31 passes over MNIST
     batch_size: PositiveCount = 100  # images an update (the paper's)
     labelled_batch_size: PositiveCount = 100  # labelled images an update, drawn with replacement
@@ -162,7 +162,8 @@ def of_the_paper(model, config: Config, updates: int):
 
     The paper's rates and momenta are 0.01 and 0.9 (reconstruction), 0.1 and 0.9 (supervised), 0.1 and 0.1
     (adversarial). A constant gradient moves weights by rate / (1 - momentum) an update: 0.1, 1 and 0.111. The recipe's
-    weights give the encoder's terms these ratios at a rate of 0.1 and a momentum of 0.9.
+    weights give the encoder's terms these ratios at a rate of 0.1 and a momentum of 0.9, the reconstruction being a
+    mean over the pixels.
     """
     boundaries = [max(1, updates // 100), max(2, updates // 5)]
 
