@@ -116,20 +116,23 @@ class Map(NamedTuple):
 
 
 def maps(panels: Sequence[Map], labels: np.ndarray, title: str, description: str, marks: str = "") -> Figure:
-    """Several maps of the same images side by side, labels (n,) for all; `marks` says what marked points are."""
-    side, left = 4.3, 0.75
-    figure = new_figure((left + side) * len(panels) + 1.1, side + 1.0, title, description)
+    """Several maps of the same images, two a row, labels (n,) for all; `marks` says what marked points are."""
+    side, left, up = 4.3, 0.75, 4.95
+    rows, columns = -(-len(panels) // 2), min(2, len(panels))
+    figure = new_figure((left + side) * columns + 1.45, up * rows + 0.05, title, description)
     for number, panel in enumerate(panels):
-        axes = place(figure, left + (left + side) * number, 0.6, side, side)
+        row, column = divmod(number, 2)
+        axes = place(figure, left + (left + side) * column, 0.5 + up * (rows - 1 - row), side, side)
         shown = [] if panel.marked is None else [panel.marked]
         draw_codes(axes, panel.points, labels, view(panel.points, *shown), panel.axis_names)
         for points in shown:
             style = {"s": 60, "color": "black", "marker": "+", "linewidths": 1.5, "zorder": 4}
             axes.scatter(*points.T, **style, path_effects=HALO)
         axes.set_title(panel.name, size=TEXT_SIZE, weight="bold")
-    marked = any(panel.marked is not None for panel in panels)
-    entry = Line2D([], [], color="black", marker="+", linestyle="none", label=textwrap.fill(marks, 14))
-    legends(axes, labels, [entry] if marked else [], 1.04)
+        if number == columns - 1:
+            marked = any(panel.marked is not None for panel in panels)
+            entry = Line2D([], [], color="black", marker="+", linestyle="none", label=textwrap.fill(marks, 14))
+            legends(axes, labels, [entry] if marked else [], 1.04)
     return figure
 
 

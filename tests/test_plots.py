@@ -44,6 +44,20 @@ FIGURES = {
     "dots": lambda title: plots.dots(
         {"nats": {"bound": {"a": (1, 0.1)}}, "more": {"b": {"c": (2, 1)}}}, "abc", title, LONG
     ),
+    "bands": lambda title: plots.bands(
+        {"error, %": {"a": plots.Curve(np.arange(3), np.array([[9.0, 3.0, 1.0]]))}},
+        "updates",
+        title,
+        LONG,
+        y_scale="log",
+    ),
+    "maps": lambda title: plots.maps(
+        [plots.Map("a map", CODES, ("z₁", "z₂"), CODES[:3]), plots.Map("another", PRIOR[:300], ("t-SNE 1", "t-SNE 2"))],
+        LABELS,
+        title,
+        LONG,
+        marks="heads of the clusters",
+    ),
     "untrained": lambda title: plots.training_curves({"epoch": []}, title),
 }
 UNLABELLED = {"image grid", "reconstructions"}  # tiles in reading order have no axes
@@ -276,6 +290,13 @@ def test_codes_stand_beside_the_walks_through_the_modes_of_their_colours(shape):
     assert [tuple(name.get_color()) for name in walks.get_yticklabels()] == [tuple(colour) for colour in plots.COLOURS]
     assert scatter.get_tightbbox().x1 < walks.get_tightbbox().x0
     np.testing.assert_allclose(walks.get_window_extent().size, canvas.shape[::-1])  # pixel for pixel
+
+
+def test_a_run_that_stopped_early_goes_on_as_nothing():
+    runs = [{"updates": [10, 20], "error": [0.5, 0.25]}, {"updates": [10], "error": [0.75]}]
+    curve = plots.curve_of(runs, "error", 100.0)
+    np.testing.assert_array_equal(curve.x, [10, 20])
+    np.testing.assert_array_equal(curve.values, [[50, 25], [75, np.nan]])
 
 
 def test_an_empty_history_says_untrained():
