@@ -18,7 +18,7 @@ from common.backend import value_and_gradient
 from common.data import Dataset
 from common.model import LatentModel, binary_cross_entropy, in_batches, to_numpy
 from common.priors import CategoricalPrior
-from common.training import Batches
+from common.training import Batches, Outcome
 
 
 class CategoricalAAE(LatentModel):
@@ -256,3 +256,10 @@ class ErrorCurve(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         logs["val_error"] = float(self.error_of(self.model))
+
+
+def course(outcome: Outcome) -> dict:
+    """What an experiment keeps of a training: its `ErrorCurve`, the last of it, seconds, and why it ended early."""
+    curve = {"updates": outcome.history["updates"], "error": outcome.history["val_error"]}
+    rest = {"seconds": round(outcome.seconds), "stopped_by": outcome.stopped_by}
+    return {"validation_error": curve["error"][-1], "curve": curve} | rest

@@ -200,12 +200,17 @@ def train_and_report(config, build, script: str) -> dict:
     outcome = train(model, dataset, config, folder)
     if outcome.stopped_by:
         print(f"training stopped: {outcome.stopped_by}; what it had learnt is kept", flush=True)
-    for name, network in model.networks.items():
-        with whole(folder / f"{name}.keras") as path:
-            network.save(path)
+    save_networks(model, folder)
     metrics = report(model, dataset, config, outcome, folder)
     print(folder)
     return metrics
+
+
+def save_networks(model, folder: Path):
+    """Each network of the model as <name>.keras."""
+    for name, network in model.networks.items():
+        with whole(folder / f"{name}.keras") as path:
+            network.save(path)
 
 
 def require_images(dataset: Dataset, batch_size: int):

@@ -34,7 +34,7 @@ import keras
 import numpy as np
 
 from common import plots
-from common.categorical import CategoricalAAE, ErrorCurve, networks_of
+from common.categorical import CategoricalAAE, ErrorCurve, course, networks_of
 from common.data import Dataset, load_mnist
 from common.evaluation import clusters
 from common.files import whole, write_json
@@ -55,6 +55,7 @@ from common.run import (
     quickened,
     require_images,
     require_labels,
+    save_networks,
 )
 from common.tables import markdown, of_seeds, over_seeds, per_cent, plus_minus
 from common.training import Batches, fit_part
@@ -137,16 +138,9 @@ def trained_and_measured(config: Config, dataset: Dataset, number: int, seed: in
         part,
         measures=[ErrorCurve(lambda model: judged(model, naming, *naming)["majority_error"].value)],
     )
-    found = flat(judged(model, naming, dataset.x_test, dataset.y_test)) | {
-        "validation_majority_error": outcome.history["val_error"][-1],
-        "curve": {"updates": outcome.history["updates"], "error": outcome.history["val_error"]},
-        "seconds": round(outcome.seconds),
-        "stopped_by": outcome.stopped_by,
-    }
+    found = flat(judged(model, naming, dataset.x_test, dataset.y_test)) | course(outcome)
     if seed == config.seeds[0]:
-        for name, network in model.networks.items():
-            with whole(part / f"{name}.keras") as path:
-                network.save(path)
+        save_networks(model, part)
         heads_and_members(model, dataset, part / "clusters.npz")
     keras.utils.clear_session()
     return found
@@ -181,7 +175,7 @@ def main(config: Config = Config()) -> dict:
         for number in config.clusters
     }
     runs = each_once(folder, parts)
-    keys = (*ERRORS, *AGREEMENT, "clusters_in_use", "validation_majority_error")
+    keys = (*ERRORS, *AGREEMENT, "clusters_in_use", "validation_error")
     metrics = {
         f"{number} clusters": over_seeds([runs[f"{number} clusters, seed {seed}"] for seed in config.seeds], keys)
         for number in config.clusters

@@ -34,7 +34,7 @@ from sklearn.manifold import TSNE
 from sklearn.neighbors import NearestNeighbors
 
 from common import plots
-from common.categorical import CategoricalAAE, ErrorCurve, PartlyLabelledBatches, all_labelled, networks_of
+from common.categorical import CategoricalAAE, ErrorCurve, PartlyLabelledBatches, all_labelled, course, networks_of
 from common.data import Dataset, balanced_draw, load_mnist
 from common.evaluation import clusters, share_of
 from common.files import whole, write_json
@@ -56,6 +56,7 @@ from common.run import (
     quickened,
     require_images,
     require_labels,
+    save_networks,
 )
 from common.tables import markdown, of_seeds, over_seeds, per_cent
 from common.training import Batches, fit_part
@@ -173,17 +174,10 @@ def trained_and_measured(config: Config, dataset: Dataset, case: Case, seed: int
     curve = ErrorCurve(lambda model: errors(model, case, naming, *naming)["majority_error"].value)
     outcome = fit_part(model, batches, validation, config, part, measures=[curve])
     points = model.represent(dataset.x_test)
-    found = flat(errors(model, case, naming, dataset.x_test, dataset.y_test)) | {
-        "neighbour_error": neighbour_error(points, dataset.y_test),
-        "validation_majority_error": outcome.history["val_error"][-1],
-        "curve": {"updates": outcome.history["updates"], "error": outcome.history["val_error"]},
-        "seconds": round(outcome.seconds),
-        "stopped_by": outcome.stopped_by,
-    }
+    found = flat(errors(model, case, naming, dataset.x_test, dataset.y_test)) | course(outcome)
+    found["neighbour_error"] = neighbour_error(points, dataset.y_test)
     if seed == config.seeds[0]:
-        for name, network in model.networks.items():
-            with whole(part / f"{name}.keras") as path:
-                network.save(path)
+        save_networks(model, part)
         with whole(part / "map.npz") as path:
             heads = to_numpy(model.decoder.get_layer("heads").kernel)
             np.savez_compressed(path, points=points[: config.map_images], heads=heads)
@@ -222,9 +216,7 @@ def main(config: Config = Config()) -> dict:
     }
     runs = each_once(folder, parts | {"t-SNE": partial(neighbour_map, config, dataset, folder)})
     metrics = {
-        str(case): over_seeds(
-            [runs[f"{case}, seed {seed}"] for seed in config.seeds], (*ERRORS, "validation_majority_error")
-        )
+        str(case): over_seeds([runs[f"{case}, seed {seed}"] for seed in config.seeds], (*ERRORS, "validation_error"))
         for case in cases
     } | {"t-SNE": runs["t-SNE"]}
     with whole(folder / "table.md") as unfinished:

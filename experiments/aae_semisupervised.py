@@ -46,6 +46,7 @@ from common.categorical import (
     ErrorCurve,
     PartlyLabelledBatches,
     all_labelled,
+    course,
     cross_entropy,
     networks_of,
 )
@@ -68,6 +69,7 @@ from common.run import (
     quickened,
     require_images,
     require_labels,
+    save_networks,
 )
 from common.tables import markdown, of_seeds, over_seeds, per_cent
 from common.training import adam_per_network, fit_part, per_network
@@ -203,13 +205,8 @@ def trained_and_measured(config: Config, dataset: Dataset, recipe: Recipe, label
         measures=[ErrorCurve(lambda model: error_of(model, dataset.x_val, dataset.y_val))],
         optimizer=of_the_paper if recipe == "paper" else adam_per_network,
     )
-    hits = model.categories(dataset.x_test).argmax(axis=1) != dataset.y_test
-    found = flat({"test_error": share_of(hits)}) | {
-        "validation_error": outcome.history["val_error"][-1],
-        "curve": {"updates": outcome.history["updates"], "error": outcome.history["val_error"]},
-        "seconds": round(outcome.seconds),
-        "stopped_by": outcome.stopped_by,
-    }
+    wrong = model.categories(dataset.x_test).argmax(axis=1) != dataset.y_test
+    found = flat({"test_error": share_of(wrong)}) | course(outcome)
     if draw == config.draws[0]:
         keep(model, part)
     keras.utils.clear_session()
@@ -218,9 +215,7 @@ def trained_and_measured(config: Config, dataset: Dataset, recipe: Recipe, label
 
 def keep(model: CategoricalAAE, part: Path):
     """The networks of a model and, where there is a decoder, digits: a style a row, a category a column."""
-    for name, network in model.networks.items():
-        with whole(part / f"{name}.keras") as path:
-            network.save(path)
+    save_networks(model, part)
     if "decoder" in model.networks:
         digits = model.decode(styles_by_category(model, 10))
         with whole(part / "digits.npy") as path:
