@@ -28,7 +28,7 @@ class CategoricalAAE(LatentModel):
     "labelled_images", "labels"}, where labels are (batch,) class numbers, the categories' own. Codes are (batch,
     categories + style_dim), y before z.
 
-    `weights` are those of the terms, in nats an image: "generators", for both heads, and, where they are wanted,
+    `weights` are those of the terms by their names, 1 where one is not given, in nats an image; wanted only if given:
     "cross_entropy" of the labels, "consistency" (see `inconsistency`) and "heads" (see `crowding`). A `WarmUp` raises
     those of the categories' generator and of consistency: they keep what the first updates made of the categories,
     which labels are to say. In training alone images are corrupted by N(0, input_noise^2) on every pixel, and by the
@@ -104,10 +104,9 @@ class CategoricalAAE(LatentModel):
         return {name: self.weight(name) * term for name, term in terms.items()}
 
     def weight(self, term: str):
-        """Of a term in the loss, now; a discriminator's own is 1, whatever it is to the encoder."""
-        name = "generators" if term.endswith("_generator") else term
+        """Of a term in the loss, now."""
         warmth = self.warm_up_weight if term in ("category_generator", "consistency") else 1.0
-        return warmth * self.weights_of_terms.get(name, 1.0)
+        return warmth * self.weights_of_terms.get(term, 1.0)
 
     def inconsistency(self, images):
         """KL between q(y|x) and q(y|x + r) in nats, a scalar: r is `perturbation` long, over all pixels.

@@ -5,7 +5,7 @@ there are classes and the style z, each held to its prior by a discriminator, no
 its own terms, in nats per image, all in one step:
 
     encoder, decoder            E_x [ -log p(x|y, z) ]                  reconstruction, summed over the pixels
-    encoder                     adversarial_weight E_x [ -log D(y) - log D(z) ]
+    encoder                     category_weight E_x [ -log D(y) ] + style_weight E_x [ -log D(z) ]
                                 consistency_weight E_x KL(q(y|x) || q(y|x + r))     not the paper's, see below
     category_discriminator      E_Cat(y) [ -log D(y) ] + E_x [ -log(1 - D(y)) ]
     style_discriminator         the same for z and N(0, I)
@@ -85,9 +85,10 @@ class Config:
     balanced: bool = True  # batch normalisation of the logits of y: no category starts without images
     input_noise: Factor = 0.3  # standard deviation of the noise on the pixels, in training alone
     input_dropout: Share = 0.0  # share of pixels set to 0, in training alone (paper: 0.2)
-    adversarial_weight: Factor = 3.0  # on the nats of both generators
-    consistency_weight: Factor = 0.0  # on the nats between q(y|x) here and where it changes most
-    perturbation: Positive = 2.0  # how far that is, over all pixels, each from 0 to 1
+    category_weight: Factor = 30.0  # on the nats of y's generator
+    style_weight: Factor = 3.0  # on the nats of z's generator
+    consistency_weight: Factor = 300.0  # on the nats between q(y|x) here and where it changes most
+    perturbation: Positive = 3.0  # how far that is, over all pixels, each from 0 to 1
     updates: PositiveCount = 11_000  # steps of the optimiser: 20 passes over MNIST (paper: 1500 passes)
     batch_size: PositiveCount = 100  # images an update (the paper's)
     learning_rate: Positive = 1e-3  # of Adam, at the start
@@ -101,8 +102,13 @@ class Config:
 def build(config: Config, number: int, image_shape, seed: int) -> CategoricalAAE:
     """The untrained model with `number` categories."""
     prior = CategoricalPrior(number, config.style_dim)
+    weights = {
+        "category_generator": config.category_weight,
+        "style_generator": config.style_weight,
+        "consistency": config.consistency_weight,
+    }
     return CategoricalAAE(
-        {"generators": config.adversarial_weight, "consistency": config.consistency_weight},
+        weights,
         input_noise=config.input_noise,
         input_dropout=config.input_dropout,
         perturbation=config.perturbation,

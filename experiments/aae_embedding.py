@@ -121,7 +121,8 @@ def build(config: Config, case: Case, image_shape, classes: int, seed: int) -> C
     """The untrained model of a case."""
     prior = CategoricalPrior(classes if case.labels else config.clusters, case.dimensions)
     weights = {
-        "generators": config.adversarial_weight,
+        "category_generator": config.adversarial_weight,
+        "style_generator": config.adversarial_weight,
         "cross_entropy": config.supervised_weight if case.labels else 0.0,
         "consistency": config.consistency_weight,
         "heads": config.heads_weight,

@@ -151,7 +151,8 @@ def build(config: Config, recipe: Recipe, image_shape, classes: int, seed: int) 
     prior = CategoricalPrior(classes, config.style_dim)
     weights = {
         "reconstruction": config.reconstruction_weight,
-        "generators": config.adversarial_weight,
+        "category_generator": config.adversarial_weight,
+        "style_generator": config.adversarial_weight,
         "cross_entropy": config.supervised_weight,
         "consistency": config.consistency_weight,
     }

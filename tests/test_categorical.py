@@ -34,7 +34,7 @@ SIZES = SimpleNamespace(hidden_units=(7,), discriminator_units=(6,), normalised=
 def model_of(weights=None, on_a_map=False, sizes=SIZES, **options):
     prior = CategoricalPrior(3, 2)
     networks = networks_of(prior, SHAPE, sizes, seed=1, on_a_map=on_a_map)
-    return CategoricalAAE(weights or {"generators": 2.0}, prior=prior, seed=1, **options, **networks)
+    return CategoricalAAE(weights or {}, prior=prior, seed=1, **options, **networks)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_the_prior_is_one_hot_and_even_beside_a_standard_normal():
 
 def test_every_term_is_its_formula(x, labelled):
     """float32 against float64: 1e-5 of sums over 12 pixels."""
-    weights = {"reconstruction": 0.5, "generators": 2.0, "cross_entropy": 3.0}
+    weights = {"reconstruction": 0.5, "category_generator": 2.0, "style_generator": 4.0, "cross_entropy": 3.0}
     model = model_of(weights)
     drawn = to_numpy(model.prior.sample(6, seed=5))
     model.prior_like = lambda z: ops.convert_to_tensor(drawn)
@@ -85,9 +85,10 @@ def test_every_term_is_its_formula(x, labelled):
     logits = to_numpy(model.decoder(ops.convert_to_tensor(np.concatenate([y, z], 1), "float32"))).astype("float64")
     expected = {"reconstruction": 0.5 * (softplus(logits) - x * logits).sum(axis=(1, 2)).mean()}
     for name, code, prior in (("category", y, drawn[:, :3]), ("style", z, drawn[:, 3:])):
+        weight = weights[f"{name}_generator"]
         judge = model.networks[f"{name}_discriminator"]
         of_code, of_prior = (to_numpy(judge(ops.convert_to_tensor(part, "float32"))) for part in (code, prior))
-        expected[f"{name}_generator"] = 2.0 * softplus(-of_code).mean()
+        expected[f"{name}_generator"] = weight * softplus(-of_code).mean()
         expected[f"{name}_discriminator"] = softplus(-of_prior).mean() + softplus(of_code).mean()
     known = to_numpy(model.encoder(ops.convert_to_tensor(labelled["labelled_images"])))[:, :3]
     expected["cross_entropy"] = -3.0 * log_softmax(known, axis=1)[np.arange(4), labelled["labels"]].mean()
@@ -105,7 +106,7 @@ def stepped(weights, x):
 
 def test_every_network_learns_from_its_own_terms_alone(x):
     start = {name: np.concatenate([w.ravel() for w in n.get_weights()]) for name, n in model_of().networks.items()}
-    light, heavy = stepped({"generators": 1.0}, x), stepped({"generators": 5.0}, x)
+    light, heavy = (stepped({"category_generator": w, "style_generator": w}, x) for w in (1.0, 5.0))
     for name in ("decoder", "category_discriminator", "style_discriminator"):
         np.testing.assert_allclose(light[name], heavy[name], atol=1e-6)
         assert np.abs(light[name] - start[name]).max() > 1e-3
@@ -128,7 +129,7 @@ def test_images_are_corrupted_in_training_alone(x):
 def test_labelled_images_share_the_batch_normalisation_of_the_others(labelled):
     """The codes of unlabelled images in training change with the labelled ones beside them."""
     sizes = SimpleNamespace(hidden_units=(7,), discriminator_units=(6,), normalised=True)
-    model = model_of({"generators": 1.0, "cross_entropy": 1.0}, sizes=sizes)
+    model = model_of({"cross_entropy": 1.0}, sizes=sizes)
     tensors = keras.tree.map_structure(ops.convert_to_tensor, labelled)
     codes = to_numpy(model(tensors, training=True)["z"])
     others = to_numpy(model(tensors | {"labelled_images": 0.0 * tensors["labelled_images"]}, training=True)["z"])
@@ -165,7 +166,7 @@ def test_steps_have_length_one(x):
 
 def test_the_worst_direction_is_worse_than_any_random_one(x):
     """Of 200 random directions of the same length none changes q(y|x) more, on average over the images."""
-    model = model_of({"generators": 1.0, "consistency": 1.0}, perturbation=0.3)
+    model = model_of({"consistency": 1.0}, perturbation=0.3)
     images = ops.convert_to_tensor(x)
     found = float(to_numpy(model.inconsistency(images)))
     here = log_softmax(to_numpy(model.encoder(images))[:, :3].astype("float64"), axis=1)
@@ -183,7 +184,7 @@ def test_the_worst_direction_is_worse_than_any_random_one(x):
 
 def test_looking_for_directions_leaves_running_statistics_alone(x):
     sizes = SimpleNamespace(hidden_units=(7,), discriminator_units=(6,), normalised=True)
-    model = model_of({"generators": 1.0, "consistency": 1.0}, sizes=sizes, perturbation=1.0)
+    model = model_of({"consistency": 1.0}, sizes=sizes, perturbation=1.0)
     before = [to_numpy(variable.value) for variable in model.encoder.non_trainable_variables]
     model.inconsistency(ops.convert_to_tensor(x))
     for old, variable in zip(before, model.encoder.non_trainable_variables, strict=True):
@@ -194,7 +195,7 @@ def test_looking_for_directions_leaves_running_statistics_alone(x):
 
 
 def test_cluster_heads_that_crowd_cost_what_they_lack():
-    model = model_of({"generators": 1.0, "heads": 1.0}, on_a_map=True, head_distance=5.0)
+    model = model_of({"heads": 1.0}, on_a_map=True, head_distance=5.0)
     model.decoder.get_layer("heads").set_weights([np.array([[0.0, 0.0], [3.0, 4.0], [0.0, 2.0]])])
     lacking = (5 - 5) + (5 - 2) + (5 - 13**0.5)
     assert float(to_numpy(model.crowding())) == pytest.approx(lacking, abs=1e-3)  # a root's guard of 1e-6
@@ -203,7 +204,7 @@ def test_cluster_heads_that_crowd_cost_what_they_lack():
 
 
 def test_a_representation_is_the_head_plus_the_style(x):
-    model = model_of({"generators": 1.0}, on_a_map=True)
+    model = model_of({}, on_a_map=True)
     heads, codes = to_numpy(model.decoder.get_layer("heads").kernel), model.encode(x)
     np.testing.assert_allclose(model.represent(x), codes[:, :3] @ heads + codes[:, 3:], atol=1e-5)
     moved = codes.copy()  # the decoder sees the sum alone: what the head gains, the style loses
@@ -342,7 +343,7 @@ def test_images_without_labels_are_refused(module, tmp_path):
 def test_the_papers_step_lengths():
     """Rate over 1 - momentum, times the term's weight: what a constant gradient moves the weights by in the end."""
     config = dataclasses.replace(aae_semisupervised.Config(), **aae_semisupervised.RECIPES["paper"])
-    model = model_of({"generators": 1.0, "cross_entropy": 1.0})
+    model = model_of({"cross_entropy": 1.0})
     optimizer = aae_semisupervised.of_the_paper(model, config, updates=5000)
     by_momentum = {float(inner.momentum): inner for inner in optimizer.optimizers}
     assert set(by_momentum) == {0.1, 0.9} and len(optimizer.optimizers) == 4
