@@ -100,7 +100,7 @@ def stepped(weights, x):
     """Each network's weights after one step of gradient descent, from the same start and draws."""
     model = model_of(weights)
     model.compile(keras.optimizers.SGD(0.1))
-    model.train_on_batch(x)
+    model.train_on_batch(ops.convert_to_tensor(x))
     return {name: np.concatenate([w.ravel() for w in net.get_weights()]) for name, net in model.networks.items()}
 
 
