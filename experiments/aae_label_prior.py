@@ -55,6 +55,7 @@ from common.run import (
     main_of,
     quickened,
     require_images,
+    require_labels,
 )
 from common.tables import markdown, of_seeds, over_seeds, plus_minus
 from common.training import LabelledBatches, fit_part
@@ -274,10 +275,9 @@ def slug(version: str) -> str:
     return version.replace(f", {BLIND}", "_blind")
 
 
-def require_labels(dataset: Dataset, config: Config):
+def require_modes(dataset: Dataset, config: Config):
     """Raises RunError unless every class has a mode, and the images of a training fill a batch."""
-    if dataset.y_train is None:
-        raise RunError(f"{dataset.name} has no labels; give data with labels from 0 to {MODES - 1}")
+    require_labels(dataset)
     highest = max(labels.max() for labels in (dataset.y_train, dataset.y_val, dataset.y_test))
     if highest >= MODES:
         raise RunError(f"{dataset.name} has a label {highest}, and the priors {MODES} modes, for labels from 0")
@@ -295,7 +295,7 @@ def main(config: Config = Config()) -> dict:
     if config.quick:
         config = quickened(config, QUICK)
     dataset = load_mnist(config.data)
-    require_labels(dataset, config)
+    require_modes(dataset, config)
     folder = Path(config.results) / "aae_label_prior" / (config.name or ("quick" if config.quick else "default"))
     claim_folder(folder, "aae_label_prior", config, dataset, config.updates)
     parts = {

@@ -41,7 +41,6 @@ from common.priors import PRIORS
 from common.run import (
     Factor,
     PositiveCount,
-    RunError,
     Seed,
     TimeLeft,
     check,
@@ -50,6 +49,7 @@ from common.run import (
     main_of,
     quickened,
     require_images,
+    require_labels,
 )
 from common.tables import markdown, of_seeds, over_seeds, plus_minus
 from common.training import LabelledBatches, fit_part
@@ -252,8 +252,7 @@ def main(config: Config = Config()) -> dict:
     if config.quick:
         config = quickened(config, QUICK)
     dataset = load_mnist(config.data)
-    if dataset.y_train is None:
-        raise RunError(f"{dataset.name} has no labels to give to the decoder; give data with labels")
+    require_labels(dataset)
     require_images(dataset, aae_deterministic.Config().batch_size)
     folder = Path(config.results) / "aae_supervised" / (config.name or ("quick" if config.quick else "default"))
     claim_folder(folder, "aae_supervised", config, dataset, config.updates)

@@ -111,6 +111,8 @@ def test_every_network_learns_from_its_own_terms_alone(x):
         np.testing.assert_allclose(light[name], heavy[name], atol=1e-6)
         assert np.abs(light[name] - start[name]).max() > 1e-3
     assert np.abs(light["encoder"] - heavy["encoder"]).max() > 1e-3
+    judged_alone = stepped({"reconstruction": 0.0, "category_generator": 0.0, "style_generator": 0.0}, x)
+    np.testing.assert_array_equal(judged_alone["encoder"], start["encoder"])  # nothing from the discriminators' terms
 
 
 def test_images_are_corrupted_in_training_alone(x):

@@ -172,15 +172,15 @@ def test_batches_are_full_where_all_or_none_have_labels(label):
 )
 def test_data_whose_classes_have_no_mode_are_refused(change, message):
     with pytest.raises(RunError, match=message):
-        aae_label_prior.require_labels(dataclasses.replace(dataset(), **change), aae_label_prior.Config())
+        aae_label_prior.require_modes(dataclasses.replace(dataset(), **change), aae_label_prior.Config())
 
 
 def test_too_few_images_and_classes_that_are_not_there_are_refused():
     config = aae_label_prior.Config(labelled_images=10, unlabelled_images=20)
     with pytest.raises(RunError, match="100 or more"):
-        aae_label_prior.require_labels(dataset(), config)
+        aae_label_prior.require_modes(dataset(), config)
     with pytest.raises(RunError, match="no test image of --classes 8"):
-        aae_label_prior.require_labels(dataset(classes=3), aae_label_prior.Config(classes=(8,)))
+        aae_label_prior.require_modes(dataset(classes=3), aae_label_prior.Config(classes=(8,)))
 
 
 # Numbers
