@@ -113,8 +113,8 @@ class Config:
     reconstruction_weight: Positive = 1.0  # on nats summed over the pixels
     adversarial_weight: Factor = 3.0  # on the nats of both generators
     supervised_weight: Factor = 10.0  # on the cross-entropy's nats
-    consistency_weight: Factor = 10.0  # on the nats between q(y|x) here and where it changes most
-    perturbation: Positive = 3.0  # how far that is, over all pixels, each from 0 to 1
+    consistency_weight: Factor = 30.0  # on the nats between q(y|x) here and where it changes most
+    perturbation: Positive = 2.0  # how far that is, over all pixels, each from 0 to 1
     warm_up: Share = 0.9  # of the passes, over which the weights of D(y) and of consistency rise from 0
     updates: PositiveCount = 17_000  # steps of the optimiser: 31 passes over MNIST
     batch_size: PositiveCount = 100  # images an update (the paper's)
