@@ -29,10 +29,10 @@ class CategoricalAAE(LatentModel):
     categories + style_dim), y before z.
 
     `weights` are those of the terms by their names, 1 where one is not given, in nats an image; wanted only if given:
-    "cross_entropy" of the labels, "consistency" (see `inconsistency`) and "heads" (see `crowding`). A `WarmUp` raises
-    those of the categories' generator and of consistency: they keep what the first updates made of the categories,
-    which labels are to say. In training alone images are corrupted by N(0, input_noise^2) on every pixel, and by the
-    loss of a share `input_dropout` of them.
+    "cross_entropy" of the labels, "consistency" (see `inconsistency`) and "heads" (see `crowding`). With labels, a
+    `WarmUp` raises those of the categories' generator and of consistency: they keep what the first updates made of the
+    categories, which labels are to say. In training alone images are corrupted by N(0, input_noise^2) on every pixel,
+    and by the loss of a share `input_dropout` of them.
     """
 
     title = "AAE with categories"
@@ -105,8 +105,8 @@ class CategoricalAAE(LatentModel):
 
     def weight(self, term: str):
         """Of a term in the loss, now."""
-        warmth = self.warm_up_weight if term in ("category_generator", "consistency") else 1.0
-        return warmth * self.weights_of_terms.get(term, 1.0)
+        kept_back = "cross_entropy" in self.terms and term in ("category_generator", "consistency")
+        return self.weights_of_terms.get(term, 1.0) * (self.warm_up_weight if kept_back else 1.0)
 
     def inconsistency(self, images):
         """KL between q(y|x) and q(y|x + r) in nats, a scalar: r is `perturbation` long, over all pixels.

@@ -6,8 +6,9 @@ heads, z ~ N(0, I) is spread around them. Every network minimises its own terms,
 
     encoder, decoder            E_x [ -log p(x|W_C y + z) ]             reconstruction, summed over the pixels
     W_C, in the decoder         heads_weight sum over pairs of [ head_distance - |w_i - w_j| ]+
-    encoder                     adversarial_weight E_x [ -log D(y) - log D(z) ]
+    encoder                     category_weight E_x [ -log D(y) ] + style_weight E_x [ -log D(z) ]
                                 supervised_weight E_labelled [ -log q(y|x) ]        where there are labels
+                                consistency_weight E_x KL(q(y|x) || q(y|x + r))     as in aae_semisupervised
     category_discriminator      E_Cat(y) [ -log D(y) ] + E_x [ -log(1 - D(y)) ]
     style_discriminator         the same for z and N(0, I)
 
@@ -49,6 +50,7 @@ from common.run import (
     PositiveCount,
     Range,
     Seed,
+    Share,
     check,
     claim_folder,
     each_once,
@@ -82,10 +84,14 @@ class Config:
     discriminator_units: tuple[PositiveCount, ...] = (250, 250)  # ReLU units a layer of each
     normalised: bool = True  # batch normalisation in encoder and decoder; never in a discriminator
     input_noise: Factor = 0.3  # standard deviation of the noise on the pixels, in training alone
-    adversarial_weight: Factor = 3.0  # on the nats of both generators
+    style_weight: Factor = 3.0  # on the nats of z's generator
+    category_weight: Factor = 3.0  # on those of y's, with labels
+    cluster_weight: Factor = 30.0  # the same without
     supervised_weight: Factor = 10.0  # on the cross-entropy's nats
-    consistency_weight: Factor = 1.0  # on the nats between q(y|x) here and where it changes most
+    consistency_weight: Factor = 30.0  # on the nats between q(y|x) here and where it changes most, with labels
+    cluster_consistency_weight: Factor = 300.0  # the same without
     perturbation: Positive = 2.0  # how far that is, over all pixels, each from 0 to 1
+    warm_up: Share = 0.9  # with labels: of the passes, over which the weights of D(y) and of consistency rise from 0
     heads_weight: Factor = 10.0  # on what cluster heads lack to their distance
     head_distance: Positive = 6.0  # that cluster heads keep, in standard deviations of z
     updates: PositiveCount = 11_000  # steps of the optimiser: 20 passes over MNIST
@@ -121,10 +127,10 @@ def build(config: Config, case: Case, image_shape, classes: int, seed: int) -> C
     """The untrained model of a case."""
     prior = CategoricalPrior(classes if case.labels else config.clusters, case.dimensions)
     weights = {
-        "category_generator": config.adversarial_weight,
-        "style_generator": config.adversarial_weight,
+        "category_generator": config.category_weight if case.labels else config.cluster_weight,
+        "style_generator": config.style_weight,
         "cross_entropy": config.supervised_weight if case.labels else 0.0,
-        "consistency": config.consistency_weight,
+        "consistency": config.consistency_weight if case.labels else config.cluster_consistency_weight,
         "heads": config.heads_weight,
     }
     return CategoricalAAE(

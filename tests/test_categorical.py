@@ -28,6 +28,7 @@ from common.run import RunError, check
 from experiments import aae_clustering, aae_embedding, aae_semisupervised
 
 SHAPE = (4, 3)
+WARMED = ("category_generator", "consistency")
 SIZES = SimpleNamespace(hidden_units=(7,), discriminator_units=(6,), normalised=False)
 
 
@@ -94,6 +95,19 @@ def test_every_term_is_its_formula(x, labelled):
     expected["cross_entropy"] = -3.0 * log_softmax(known, axis=1)[np.arange(4), labelled["labels"]].mean()
     assert found == pytest.approx(expected, rel=1e-4)
     assert set(model.terms) == set(found)
+
+
+@pytest.mark.parametrize(("cross_entropy", "share"), [(1.0, 0.25), (0.0, 1.0)])
+def test_what_keeps_the_categories_warms_up_beside_labels_alone(labelled, cross_entropy, share):
+    """At the same weights, codes and draws; float32, so to 1e-5."""
+    model = model_of({"cross_entropy": cross_entropy, "consistency": 2.0}, perturbation=0.5)
+    drawn = model.prior.sample(6, seed=5)
+    model.prior_like = lambda z: drawn
+    model.noise = lambda shape: ops.ones(shape)
+    full = terms_of(model, labelled)
+    model.warm_up_weight.assign(0.25)
+    expected = {name: term * (share if name in WARMED else 1.0) for name, term in full.items()}
+    assert terms_of(model, labelled) == pytest.approx(expected, rel=1e-5) and full["consistency"] > 0
 
 
 def stepped(weights, x):
