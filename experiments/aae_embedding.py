@@ -13,9 +13,10 @@ heads, z ~ N(0, I) is spread around them. Every network minimises its own terms,
     style_discriminator         the same for z and N(0, I)
 
 With labels, as many of each class, there are as many categories as classes, and an image in another category than its
-class is an error. Without, there are 20, named by validation images as in aae_clustering. Beside the 2-D maps stands
-t-SNE of the same test images, which has a map for them and none for any other image. Its hyperparameters are those that
-were found for aae_semisupervised and, without labels, aae_clustering, and have not been searched here.
+class is an error. Without, there are 20, named by validation images as in aae_clustering; the weights of D(y) and of
+consistency are then cluster_weight and cluster_consistency_weight. Beside the 2-D maps stands t-SNE of the same test
+images, which has a map for them and none for any other image. The model's hyperparameters were not searched here: most
+are those of aae_semisupervised and, without labels, aae_clustering.
 
 Run: python -m experiments.aae_embedding --data mnist.npz (--help lists every flag); --quick on the sample.
 Leaves in results/aae_embedding/<name>/: metrics.json and table.md (test error, mean and standard deviation over the
@@ -72,7 +73,7 @@ QUICK |= {"hidden_units": (300, 300), "map_images": 500}
 
 @dataclass(frozen=True)
 class Config:
-    """The paper's values where a comment says so; the others are those of aae_semisupervised and aae_clustering."""
+    """The paper's values where a comment says so; the others were not searched, see above."""
 
     data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz file
     labels: tuple[Count, ...] = (0, 100, 1000)  # images whose class is known, for the maps of two dimensions (Fig. 11)
