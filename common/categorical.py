@@ -14,7 +14,6 @@ from keras import layers, ops
 
 from common import networks
 from common.adversarial import discriminator_loss, frozen, generator_loss
-from common.backend import value_and_gradient
 from common.data import Dataset
 from common.model import LatentModel, binary_cross_entropy, in_batches, to_numpy
 from common.priors import CategoricalPrior
@@ -29,10 +28,11 @@ class CategoricalAAE(LatentModel):
     categories + style_dim), y before z.
 
     `weights` are those of the terms by their names, 1 where one is not given, in nats an image; wanted only if given:
-    "cross_entropy" of the labels, "consistency" (see `inconsistency`) and "heads" (see `crowding`). With labels, a
-    `WarmUp` raises those of the categories' generator and of consistency: they keep what the first updates made of the
-    categories, which labels are to say. In training alone images are corrupted by N(0, input_noise^2) on every pixel,
-    and by the loss of a share `input_dropout` of them.
+    "cross_entropy" of the labels, "consistency" and "heads" (see `crowding`). Consistency is the KL between q(y|x) and
+    q(y|x moved), where images are `moved` by `distortion` and `shift`, in training, as labelled images are. With
+    labels, a `WarmUp` raises the weights of the categories' generator and of consistency: they keep what the first
+    updates made of the categories, which labels are to say. In training alone images are corrupted by
+    N(0, input_noise^2) on every pixel, and by the loss of a share `input_dropout` of them.
     """
 
     title = "AAE with categories"
@@ -51,7 +51,8 @@ class CategoricalAAE(LatentModel):
         weights: Mapping[str, float],
         input_noise: float = 0.0,
         input_dropout: float = 0.0,
-        perturbation: float = 0.0,
+        distortion: float = 0.0,
+        shift: float = 0.0,
         head_distance: float = 0.0,
         **kwargs,
     ):
@@ -60,13 +61,29 @@ class CategoricalAAE(LatentModel):
         super().__init__(**kwargs)
         self.weights_of_terms = dict(weights)
         self.input_noise, self.input_dropout = input_noise, input_dropout
-        self.perturbation, self.head_distance = perturbation, head_distance
+        self.distortion, self.shift, self.head_distance = distortion, shift, head_distance
 
     def corrupted(self, images):
         """`images` as training shows them: (batch, *image_shape), some pixels outside [0, 1]."""
         if self.input_dropout:
             images = keras.random.dropout(images, self.input_dropout, seed=self.seed_generator)
         return images + self.input_noise * self.noise(ops.shape(images)) if self.input_noise else images
+
+    def moved(self, images):
+        """Each of `images`, (batch, height, width), under an affine map of its own about its middle, bilinear.
+
+        Pixel p shows what was at (I + distortion E) p + shift e, where all entries of E and e are N(0, 1), and 0 where
+        that is outside; `shift` is in pixels.
+        """
+        if not (self.distortion or self.shift):
+            return images
+        count, height, width = ops.shape(images)
+        middle = ops.convert_to_tensor([[[(width - 1) / 2], [(height - 1) / 2]]], images.dtype)
+        matrix = ops.eye(2) + self.distortion * self.noise((count, 2, 2))
+        offset = middle - ops.matmul(matrix, middle) + self.shift * self.noise((count, 2, 1))
+        rows = ops.reshape(ops.concatenate([matrix, offset], axis=-1), (count, 6))
+        maps = ops.concatenate([rows, ops.zeros((count, 2))], axis=-1)
+        return ops.image.affine_transform(images[..., None], maps, "bilinear", data_format="channels_last")[..., 0]
 
     def parts(self, codes):
         """y, or its logits, and z: (batch, categories) and (batch, style_dim)."""
@@ -77,15 +94,21 @@ class CategoricalAAE(LatentModel):
         return {"z": ops.concatenate([ops.softmax(logits), style], axis=-1), "category_logits": logits}
 
     def call(self, x, training=False):
-        labelled = isinstance(x, dict)
-        images = x["images"] if labelled else x
-        count = ops.shape(images)[0]
-        # In one batch: batch normalisation sees both with the same eyes.
-        both = self.infer(ops.concatenate([images, x["labelled_images"]]) if labelled else images, training)
-        inferred = {key: value[:count] for key, value in both.items()}
-        if labelled:
-            inferred["labelled_logits"] = both["category_logits"][count:]
-        return inferred | {"logits": self.decoder(inferred["z"], training=training)}
+        images = x["images"] if isinstance(x, dict) else x
+        seen = {"": images}
+        if isinstance(x, dict):
+            seen["labelled_"] = self.moved(x["labelled_images"]) if training else x["labelled_images"]
+        if "consistency" in self.terms:
+            seen["moved_"] = self.moved(images)
+        # In one batch: batch normalisation sees all of them with the same eyes.
+        inferred = self.infer(ops.concatenate(list(seen.values())), training)
+        outputs, start = {}, 0
+        for name, shown in seen.items():
+            end = start + ops.shape(shown)[0]
+            outputs[f"{name}category_logits"] = inferred["category_logits"][start:end]
+            start = end
+        codes = inferred["z"][: ops.shape(images)[0]]
+        return outputs | {"z": codes, "logits": self.decoder(codes, training=training)}
 
     def objective(self, x, outputs):
         images = x["images"] if isinstance(x, dict) else x
@@ -96,9 +119,12 @@ class CategoricalAAE(LatentModel):
             terms[f"{head}_generator"] = generator_loss(frozen(judge)(code))
             terms[f"{head}_discriminator"] = discriminator_loss(judge(prior), judge(ops.stop_gradient(code)))
         if "cross_entropy" in self.terms:
-            terms["cross_entropy"] = cross_entropy(x["labels"], outputs["labelled_logits"])
+            terms["cross_entropy"] = cross_entropy(x["labels"], outputs["labelled_category_logits"])
         if "consistency" in self.terms:
-            terms["consistency"] = self.inconsistency(images)
+            log_y, log_moved = (
+                ops.log_softmax(outputs[key]) for key in ("category_logits", "moved_category_logits")
+            )
+            terms["consistency"] = ops.mean(categorical_kl(ops.stop_gradient(log_y), log_moved))
         if "heads" in self.terms:
             terms["heads"] = self.crowding()
         return {name: self.weight(name) * term for name, term in terms.items()}
@@ -107,24 +133,6 @@ class CategoricalAAE(LatentModel):
         """Of a term in the loss, now."""
         kept_back = "cross_entropy" in self.terms and term in ("category_generator", "consistency")
         return self.weights_of_terms.get(term, 1.0) * (self.warm_up_weight if kept_back else 1.0)
-
-    def inconsistency(self, images):
-        """KL between q(y|x) and q(y|x + r) in nats, a scalar: r is `perturbation` long, over all pixels.
-
-        In the direction in which the KL grows most, by one step of the power method: virtual adversarial training,
-        Miyato et al., arXiv 1704.03976, section 3.3.
-        """
-
-        def log_y(moved):
-            return ops.log_softmax(self.parts(unmoved(self.encoder)(moved))[0])
-
-        here = ops.stop_gradient(log_y(images))
-
-        def divergence(step):
-            return categorical_kl(here, log_y(images + step))
-
-        _, steepest = value_and_gradient(divergence, unit(self.noise(ops.shape(images))))
-        return ops.mean(divergence(self.perturbation * unit(ops.stop_gradient(steepest))))
 
     def crowding(self):
         """How much the cluster heads, the rows of W_C, lack to `head_distance` from one another, over all pairs."""
@@ -151,25 +159,6 @@ def cross_entropy(labels, logits):
 def categorical_kl(log_first, log_second):
     """KL between categorical distributions given by their log probabilities, in nats: two (n, k) -> (n,)."""
     return ops.sum(ops.exp(log_first) * (log_first - log_second), axis=-1)
-
-
-def unit(steps):
-    """Every row of (batch, *image_shape) divided by its length over all pixels."""
-    axes = tuple(range(1, len(steps.shape)))
-    return steps / (ops.sqrt(ops.sum(steps**2, axis=axes, keepdims=True)) + 1e-12)
-
-
-def unmoved(network):
-    """`network` as training sees it, but for its running statistics, which stay where they are."""
-
-    def call(inputs):
-        trained = [variable.value for variable in network.trainable_variables]
-        outputs, _ = network.stateless_call(
-            trained, [variable.value for variable in network.non_trainable_variables], inputs, training=True
-        )
-        return outputs
-
-    return call
 
 
 # Networks and data

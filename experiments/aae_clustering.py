@@ -6,13 +6,13 @@ its own terms, in nats per image, all in one step:
 
     encoder, decoder            E_x [ -log p(x|y, z) ]                  reconstruction, summed over the pixels
     encoder                     category_weight E_x [ -log D(y) ] + style_weight E_x [ -log D(z) ]
-                                consistency_weight E_x KL(q(y|x) || q(y|x + r))     not the paper's, see below
+                                consistency_weight E_x KL(q(y|x) || q(y|x moved))   not the paper's, see below
     category_discriminator      E_Cat(y) [ -log D(y) ] + E_x [ -log(1 - D(y)) ]
     style_discriminator         the same for z and N(0, I)
 
-The last one keeps the border between two categories away from where images lie: r is the direction in which q(y|x)
-changes most (virtual adversarial training, arXiv 1704.03976). With --consistency-weight 0 --no-balanced the objective
-and the encoder are the paper's.
+The last of the encoder's keeps an image and its like in one category: moved images are turned, sheared, scaled and
+shifted by a little, at random. That is knowledge about images which the paper's networks do not have. With
+--consistency-weight 0 --no-balanced the objective and the encoder are the paper's.
 
 Afterwards a category gets the label of one validation image, the one that it is surest of (the paper's rule), or that
 of most of its validation images; test images whose category has another label are errors. The paper says "validation
@@ -87,8 +87,9 @@ class Config:
     input_dropout: Share = 0.0  # share of pixels set to 0, in training alone (paper: 0.2)
     category_weight: Factor = 30.0  # on the nats of y's generator
     style_weight: Factor = 3.0  # on the nats of z's generator
-    consistency_weight: Factor = 300.0  # on the nats between q(y|x) here and where it changes most
-    perturbation: Positive = 3.0  # how far that is, over all pixels, each from 0 to 1
+    consistency_weight: Factor = 300.0  # on the nats between q(y|x) and q(y|x moved)
+    distortion: Factor = 0.2  # standard deviation of what moves add to each entry of a 2 x 2 unit matrix
+    shift: Factor = 2.0  # standard deviation of how far they go up and sideways, in pixels
     updates: PositiveCount = 11_000  # steps of the optimiser: 20 passes over MNIST (paper: 1500 passes)
     batch_size: PositiveCount = 100  # images an update (the paper's)
     learning_rate: Positive = 1e-3  # of Adam, at the start
@@ -111,7 +112,8 @@ def build(config: Config, number: int, image_shape, seed: int) -> CategoricalAAE
         weights,
         input_noise=config.input_noise,
         input_dropout=config.input_dropout,
-        perturbation=config.perturbation,
+        distortion=config.distortion,
+        shift=config.shift,
         prior=prior,
         seed=seed,
         **networks_of(prior, image_shape, config, seed, balanced=config.balanced),

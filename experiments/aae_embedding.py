@@ -8,7 +8,7 @@ heads, z ~ N(0, I) is spread around them. Every network minimises its own terms,
     W_C, in the decoder         heads_weight sum over pairs of [ head_distance - |w_i - w_j| ]+
     encoder                     category_weight E_x [ -log D(y) ] + style_weight E_x [ -log D(z) ]
                                 supervised_weight E_labelled [ -log q(y|x) ]        where there are labels
-                                consistency_weight E_x KL(q(y|x) || q(y|x + r))     as in aae_semisupervised
+                                consistency_weight E_x KL(q(y|x) || q(y|x moved))   as in aae_semisupervised
     category_discriminator      E_Cat(y) [ -log D(y) ] + E_x [ -log(1 - D(y)) ]
     style_discriminator         the same for z and N(0, I)
 
@@ -89,9 +89,10 @@ class Config:
     category_weight: Factor = 3.0  # on those of y's, with labels
     cluster_weight: Factor = 30.0  # the same without
     supervised_weight: Factor = 10.0  # on the cross-entropy's nats
-    consistency_weight: Factor = 30.0  # on the nats between q(y|x) here and where it changes most, with labels
+    consistency_weight: Factor = 30.0  # on the nats between q(y|x) and q(y|x moved), with labels
     cluster_consistency_weight: Factor = 300.0  # the same without
-    perturbation: Positive = 2.0  # how far that is, over all pixels, each from 0 to 1
+    distortion: Factor = 0.2  # standard deviation of what moves add to each entry of a 2 x 2 unit matrix
+    shift: Factor = 2.0  # standard deviation of how far they go up and sideways, in pixels
     warm_up: Share = 0.9  # with labels: of the passes, over which the weights of D(y) and of consistency rise from 0
     heads_weight: Factor = 10.0  # on what cluster heads lack to their distance
     head_distance: Positive = 6.0  # that cluster heads keep, in standard deviations of z
@@ -137,7 +138,8 @@ def build(config: Config, case: Case, image_shape, classes: int, seed: int) -> C
     return CategoricalAAE(
         weights,
         input_noise=config.input_noise,
-        perturbation=config.perturbation,
+        distortion=config.distortion,
+        shift=config.shift,
         head_distance=config.head_distance,
         prior=prior,
         seed=seed,

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from scipy import stats
+from scipy import ndimage, stats
 from scipy.special import log_softmax, softmax
 
 from common.categorical import (
@@ -19,7 +19,6 @@ from common.categorical import (
     categorical_kl,
     encoder,
     networks_of,
-    unit,
 )
 from common.data import DataError, load_mnist
 from common.model import LatentModel, to_numpy
@@ -100,7 +99,7 @@ def test_every_term_is_its_formula(x, labelled):
 @pytest.mark.parametrize(("cross_entropy", "share"), [(1.0, 0.25), (0.0, 1.0)])
 def test_what_keeps_the_categories_warms_up_beside_labels_alone(labelled, cross_entropy, share):
     """At the same weights, codes and draws; float32, so to 1e-5."""
-    model = model_of({"cross_entropy": cross_entropy, "consistency": 2.0}, perturbation=0.5)
+    model = model_of({"cross_entropy": cross_entropy, "consistency": 2.0}, distortion=0.5)
     drawn = model.prior.sample(6, seed=5)
     model.prior_like = lambda z: drawn
     model.noise = lambda shape: ops.ones(shape)
@@ -175,36 +174,52 @@ def test_the_categorical_kl_is_scipys():
     np.testing.assert_allclose(found, stats.entropy(first, second, axis=1), rtol=1e-5)
 
 
-def test_steps_have_length_one(x):
-    lengths = np.linalg.norm(to_numpy(unit(ops.convert_to_tensor(5.0 * x - 2.0))).reshape(6, -1), axis=1)
-    np.testing.assert_allclose(lengths, 1.0, atol=1e-5)
+def test_images_move_as_scipy_moves_them():
+    """The same draws through scipy.ndimage's bilinear map; float32 positions of some 10 pixels, so to 1e-4."""
+    images = np.random.default_rng(0).random((5, 9, 6), dtype="float32")
+    model = model_of(distortion=0.3, shift=1.5)
+    random, drawn = np.random.default_rng(1), []
+
+    def noise(shape):
+        drawn.append(random.normal(size=shape).astype("float32"))
+        return ops.convert_to_tensor(drawn[-1])
+
+    model.noise = noise
+    found = to_numpy(model.moved(ops.convert_to_tensor(images)))
+    middle, (matrices, shifts) = np.array([2.5, 4.0]), drawn  # sideways before down
+    for image, result, matrix, shift in zip(images, found, matrices, shifts, strict=True):
+        linear = np.eye(2) + 0.3 * matrix
+        offset = middle - linear @ middle + 1.5 * shift[:, 0]
+        down_first = ndimage.affine_transform(
+            image, linear[::-1, ::-1], offset[::-1], order=1, mode="grid-constant", cval=0.0
+        )
+        np.testing.assert_allclose(result, down_first, atol=1e-4)
 
 
-def test_the_worst_direction_is_worse_than_any_random_one(x):
-    """Of 200 random directions of the same length none changes q(y|x) more, on average over the images."""
-    model = model_of({"consistency": 1.0}, perturbation=0.3)
+def test_images_that_no_move_is_asked_of_stay_as_they_are(x):
     images = ops.convert_to_tensor(x)
-    found = float(to_numpy(model.inconsistency(images)))
-    here = log_softmax(to_numpy(model.encoder(images))[:, :3].astype("float64"), axis=1)
-    random = np.random.default_rng(0)
-    tried = []
-    for _ in range(200):
-        step = random.normal(size=x.shape)
-        step *= 0.3 / np.linalg.norm(step.reshape(6, -1), axis=1)[:, None, None]
-        there = to_numpy(model.encoder(ops.convert_to_tensor(x + step, "float32")))[:, :3]
-        tried.append(np.mean(np.sum(np.exp(here) * (here - log_softmax(there, axis=1)), axis=1)))
-    assert found > max(tried) > 0
-    model.perturbation = 0.0
-    assert float(to_numpy(model.inconsistency(images))) == pytest.approx(0.0, abs=1e-6)
+    assert model_of().moved(images) is images
+    shifted = to_numpy(model_of(shift=1.0).moved(images))
+    assert shifted.shape == x.shape and (np.abs(shifted - x).max(axis=(1, 2)) > 1e-3).all()  # each of them
 
 
-def test_looking_for_directions_leaves_running_statistics_alone(x):
-    sizes = SimpleNamespace(hidden_units=(7,), discriminator_units=(6,), normalised=True)
-    model = model_of({"consistency": 1.0}, sizes=sizes, perturbation=1.0)
-    before = [to_numpy(variable.value) for variable in model.encoder.non_trainable_variables]
-    model.inconsistency(ops.convert_to_tensor(x))
-    for old, variable in zip(before, model.encoder.non_trainable_variables, strict=True):
-        np.testing.assert_array_equal(old, to_numpy(variable.value))
+def test_consistency_is_the_kl_to_the_moved_images(x):
+    """A mean over the images, by SciPy, at moves that put every image out of sight: q(y|0) for all."""
+    model = model_of({"consistency": 2.0}, shift=1e6)
+    random = np.random.default_rng(3)
+    model.encoder.set_weights([random.normal(size=w.shape) for w in model.encoder.get_weights()])
+    here, away = (softmax(to_numpy(model.encoder(ops.convert_to_tensor(a)))[:, :3], axis=1) for a in (x, 0.0 * x))
+    expected = 2.0 * stats.entropy(here, away, axis=1).mean()
+    assert expected > 0.01 and terms_of(model, x)["consistency"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_labelled_images_move_in_training_alone(labelled):
+    model = model_of({"cross_entropy": 1.0}, shift=1e6)
+    tensors = keras.tree.map_structure(ops.convert_to_tensor, labelled)
+    for training, seen in ((False, labelled["labelled_images"]), (True, 0.0 * labelled["labelled_images"])):
+        found = to_numpy(model(tensors, training=training)["labelled_category_logits"])
+        expected = to_numpy(model.encoder(ops.convert_to_tensor(seen)))[:, :3]
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 # The map
