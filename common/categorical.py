@@ -121,9 +121,7 @@ class CategoricalAAE(LatentModel):
         if "cross_entropy" in self.terms:
             terms["cross_entropy"] = cross_entropy(x["labels"], outputs["labelled_category_logits"])
         if "consistency" in self.terms:
-            log_y, log_moved = (
-                ops.log_softmax(outputs[key]) for key in ("category_logits", "moved_category_logits")
-            )
+            log_y, log_moved = (ops.log_softmax(outputs[key]) for key in ("category_logits", "moved_category_logits"))
             terms["consistency"] = ops.mean(categorical_kl(ops.stop_gradient(log_y), log_moved))
         if "heads" in self.terms:
             terms["heads"] = self.crowding()

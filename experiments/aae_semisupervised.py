@@ -81,7 +81,7 @@ Recipe = Literal["ours", "without_consistency", "paper", "labels_moved", "labels
 UNMOVED = {"consistency_weight": 0.0, "distortion": 0.0, "shift": 0.0, "input_noise": 0.3}  # the paper's noise
 RECIPES = {  # what differs from the Config
     "ours": {},
-    "without_consistency": UNMOVED | {"warm_up": 0.0, "reconstruction_weight": 1.0},
+    "without_consistency": UNMOVED | {"warm_up": 0.0, "reconstruction_weight": 1.0, "adversarial_weight": 3.0},
     "paper": UNMOVED
     | {
         "warm_up": 0.0,
@@ -114,9 +114,9 @@ class Config:
     hidden_units: tuple[PositiveCount, ...] = (500, 500)  # ReLU units a layer of encoder and decoder (paper: 1000)
     discriminator_units: tuple[PositiveCount, ...] = (250, 250)  # ReLU units a layer of each (paper: 1000)
     normalised: bool = True  # batch normalisation in encoder and decoder; never in a discriminator
-    input_noise: Factor = 0.1  # standard deviation of the noise on the pixels, in training alone (paper: 0.3)
+    input_noise: Factor = 0.0  # standard deviation of the noise on the pixels, in training alone (paper: 0.3)
     reconstruction_weight: Positive = 0.1  # on nats summed over the pixels
-    adversarial_weight: Factor = 3.0  # on the nats of both generators
+    adversarial_weight: Factor = 1.0  # on the nats of both generators
     supervised_weight: Factor = 10.0  # on the cross-entropy's nats
     consistency_weight: Factor = 30.0  # on the nats between q(y|x) and q(y|x moved)
     distortion: Factor = 0.2  # standard deviation of what moves add to each entry of a 2 x 2 unit matrix
