@@ -13,10 +13,10 @@ heads, z ~ N(0, I) is spread around them. Every network minimises its own terms,
     style_discriminator         the same for z and N(0, I)
 
 With labels, as many of each class, there are as many categories as classes, and an image in another category than its
-class is an error. Without, there are 20, named by validation images as in aae_clustering; the weights of D(y) and of
-consistency are then cluster_weight and cluster_consistency_weight. Beside the 2-D maps stands t-SNE of the same test
-images, which has a map for them and none for any other image. The model's hyperparameters were not searched here: most
-are those of aae_semisupervised and, without labels, aae_clustering.
+class is an error. Without, there are 20, named by validation images as in aae_clustering; the weight of D(y) is then
+cluster_weight. Beside the 2-D maps stands t-SNE of the same test images, which has a map for them and none for any other
+image. The model's hyperparameters were not searched here: weights stand to one another as in aae_semisupervised and,
+without labels, aae_clustering.
 
 Run: python -m experiments.aae_embedding --data mnist.npz (--help lists every flag); --quick on the sample.
 Leaves in results/aae_embedding/<name>/: metrics.json and table.md (test error, mean and standard deviation over the
@@ -84,15 +84,14 @@ class Config:
     hidden_units: tuple[PositiveCount, ...] = (500, 500)  # ReLU units a layer of encoder and decoder
     discriminator_units: tuple[PositiveCount, ...] = (250, 250)  # ReLU units a layer of each
     normalised: bool = True  # batch normalisation in encoder and decoder; never in a discriminator
-    input_noise: Factor = 0.3  # standard deviation of the noise on the pixels, in training alone
-    style_weight: Factor = 3.0  # on the nats of z's generator
-    category_weight: Factor = 3.0  # on those of y's, with labels
+    input_noise: Factor = 0.1  # standard deviation of the noise on the pixels, in training alone
+    style_weight: Factor = 10.0  # on the nats of z's generator
+    category_weight: Factor = 10.0  # on those of y's, with labels
     cluster_weight: Factor = 30.0  # the same without
-    supervised_weight: Factor = 10.0  # on the cross-entropy's nats
-    consistency_weight: Factor = 30.0  # on the nats between q(y|x) and q(y|x moved), with labels
-    cluster_consistency_weight: Factor = 300.0  # the same without
-    distortion: Factor = 0.2  # standard deviation of what moves add to each entry of a 2 x 2 unit matrix
-    shift: Factor = 2.0  # standard deviation of how far they go up and sideways, in pixels
+    supervised_weight: Factor = 100.0  # on the cross-entropy's nats
+    consistency_weight: Factor = 300.0  # on the nats between q(y|x) and q(y|x moved)
+    distortion: Factor = 0.1  # standard deviation of what moves add to each entry of a 2 x 2 unit matrix
+    shift: Factor = 1.0  # standard deviation of how far they go up and sideways, in pixels
     warm_up: Share = 0.9  # with labels: of the passes, over which the weights of D(y) and of consistency rise from 0
     heads_weight: Factor = 10.0  # on what cluster heads lack to their distance
     head_distance: Positive = 6.0  # that cluster heads keep, in standard deviations of z
@@ -132,7 +131,7 @@ def build(config: Config, case: Case, image_shape, classes: int, seed: int) -> C
         "category_generator": config.category_weight if case.labels else config.cluster_weight,
         "style_generator": config.style_weight,
         "cross_entropy": config.supervised_weight if case.labels else 0.0,
-        "consistency": config.consistency_weight if case.labels else config.cluster_consistency_weight,
+        "consistency": config.consistency_weight,
         "heads": config.heads_weight,
     }
     return CategoricalAAE(

@@ -395,3 +395,13 @@ def test_a_plain_network_learns_from_labelled_images_alone(labelled):
     known = to_numpy(model.encoder(ops.convert_to_tensor(labelled["labelled_images"])))
     exact = -log_softmax(known, axis=1)[np.arange(4), labelled["labels"]].mean()
     assert found["cross_entropy"] == pytest.approx(exact, rel=1e-5)
+
+
+def test_two_recipes_move_images():
+    config = aae_semisupervised.Config(hidden_units=(7,), discriminator_units=(6,))
+    for recipe, changes in aae_semisupervised.RECIPES.items():
+        asked = dataclasses.replace(config, **changes)
+        model = aae_semisupervised.build(asked, recipe, SHAPE, 3, seed=0)
+        moves = recipe in ("ours", "labels_moved")
+        assert (model.distortion > 0, model.shift > 0) == (moves, moves)
+        assert ("consistency" in model.terms) == (recipe == "ours")
