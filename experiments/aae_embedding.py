@@ -14,9 +14,9 @@ heads, z ~ N(0, I) is spread around them. Every network minimises its own terms,
 
 With labels, as many of each class, there are as many categories as classes, and an image in another category than its
 class is an error. Without, there are 20, named by validation images as in aae_clustering; the weight of D(y) is then
-cluster_weight. Beside the 2-D maps stands t-SNE of the same test images, which has a map for them and none for any other
-image. The model's hyperparameters were not searched here: weights stand to one another as in aae_semisupervised and,
-without labels, aae_clustering.
+cluster_weight. Beside the 2-D maps stands t-SNE of the same test images, which has a map for them and none for any
+other image. The model's hyperparameters were not searched here: weights stand to one another as in aae_semisupervised
+and, without labels, aae_clustering.
 
 Run: python -m experiments.aae_embedding --data mnist.npz (--help lists every flag); --quick on the sample.
 Leaves in results/aae_embedding/<name>/: metrics.json and table.md (test error, mean and standard deviation over the
