@@ -237,7 +237,7 @@ def figure(config: Config, dataset: Dataset, number: int, folder: Path):
         images,
         [f"{name}" for name in names],
         ["head", *(str(member + 1) for member in range(MEMBERS))],
-        ("head, decoded with z = 0, and the first test images of the cluster", "cluster, by the label it got"),
+        "head, decoded with z = 0, and the first test images of the cluster",
         f"{number} clusters of {dataset.name} that an adversarial autoencoder found",
         f"A cluster a row, named by the validation image that it is surest of; {config.updates:,} updates without "
         f"labels, seed {config.seeds[0]}",

@@ -320,8 +320,8 @@ def draw_digits(config: Config, dataset: Dataset, folder: Path):
             images,
             [str(row + 1) for row in range(len(images))],
             [str(category) for category in range(images.shape[1])],
-            ("category y", "style z"),
-            f"Style and content apart: semi-supervised AAE, {labels} labels of {dataset.name}",
+            "category y",
+            f"Digits by style and category: semi-supervised AAE, {labels} labels of {dataset.name}",
             f"Decoder's pixel means: a draw z ~ N(0, I) a row, a class a column; {recipe.replace('_', ' ')}, "
             f"{config.updates:,} updates, draw {config.draws[0]} of the labels",
         )
