@@ -28,11 +28,11 @@ class CategoricalAAE(LatentModel):
     categories + style_dim), y before z.
 
     `weights` are those of the terms by their names, 1 where one is not given, in nats an image; wanted only if given:
-    "cross_entropy" of the labels, "consistency" and "heads" (see `crowding`). Consistency is the KL between q(y|x) and
-    q(y|x moved), where images are `moved` by `distortion` and `shift`, in training, as labelled images are. With
-    labels, a `WarmUp` raises the weights of the categories' generator and of consistency: they keep what the first
-    updates made of the categories, which labels are to say. In training alone images are corrupted by
-    N(0, input_noise^2) on every pixel, and by the loss of a share `input_dropout` of them.
+    "cross_entropy" of the labels, "consistency", the KL of q(y|x) to q(y|x `moved`), whose gradient goes through the
+    latter alone, and "heads" (see `crowding`). With labels, a `WarmUp` raises the weights of the categories' generator and of
+    consistency: they keep what the first updates made of the categories, which labels are to say. In training alone
+    labelled images are `moved`, and all are corrupted by N(0, input_noise^2) on every pixel and by the loss of a share
+    `input_dropout` of them.
     """
 
     title = "AAE with categories"

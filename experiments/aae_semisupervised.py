@@ -18,7 +18,7 @@ Recipes, side by side on the same labelled images:
                         network about images what the paper's networks, to which pixels are just numbers, are not told.
                         D(y) and consistency warm up: before the labels have named the categories they would only keep
                         them as they are
-    without_consistency the paper's objective: no image is moved. Weights and noise as they were best for it
+    without_consistency the paper's objective: no image is moved. Weights and noise are those of a search without moves
     paper               the paper's objective and its optimiser, without batch normalisation: SGD, whose rates fall to
                         a tenth after 1 % and again after 20 % of the updates (epochs 50 and 1000 of 5000). Its three
                         steps an update are one here, of the same step lengths: see `of_the_paper`

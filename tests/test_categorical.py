@@ -213,6 +213,19 @@ def test_consistency_is_the_kl_to_the_moved_images(x):
     assert expected > 0.01 and terms_of(model, x)["consistency"] == pytest.approx(expected, rel=1e-4)
 
 
+def test_consistency_learns_through_the_moved_images_alone(x):
+    """Moved out of sight they are 0, and so is the gradient of the first layer's kernel, though not of its bias."""
+    model = model_of({"consistency": 5.0} | dict.fromkeys(CategoricalAAE.always[:3], 0.0), shift=1e6)
+    random = np.random.default_rng(3)
+    model.encoder.set_weights([random.normal(size=w.shape) for w in model.encoder.get_weights()])
+    kernel, bias, *_ = model.encoder.get_weights()
+    model.compile(keras.optimizers.SGD(0.1))
+    model.train_on_batch(ops.convert_to_tensor(x))
+    found, found_bias, *_ = model.encoder.get_weights()
+    np.testing.assert_array_equal(found, kernel)
+    assert np.abs(found_bias - bias).max() > 1e-4
+
+
 def test_labelled_images_move_in_training_alone(labelled):
     model = model_of({"cross_entropy": 1.0}, shift=1e6)
     tensors = keras.tree.map_structure(ops.convert_to_tensor, labelled)
