@@ -29,10 +29,10 @@ class CategoricalAAE(LatentModel):
 
     `weights` are those of the terms by their names, 1 where one is not given, in nats an image; wanted only if given:
     "cross_entropy" of the labels, "consistency", the KL of q(y|x) to q(y|x `moved`), whose gradient goes through the
-    latter alone, and "heads" (see `crowding`). With labels, a `WarmUp` raises the weights of the categories' generator and of
-    consistency: they keep what the first updates made of the categories, which labels are to say. In training alone
-    labelled images are `moved`, and all are corrupted by N(0, input_noise^2) on every pixel and by the loss of a share
-    `input_dropout` of them.
+    latter alone, and "heads" (see `crowding`). With labels, a `WarmUp` raises the weights of the categories' generator
+    and of consistency: they keep what the first updates made of the categories, which labels are to say. In training
+    alone labelled images are `moved`, and all are corrupted by N(0, input_noise^2) on every pixel and by the loss of a
+    share `input_dropout` of them.
     """
 
     title = "AAE with categories"
