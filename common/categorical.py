@@ -163,14 +163,14 @@ def categorical_kl(log_first, log_second):
 
 
 def networks_of(
-    prior: CategoricalPrior, image_shape, config, seed: int, balanced: bool = False, on_a_map: bool = False
+    prior: CategoricalPrior, image_shape, config, seed: int, balanced: bool = False, head_distance: float = 0.0
 ) -> dict:
     """The four networks, untrained: from `config` their hidden_units, discriminator_units and normalised."""
     random = np.random.default_rng(seed)
     judges = {"category": prior.categories, "style": prior.style_dim}
     return {
         "encoder": encoder(prior, image_shape, config.hidden_units, random, config.normalised, balanced),
-        "decoder": decoder(prior, image_shape, config.hidden_units, random, config.normalised, on_a_map),
+        "decoder": decoder(prior, image_shape, config.hidden_units, random, config.normalised, head_distance),
     } | {
         f"{head}_discriminator": networks.discriminator(inputs, config.discriminator_units, random)
         for head, inputs in judges.items()
@@ -195,17 +195,23 @@ def encoder(
 
 
 def decoder(
-    prior: CategoricalPrior, image_shape, hidden_units, random: np.random.Generator, normalised: bool, on_a_map: bool
+    prior: CategoricalPrior,
+    image_shape,
+    hidden_units,
+    random: np.random.Generator,
+    normalised: bool,
+    head_distance: float,
 ):
     """Codes (y, z) to the logits of independent Bernoulli pixels: (batch, latent_dim) -> (batch, *image_shape).
 
-    On a map (AAE paper, section 6) the hidden layers see W_C y + z alone, of as many numbers as z: rows of W_C are the
-    cluster heads.
+    On a map (AAE paper, section 6), where `head_distance` is not 0, the hidden layers see W_C y + z alone, of as many
+    numbers as z. Rows of W_C, the cluster heads, start at random, their mean squared distance 2 head_distance^2.
     """
     code = layers.Input((prior.latent_dim,), name="code")
     seen = code
-    if on_a_map:
-        draw_heads = keras.initializers.RandomNormal(stddev=1.0, seed=int(random.integers(2**31)))
+    if head_distance:
+        deviation = head_distance / np.sqrt(prior.style_dim)
+        draw_heads = keras.initializers.RandomNormal(stddev=deviation, seed=int(random.integers(2**31)))
         heads = layers.Dense(prior.style_dim, use_bias=False, kernel_initializer=draw_heads, name="heads")
         seen = layers.Add(name="map")([heads(code[:, : prior.categories]), code[:, prior.categories :]])
     hidden = networks.hidden_layers(seen, hidden_units, random, normalised=normalised)

@@ -142,7 +142,7 @@ def build(config: Config, case: Case, image_shape, classes: int, seed: int) -> C
         head_distance=config.head_distance,
         prior=prior,
         seed=seed,
-        **networks_of(prior, image_shape, config, seed, balanced=not case.labels, on_a_map=True),
+        **networks_of(prior, image_shape, config, seed, balanced=not case.labels, head_distance=config.head_distance),
     )
 
 

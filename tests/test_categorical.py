@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from keras import ops
 from scipy import ndimage, stats
+from scipy.spatial.distance import pdist
 from scipy.special import log_softmax, softmax
 
 from common.categorical import (
@@ -31,10 +32,10 @@ WARMED = ("category_generator", "consistency")
 SIZES = SimpleNamespace(hidden_units=(7,), discriminator_units=(6,), normalised=False)
 
 
-def model_of(weights=None, on_a_map=False, sizes=SIZES, **options):
+def model_of(weights=None, head_distance=0.0, sizes=SIZES, **options):
     prior = CategoricalPrior(3, 2)
-    networks = networks_of(prior, SHAPE, sizes, seed=1, on_a_map=on_a_map)
-    return CategoricalAAE(weights or {}, prior=prior, seed=1, **options, **networks)
+    networks = networks_of(prior, SHAPE, sizes, seed=1, head_distance=head_distance)
+    return CategoricalAAE(weights or {}, prior=prior, seed=1, head_distance=head_distance, **options, **networks)
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +240,7 @@ def test_labelled_images_move_in_training_alone(labelled):
 
 
 def test_cluster_heads_that_crowd_cost_what_they_lack():
-    model = model_of({"heads": 1.0}, on_a_map=True, head_distance=5.0)
+    model = model_of({"heads": 1.0}, head_distance=5.0)
     model.decoder.get_layer("heads").set_weights([np.array([[0.0, 0.0], [3.0, 4.0], [0.0, 2.0]])])
     lacking = (5 - 5) + (5 - 2) + (5 - 13**0.5)
     assert float(to_numpy(model.crowding())) == pytest.approx(lacking, abs=1e-3)  # a root's guard of 1e-6
@@ -247,8 +248,16 @@ def test_cluster_heads_that_crowd_cost_what_they_lack():
     assert float(to_numpy(model.crowding())) == 0.0
 
 
+@pytest.mark.parametrize("dimensions", [2, 10])
+def test_cluster_heads_start_apart(dimensions):
+    networks = networks_of(CategoricalPrior(300, dimensions), SHAPE, SIZES, seed=0, head_distance=6.0)
+    distances = pdist(to_numpy(networks["decoder"].get_layer("heads").kernel))
+    # Of 300 heads: the mean has a standard error of 6 % in two dimensions, which 0.2 is three of.
+    assert np.mean(distances**2) == pytest.approx(2 * 6.0**2, rel=0.2)
+
+
 def test_a_representation_is_the_head_plus_the_style(x):
-    model = model_of({}, on_a_map=True)
+    model = model_of({}, head_distance=5.0)
     heads, codes = to_numpy(model.decoder.get_layer("heads").kernel), model.encode(x)
     np.testing.assert_allclose(model.represent(x), codes[:, :3] @ heads + codes[:, 3:], atol=1e-5)
     moved = codes.copy()  # the decoder sees the sum alone: what the head gains, the style loses
