@@ -132,9 +132,13 @@ class CategoricalAAE(LatentModel):
         kept_back = "cross_entropy" in self.terms and term in ("category_generator", "consistency")
         return self.weights_of_terms.get(term, 1.0) * (self.warm_up_weight if kept_back else 1.0)
 
+    def heads(self):
+        """The rows of W_C, cluster heads, of a decoder on a map: (categories, style_dim)."""
+        return self.head_distance * self.decoder.get_layer("heads").kernel
+
     def crowding(self):
-        """How much the cluster heads, the rows of W_C, lack to `head_distance` from one another, over all pairs."""
-        heads = self.decoder.get_layer("heads").kernel  # (categories, style_dim)
+        """How much the cluster heads lack to `head_distance` from one another, over all pairs."""
+        heads = self.heads()
         squared = ops.sum((heads[:, None] - heads[None]) ** 2, axis=-1)
         lacking = ops.relu(self.head_distance - ops.sqrt(squared + 1e-6))
         return ops.sum(lacking * (1.0 - ops.eye(self.prior.categories))) / 2.0
@@ -205,15 +209,16 @@ def decoder(
     """Codes (y, z) to the logits of independent Bernoulli pixels: (batch, latent_dim) -> (batch, *image_shape).
 
     On a map (AAE paper, section 6), where `head_distance` is not 0, the hidden layers see W_C y + z alone, of as many
-    numbers as z. Rows of W_C, the cluster heads, start at random, their mean squared distance 2 head_distance^2.
+    numbers as z. W_C is the kernel of "heads" times `head_distance`, in which Adam then steps. It starts at N(0, 1), as
+    wide as z: heads that are apart at once would keep whatever images the first updates give them.
     """
     code = layers.Input((prior.latent_dim,), name="code")
     seen = code
     if head_distance:
-        deviation = head_distance / np.sqrt(prior.style_dim)
-        draw_heads = keras.initializers.RandomNormal(stddev=deviation, seed=int(random.integers(2**31)))
-        heads = layers.Dense(prior.style_dim, use_bias=False, kernel_initializer=draw_heads, name="heads")
-        seen = layers.Add(name="map")([heads(code[:, : prior.categories]), code[:, prior.categories :]])
+        draw_heads = keras.initializers.RandomNormal(stddev=1.0 / head_distance, seed=int(random.integers(2**31)))
+        in_distances = layers.Dense(prior.style_dim, use_bias=False, kernel_initializer=draw_heads, name="heads")
+        head = layers.Rescaling(head_distance)(in_distances(code[:, : prior.categories]))
+        seen = layers.Add(name="map")([head, code[:, prior.categories :]])
     hidden = networks.hidden_layers(seen, hidden_units, random, normalised=normalised)
     logits = layers.Dense(int(np.prod(image_shape)), kernel_initializer=networks.seeded(random), name="logits")(hidden)
     return keras.Model(code, layers.Reshape(image_shape)(logits), name="decoder")
