@@ -306,7 +306,7 @@ def curves(runs: dict, config: Config, dataset: Dataset):
         f"Classifying {dataset.name} with few labels: adversarial autoencoders",
         f"Share of {len(dataset.x_val):,} validation images in the wrong category, {config.batch_size} images and "
         f"{config.labelled_batch_size} labelled ones an update: "
-        f"{of_seeds('mean and range', config.draws)}, each with labels of its own",
+        f"{of_seeds('mean and range', config.draws)}, which draw the labels too",
         y_scale="log",
     )
 
