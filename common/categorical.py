@@ -169,7 +169,10 @@ def categorical_kl(log_first, log_second):
 def networks_of(
     prior: CategoricalPrior, image_shape, config, seed: int, balanced: bool = False, head_distance: float = 0.0
 ) -> dict:
-    """The four networks, untrained: from `config` their hidden_units, discriminator_units and normalised."""
+    """The four networks, untrained: from `config` their hidden_units, discriminator_units and normalised.
+
+    `balanced` is the `encoder`'s; `head_distance`, the model's own, makes the `decoder` one on a map.
+    """
     random = np.random.default_rng(seed)
     judges = {"category": prior.categories, "style": prior.style_dim}
     return {
@@ -209,8 +212,8 @@ def decoder(
     """Codes (y, z) to the logits of independent Bernoulli pixels: (batch, latent_dim) -> (batch, *image_shape).
 
     On a map (AAE paper, section 6), where `head_distance` is not 0, the hidden layers see W_C y + z alone, of as many
-    numbers as z. W_C is the kernel of "heads" times `head_distance`, in which Adam then steps. It starts at N(0, 1), as
-    wide as z: heads that are apart at once would keep whatever images the first updates give them.
+    numbers as z. W_C is `head_distance` times the kernel of "heads", since Adam's steps are too short to bring heads
+    apart else. It starts at N(0, 1), as wide as z: heads apart at once would keep what images the first updates give.
     """
     code = layers.Input((prior.latent_dim,), name="code")
     seen = code

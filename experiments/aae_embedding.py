@@ -74,7 +74,7 @@ QUICK |= {"hidden_units": (300, 300), "map_images": 500}
 
 @dataclass(frozen=True)
 class Config:
-    """The paper's values where a comment says so; the others were not searched, see above."""
+    """The paper's values where a comment says so; what was searched of the others stands above."""
 
     data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz file
     labels: tuple[Count, ...] = (0, 100, 1000)  # images whose class is known, for the maps of two dimensions (Fig. 11)
