@@ -53,7 +53,6 @@ class CategoricalAAE(LatentModel):
         input_dropout: float = 0.0,
         distortion: float = 0.0,
         shift: float = 0.0,
-        head_distance: float = 0.0,
         **kwargs,
     ):
         wanted = tuple(name for name in ("cross_entropy", "consistency", "heads") if weights.get(name))
@@ -61,7 +60,7 @@ class CategoricalAAE(LatentModel):
         super().__init__(**kwargs)
         self.weights_of_terms = dict(weights)
         self.input_noise, self.input_dropout = input_noise, input_dropout
-        self.distortion, self.shift, self.head_distance = distortion, shift, head_distance
+        self.distortion, self.shift = distortion, shift
 
     def corrupted(self, images):
         """`images` as training shows them: (batch, *image_shape), some pixels outside [0, 1]."""
@@ -134,13 +133,13 @@ class CategoricalAAE(LatentModel):
 
     def heads(self):
         """The rows of W_C, cluster heads, of a decoder on a map: (categories, style_dim)."""
-        return self.head_distance * self.decoder.get_layer("heads").kernel
+        return self.decoder.get_layer("head_distance").scale * self.decoder.get_layer("heads").kernel
 
     def crowding(self):
-        """How much the cluster heads lack to `head_distance` from one another, over all pairs."""
+        """How much the cluster heads lack to the decoder's `head_distance` from one another, over all pairs."""
         heads = self.heads()
         squared = ops.sum((heads[:, None] - heads[None]) ** 2, axis=-1)
-        lacking = ops.relu(self.head_distance - ops.sqrt(squared + 1e-6))
+        lacking = ops.relu(self.decoder.get_layer("head_distance").scale - ops.sqrt(squared + 1e-6))
         return ops.sum(lacking * (1.0 - ops.eye(self.prior.categories))) / 2.0
 
     def categories(self, images) -> np.ndarray:
@@ -171,7 +170,7 @@ def networks_of(
 ) -> dict:
     """The four networks, untrained: from `config` their hidden_units, discriminator_units and normalised.
 
-    `balanced` is the `encoder`'s; `head_distance`, the model's own, makes the `decoder` one on a map.
+    `balanced` is the `encoder`'s; `head_distance` makes the `decoder` one on a map.
     """
     random = np.random.default_rng(seed)
     judges = {"category": prior.categories, "style": prior.style_dim}
@@ -220,7 +219,7 @@ def decoder(
     if head_distance:
         draw_heads = keras.initializers.RandomNormal(stddev=1.0 / head_distance, seed=int(random.integers(2**31)))
         in_distances = layers.Dense(prior.style_dim, use_bias=False, kernel_initializer=draw_heads, name="heads")
-        head = layers.Rescaling(head_distance)(in_distances(code[:, : prior.categories]))
+        head = layers.Rescaling(head_distance, name="head_distance")(in_distances(code[:, : prior.categories]))
         seen = layers.Add(name="map")([head, code[:, prior.categories :]])
     hidden = networks.hidden_layers(seen, hidden_units, random, normalised=normalised)
     logits = layers.Dense(int(np.prod(image_shape)), kernel_initializer=networks.seeded(random), name="logits")(hidden)

@@ -140,7 +140,6 @@ def build(config: Config, case: Case, image_shape, classes: int, seed: int) -> C
         input_noise=config.input_noise,
         distortion=config.distortion,
         shift=config.shift,
-        head_distance=config.head_distance,
         prior=prior,
         seed=seed,
         **networks_of(prior, image_shape, config, seed, balanced=not case.labels, head_distance=config.head_distance),

@@ -34,7 +34,7 @@ SIZES = SimpleNamespace(hidden_units=(7,), discriminator_units=(6,), normalised=
 def model_of(weights=None, head_distance=0.0, sizes=SIZES, **options):
     prior = CategoricalPrior(3, 2)
     networks = networks_of(prior, SHAPE, sizes, seed=1, head_distance=head_distance)
-    return CategoricalAAE(weights or {}, prior=prior, seed=1, head_distance=head_distance, **options, **networks)
+    return CategoricalAAE(weights or {}, prior=prior, seed=1, **options, **networks)
 
 
 @pytest.fixture(scope="module")
