@@ -229,9 +229,10 @@ def curves(runs: dict, config: Config, dataset: Dataset):
 
 
 def figure(config: Config, dataset: Dataset, number: int, folder: Path):
-    """Cluster heads and members of the first seed, as the paper's Fig. 9 has them."""
+    """Cluster heads and members of the first seed, as the paper's Fig. 9 has them; empty clusters are left out."""
     with np.load(folder / f"{number}-{config.seeds[0]}" / "clusters.npz") as arrays:
         order = np.argsort(arrays["names"], kind="stable")
+        order = order[np.isfinite(arrays["images"][order, 1]).all(axis=(1, 2))]
         images, names = arrays["images"][order], arrays["names"][order]
     return plots.named_tiles(
         images,
@@ -239,8 +240,8 @@ def figure(config: Config, dataset: Dataset, number: int, folder: Path):
         ["head", *(str(member + 1) for member in range(MEMBERS))],
         "head, decoded with z = 0, and the first test images of the cluster",
         f"{number} clusters of {dataset.name} that an adversarial autoencoder found",
-        f"A cluster a row, named by the validation image that it is surest of; {config.updates:,} updates without "
-        f"labels, seed {config.seeds[0]}",
+        f"A cluster a row, named by the validation image that it is surest of; those without test images "
+        f"({number - len(order)}) are left out. {config.updates:,} updates without labels, seed {config.seeds[0]}",
     )
 
 
