@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Patch
 from matplotlib.patheffects import withStroke
 from matplotlib.textpath import text_to_path
-from matplotlib.ticker import MaxNLocator, ScalarFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from common.evaluation.plane import Plane
 from common.files import whole
@@ -324,8 +324,10 @@ def bands(
         limits = (low - margin, high + margin) if y_scale == "linear" else (0.9 * low, 1.1 * high)
         axes.set(xlabel=x_label, ylabel=label, xscale=x_scale, yscale=y_scale, ylim=limits)
         if y_scale == "log":
-            axes.yaxis.set_minor_formatter(ScalarFormatter())
-            axes.yaxis.set_major_formatter(ScalarFormatter())
+            named = (1, 2, 3, 5) if high > 5 * low else range(1, 10)
+            axes.yaxis.set_major_locator(LogLocator(subs=named))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
         axes.tick_params(labelsize=TEXT_SIZE, which="both")
         if x_scale == "log":
             ticks = np.unique(np.concatenate([curve.x for curve in series.values()]))
