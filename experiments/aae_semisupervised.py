@@ -86,7 +86,7 @@ RECIPES = {  # what differs from the Config
     | {
         "warm_up": 0.0,
         "normalised": False,
-        "reconstruction_weight": 0.03,
+        "reconstruction_weight": 0.03,  # on the sum over the pixels: see `of_the_paper`
         "adversarial_weight": 0.111,
         "supervised_weight": 1.0,
         "learning_rate": 0.1,

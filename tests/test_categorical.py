@@ -401,7 +401,7 @@ def test_the_papers_step_lengths():
     assert set(by_momentum) == {0.1, 0.9} and len(optimizer.optimizers) == 4
     schedule = by_momentum[0.9]._learning_rate
     length = float(schedule(0)) / (1 - 0.9)
-    assert 1 / 784 < config.reconstruction_weight * length / (0.01 / (1 - 0.9)) < 1  # between mean and sum
+    assert config.reconstruction_weight * length == pytest.approx(0.3 * 0.01 / (1 - 0.9), rel=1e-3)  # a sum's, less
     assert config.supervised_weight * length == pytest.approx(0.1 / (1 - 0.9), rel=1e-3)
     assert config.adversarial_weight * length == pytest.approx(0.1 / (1 - 0.1), rel=2e-3)
     rates = [float(schedule(update)) for update in (500, 501, 10_000, 10_001)]
