@@ -142,9 +142,9 @@ class CategoricalAAE(LatentModel):
         lacking = ops.relu(self.decoder.get_layer("head_distance").scale - ops.sqrt(squared + 1e-6))
         return ops.sum(lacking * (1.0 - ops.eye(self.prior.categories))) / 2.0
 
-    def categories(self, images) -> np.ndarray:
-        """q(y|x) of any number of images: (n, categories)."""
-        return self.encode(images)[:, : self.prior.categories]
+    def category_logits(self, images) -> np.ndarray:
+        """The logits of q(y|x) for any number of images: (n, categories)."""
+        return self.inferred(images)["category_logits"]
 
     def represent(self, images) -> np.ndarray:
         """W_C y + z of any number of images, where the decoder has a map: (n, style_dim)."""

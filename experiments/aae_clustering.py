@@ -122,11 +122,11 @@ def build(config: Config, number: int, image_shape, seed: int) -> CategoricalAAE
 
 def judged(model: CategoricalAAE, naming, images, labels) -> dict:
     """Errors on images (n, *image_shape) with labels (n,); `naming`, such images and labels, names the clusters."""
-    number, sure = model.prior.categories, model.categories(naming[0])
-    assigned = model.categories(images).argmax(axis=1)
+    number, logits = model.prior.categories, model.category_logits(naming[0])
+    assigned = model.category_logits(images).argmax(axis=1)
     names = {
-        "confident_error": clusters.names_by_confidence(sure, naming[1]),
-        "majority_error": clusters.names_by_majority(sure.argmax(axis=1), naming[1], number),
+        "confident_error": clusters.names_by_confidence(logits, naming[1]),
+        "majority_error": clusters.names_by_majority(logits.argmax(axis=1), naming[1], number),
     }
     found = {key: clusters.error_of_names(given, assigned, labels) for key, given in names.items()}
     found["matched_error"] = clusters.matched_error(assigned, labels, number)
@@ -156,13 +156,13 @@ def trained_and_measured(config: Config, dataset: Dataset, number: int, seed: in
 
 def heads_and_members(model: CategoricalAAE, dataset: Dataset, path: Path):
     """Of every cluster its head, decoded with z = 0, the first test images that it holds, and its names."""
-    number, probabilities = model.prior.categories, model.categories(dataset.x_test)
+    number, assigned = model.prior.categories, model.category_logits(dataset.x_test).argmax(axis=1)
     heads = model.decode(np.eye(number, model.prior.latent_dim))
     members = np.full((number, MEMBERS, *dataset.image_shape), np.nan, "float32")
     for cluster in range(number):
-        held = np.flatnonzero(probabilities.argmax(axis=1) == cluster)[:MEMBERS]
+        held = np.flatnonzero(assigned == cluster)[:MEMBERS]
         members[cluster, : len(held)] = dataset.x_test[held]
-    names = clusters.names_by_confidence(model.categories(dataset.x_val), dataset.y_val)
+    names = clusters.names_by_confidence(model.category_logits(dataset.x_val), dataset.y_val)
     with whole(path) as unfinished:
         np.savez_compressed(unfinished, images=np.concatenate([heads[:, None], members], axis=1), names=names)
 

@@ -151,14 +151,14 @@ def errors(model: CategoricalAAE, case: Case, naming, images, labels) -> dict:
 
     With labels the categories are the classes: both rules of naming then give their error.
     """
-    assigned = model.categories(images).argmax(axis=1)
+    assigned = model.category_logits(images).argmax(axis=1)
     if case.labels:
         error = share_of(assigned != labels)
         return {"test_error": error, "majority_error": error}
-    sure, number = model.categories(naming[0]), model.prior.categories
-    majority = clusters.names_by_majority(sure.argmax(axis=1), naming[1], number)
+    logits, number = model.category_logits(naming[0]), model.prior.categories
+    majority = clusters.names_by_majority(logits.argmax(axis=1), naming[1], number)
     return {
-        "test_error": clusters.error_of_names(clusters.names_by_confidence(sure, naming[1]), assigned, labels),
+        "test_error": clusters.error_of_names(clusters.names_by_confidence(logits, naming[1]), assigned, labels),
         "majority_error": clusters.error_of_names(majority, assigned, labels),
     }
 

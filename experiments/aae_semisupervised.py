@@ -196,7 +196,7 @@ def labelled_images(dataset: Dataset, labels: int | str, draw: int) -> np.ndarra
 
 def error_of(model: CategoricalAAE, images, labels) -> float:
     """Share of images whose likeliest category is not their class."""
-    return float(np.mean(model.categories(images).argmax(axis=1) != labels))
+    return float(np.mean(model.category_logits(images).argmax(axis=1) != labels))
 
 
 def trained_and_measured(config: Config, dataset: Dataset, recipe: Recipe, labels, draw: int, folder: Path) -> dict:
@@ -215,7 +215,7 @@ def trained_and_measured(config: Config, dataset: Dataset, recipe: Recipe, label
         measures=[ErrorCurve(lambda model: error_of(model, dataset.x_val, dataset.y_val))],
         optimizer=partial(of_the_paper, len(batches)) if recipe == "paper" else adam_per_network,
     )
-    wrong = model.categories(dataset.x_test).argmax(axis=1) != dataset.y_test
+    wrong = model.category_logits(dataset.x_test).argmax(axis=1) != dataset.y_test
     found = flat({"test_error": share_of(wrong)}) | course(outcome)
     if draw == config.draws[0]:
         keep(model, part)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import softmax
 from sklearn.metrics import adjusted_rand_score
 
 from common.data import DataError, balanced_draw
@@ -17,8 +18,16 @@ LABELS = np.array([5, 5, 1, 1, 1, 5, 1, 1, 0])
 
 def test_a_cluster_takes_the_label_of_the_image_it_is_surest_of():
     probabilities = np.array([[0.5, 0.5, 0.0], [0.9, 0.0, 0.1], [0.6, 0.0, 0.4], [0.0, 0.7, 0.3]])
-    names = clusters.names_by_confidence(probabilities, np.array([4, 3, 7, 8]))
+    logits = np.log(probabilities + 1e-12)
+    names = clusters.names_by_confidence(logits, np.array([4, 3, 7, 8]))
     np.testing.assert_array_equal(names, [3, 8, 7])  # the third cluster's surest image is another cluster's
+
+
+def test_the_surest_image_is_found_where_float32_knows_only_1():
+    """Of two images with q = 1 - 1e-9 and 1 - 2e-9, neither of which is below 1 in float32."""
+    logits = np.log(np.array([[1 - 2e-9, 2e-9], [1 - 1e-9, 1e-9], [0.1, 0.9]])).astype("float32")
+    assert (softmax(logits, axis=1)[:2, 0] == 1).all()
+    np.testing.assert_array_equal(clusters.names_by_confidence(logits, np.array([4, 3, 7])), [3, 7])
 
 
 def test_a_cluster_takes_the_commonest_label_and_none_without_images():

@@ -2,6 +2,7 @@
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
+from scipy.special import logsumexp
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from common.evaluation import Estimate, share_of
@@ -9,12 +10,16 @@ from common.evaluation import Estimate, share_of
 NAMELESS = -1  # a cluster that no image was there to name: wrong for every image
 
 
-def names_by_confidence(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def names_by_confidence(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """A cluster takes the label of the image that is most surely its own: (n, clusters), (n,) -> (clusters,).
 
-    The AAE paper's rule (section 5): of the validation image that maximises q(y_i|x).
+    The AAE paper's rule (section 5): of the validation image that maximises q(y_i|x). `logits` are those of q(y|x),
+    two or more, and what is compared is log q(y_i|x) / (1 - q(y_i|x)), which orders images as q does: many q are so
+    near 1 that rounding to float32 would choose among them.
     """
-    return labels[np.argmax(probabilities, axis=0)]
+    logits = logits.astype(float)
+    others = [logsumexp(np.delete(logits, cluster, axis=1), axis=1) for cluster in range(logits.shape[1])]
+    return labels[np.argmax(logits - np.stack(others, axis=1), axis=0)]
 
 
 def names_by_majority(assigned: np.ndarray, labels: np.ndarray, clusters: int) -> np.ndarray:
