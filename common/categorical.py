@@ -31,8 +31,8 @@ class CategoricalAAE(LatentModel):
     "cross_entropy" of the labels, "consistency", the KL of q(y|x) to q(y|x `moved`), whose gradient goes through the
     latter alone, and "heads" (see `crowding`). With labels, a `WarmUp` raises the weights of the categories' generator
     and of consistency: they keep what the first updates made of the categories, which labels are to say. In training
-    alone labelled images are `moved`, and all are corrupted by N(0, input_noise^2) on every pixel and by the loss of a
-    share `input_dropout` of them.
+    alone labelled images are `moved`, and all are corrupted by N(0, input_noise^2) on every pixel and by dropout: a
+    share `input_dropout` of them is lost, the others are scaled up to the same mean.
     """
 
     title = "AAE with categories"
@@ -258,7 +258,11 @@ class ErrorCurve(keras.callbacks.Callback):
 
 
 def course(outcome: Outcome) -> dict:
-    """What an experiment keeps of a training: its `ErrorCurve`, the last of it, seconds, and why it ended early."""
+    """What an experiment keeps of a training: its `ErrorCurve`, the last of it, seconds, and why it ended early.
+
+    Of a training that was stopped the error is that of the pass before, whose weights it ends with; None of the first.
+    """
     curve = {"updates": outcome.history["updates"], "error": outcome.history["val_error"]}
+    kept = curve["error"][:-1] if outcome.stopped_by else curve["error"]
     rest = {"seconds": round(outcome.seconds), "stopped_by": outcome.stopped_by}
-    return {"validation_error": curve["error"][-1], "curve": curve} | rest
+    return {"validation_error": kept[-1] if kept else None, "curve": curve} | rest

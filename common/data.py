@@ -57,6 +57,11 @@ class Dataset:
         return self.x_train.shape[1:]
 
     @property
+    def classes(self) -> int:
+        """How many classes a one-hot label has: the highest label of all splits and one more, for 0."""
+        return 1 + int(max(labels.max() for labels in (self.y_train, self.y_val, self.y_test)))
+
+    @property
     def sizes(self) -> dict[str, int]:
         """Images in each split."""
         return {"train": len(self.x_train), "validation": len(self.x_val), "test": len(self.x_test)}

@@ -141,9 +141,6 @@ class CategoricalPrior:
     AAE paper, sections 4 to 6.
     """
 
-    modes = 0
-    scale = 1.0
-
     def __init__(self, categories: int, style_dim: int):
         self.categories, self.style_dim = categories, style_dim
         self.latent_dim = categories + style_dim

@@ -21,6 +21,7 @@ from types import UnionType
 from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
 
 import keras
+import numpy as np
 import tyro
 
 from common.data import DataError, Dataset, load_mnist
@@ -120,6 +121,8 @@ def check(config):
         if get_origin(hint) is tuple:
             if not value:
                 raise RunError(f"{flag(name)} needs at least one number")
+            if len(set(value)) < len(value) and not name.endswith("units"):
+                raise RunError(f"{flag(name)} names one thing twice: {' '.join(map(str, value))}")
             for element in value:
                 check_value(name, element, get_args(hint)[0])
         else:
@@ -187,10 +190,7 @@ def train_and_report(config, build, script: str) -> dict:
     if getattr(config, "networks", "dense") == "conv" and len(dataset.image_shape) != 2:
         raise RunError(f"--networks conv needs images of (height, width), not {dataset.image_shape}")
     config = dataclasses.replace(config, epochs=planned_epochs(config, len(dataset.x_train)))
-    if len(dataset.x_test) < FEWEST_TEST_IMAGES:
-        raise DataError(
-            f"{dataset.name} has {len(dataset.x_test)} test images; numbers and figures need {FEWEST_TEST_IMAGES}"
-        )
+    require_test_images(dataset)
     folder = create_folder(config.results, script, config.name)
     updates = planned_updates(config, len(dataset.x_train))
     write_json(folder / "config.json", description(config, script, dataset, updates))
@@ -214,15 +214,47 @@ def save_networks(model, folder: Path):
 
 
 def require_images(dataset: Dataset, batch_size: int):
-    """Raises RunError if the training images do not fill a batch of an experiment's fixed size."""
+    """Raises RunError if the training images do not fill a batch of an experiment's fixed size.
+
+    Raises DataError if there are too few test images.
+    """
     if len(dataset.x_train) < batch_size:
         raise RunError(f"{dataset.name} has {len(dataset.x_train)} training images; give {batch_size} or more")
+    require_test_images(dataset)
+
+
+def require_test_images(dataset: Dataset):
+    """Raises DataError if there are too few test images for numbers and figures."""
+    if len(dataset.x_test) < FEWEST_TEST_IMAGES:
+        raise DataError(
+            f"{dataset.name} has {len(dataset.x_test)} test images; numbers and figures need {FEWEST_TEST_IMAGES}"
+        )
 
 
 def require_labels(dataset: Dataset):
     """Raises RunError if the images have no labels, which an experiment needs."""
     if dataset.y_train is None:
         raise RunError(f"{dataset.name} has no labels; give a file with y_train and y_test, or with y")
+
+
+def require_classes(dataset: Dataset):
+    """Raises RunError unless there are labels, and training images of every class from 0 to the highest."""
+    require_labels(dataset)
+    missing = np.setdiff1d(np.arange(dataset.classes), dataset.y_train)
+    if len(missing):
+        raise RunError(
+            f"{dataset.name} has labels to {dataset.classes - 1} and no training image of class {missing[0]}; "
+            "number the classes from 0, and give images of each"
+        )
+
+
+def require_moves(dataset: Dataset, config):
+    """Raises RunError if the config wants images moved that have no height and width."""
+    if (config.distortion or config.shift) and len(dataset.image_shape) != 2:
+        raise RunError(
+            f"{dataset.name} has images {dataset.image_shape}, and only those of (height, width) can be moved; "
+            "set --distortion 0 --shift 0"
+        )
 
 
 def quickened(config, small: dict):

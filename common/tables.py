@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from common.data import Dataset
+
 
 def mean_and_spread(key: str, values: Sequence[float | None]) -> dict[str, float | None]:
     """The mean over seeds under `key`, and the standard deviation under `<key>_sd`; both null where a value is.
@@ -16,11 +18,24 @@ def mean_and_spread(key: str, values: Sequence[float | None]) -> dict[str, float
 
 
 def over_seeds(runs: Sequence[Mapping], keys: Iterable[str]) -> dict[str, float | None]:
-    """`mean_and_spread` of every key, the runs being one a seed; null where a run has no such number."""
-    found = {}
+    """`mean_and_spread` of every key, the runs being one a seed; null where a run has no such number.
+
+    Under "stopped" how many of them say why their training ended early: they are in the means.
+    """
+    found = {"stopped": sum(run.get("stopped_by") is not None for run in runs)}
     for key in keys:
         found |= mean_and_spread(key, [run.get(key) for run in runs])
     return found
+
+
+def titled(name: str, found: Mapping) -> str:
+    """What a row of `over_seeds` is called: `name`, and how many of its trainings ended early if any did."""
+    return f"{name}, {found['stopped']} stopped early" if found["stopped"] else name
+
+
+def reported(numbers: Mapping, dataset: Dataset) -> Mapping:
+    """`numbers` that a paper has for MNIST, or none: they say nothing about other data."""
+    return numbers if dataset.name.startswith("MNIST") else {}
 
 
 def of_seeds(what: str, seeds: Sequence[int]) -> str:

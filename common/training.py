@@ -56,16 +56,24 @@ class LabelledBatches(Batches):
         return ({"images": images, "labels": self.labels[self.chosen(index)]},)
 
 
+def whole_passes(config, images: int) -> int:
+    """How many passes over `images` images come nearest to `config.updates`, but at least one."""
+    return max(1, round(config.updates / (images // config.batch_size)))
+
+
 def planned_epochs(config, images: int) -> int:
-    """`config.epochs` or, if it is None, as many as `config.updates` need, but no more than MOST_EPOCHS."""
-    if config.epochs is not None:
-        return config.epochs
-    return min(MOST_EPOCHS, max(1, round(config.updates / (images // config.batch_size))))
+    """`config.epochs` or, if it is None, `whole_passes`, but no more than MOST_EPOCHS."""
+    return min(MOST_EPOCHS, whole_passes(config, images)) if config.epochs is None else config.epochs
 
 
 def planned_updates(config, images: int) -> int:
     """Steps of the optimiser that a training on `images` images makes."""
     return planned_epochs(config, images) * (images // config.batch_size)
+
+
+def part_updates(config, images: int) -> int:
+    """The same of a training by `fit_part`."""
+    return whole_passes(config, images) * (images // config.batch_size)
 
 
 def per_network(model, optimizers: dict[str, keras.optimizers.Optimizer]) -> keras.optimizers.Optimizer:
@@ -282,17 +290,22 @@ def train_part(model, dataset: Dataset, config, folder: Path) -> Outcome:
 def fit_part(
     model, batches: Batches, validation, config, folder: Path, measures=(), optimizer=adam_per_network
 ) -> Outcome:
-    """`fit` as one of the many trainings of an experiment, in a folder of its own, for `config.updates`.
+    """`fit` as one of the many trainings of an experiment, in a folder of its own, for `whole_passes`.
 
-    They are rounded to whole passes over the images. Raises KeyboardInterrupt if it was interrupted.
+    `config` has the batch size of `batches`. Raises KeyboardInterrupt if the training was interrupted.
     """
     folder.mkdir(exist_ok=True)
-    epochs = max(1, round(config.updates / len(batches)))
+    epochs = whole_passes(config, len(batches.images))
     return completed(fit(model, batches, validation, config, epochs, folder, measures, optimizer))
 
 
 def completed(outcome: Outcome) -> Outcome:
-    """`outcome`, unless the training was interrupted: then KeyboardInterrupt, so that an experiment ends."""
+    """`outcome`, unless the training was interrupted: then KeyboardInterrupt, so that an experiment ends.
+
+    A training that stopped for another reason says so, and the experiment goes on.
+    """
     if outcome.stopped_by == StopOnInterrupt.message:
         raise KeyboardInterrupt
+    if outcome.stopped_by:
+        print(f"training stopped: {outcome.stopped_by}; what it had learnt is measured", flush=True)
     return outcome

@@ -55,10 +55,11 @@ from common.run import (
     quickened,
     require_images,
     require_labels,
+    require_moves,
     save_networks,
 )
-from common.tables import markdown, of_seeds, over_seeds, per_cent, plus_minus
-from common.training import Batches, fit_part
+from common.tables import markdown, of_seeds, over_seeds, per_cent, plus_minus, reported, titled
+from common.training import Batches, fit_part, part_updates
 
 REPORTED = {16: "9.55 ± 2.05", 30: "4.10 ± 1.13"}  # test error in per cent (Table 3)
 ERRORS = {  # key: what the table calls it
@@ -84,7 +85,7 @@ class Config:
     normalised: bool = True  # batch normalisation in encoder and decoder; never in a discriminator
     balanced: bool = True  # batch normalisation of the logits of y: no category starts without images
     input_noise: Factor = 0.1  # standard deviation of the noise on the pixels, in training alone
-    input_dropout: Share = 0.0  # share of pixels set to 0, in training alone (paper: 0.2)
+    input_dropout: Share = 0.0  # share of pixels that are dropped out, in training alone (paper: 0.2)
     category_weight: Factor = 30.0  # on the nats of y's generator
     style_weight: Factor = 3.0  # on the nats of z's generator
     consistency_weight: Factor = 300.0  # on the nats between q(y|x) and q(y|x moved)
@@ -175,8 +176,9 @@ def main(config: Config = Config()) -> dict:
     dataset = load_mnist(config.data)
     require_images(dataset, config.batch_size)
     require_labels(dataset)
+    require_moves(dataset, config)
     folder = Path(config.results) / "aae_clustering" / (config.name or ("quick" if config.quick else "default"))
-    claim_folder(folder, "aae_clustering", config, dataset, config.updates)
+    claim_folder(folder, "aae_clustering", config, dataset, part_updates(config, len(dataset.x_train)))
     parts = {
         f"{number} clusters, seed {seed}": partial(trained_and_measured, config, dataset, number, seed, folder)
         for seed in config.seeds
@@ -189,24 +191,25 @@ def main(config: Config = Config()) -> dict:
         for number in config.clusters
     }
     with whole(folder / "table.md") as unfinished:
-        unfinished.write_text(table(metrics))
+        unfinished.write_text(table(metrics, dataset))
     write_json(folder / "metrics.json", metrics)
     plots.save(curves(runs, config, dataset), folder / "error.png")
     for number in config.clusters:
         plots.save(figure(config, dataset, number, folder), folder / f"clusters-{number}.png")
-    print(table(metrics))
+    print(table(metrics, dataset))
     print(folder)
     return metrics
 
 
-def table(metrics: dict) -> str:
+def table(metrics: dict, dataset: Dataset) -> str:
     """A row a number of clusters, mean ± standard deviation over the seeds."""
     rows = []
     for number, found in metrics.items():
         errors = [per_cent(found, key) for key in ERRORS]
         numbers = [plus_minus(found[key], found[f"{key}_sd"], 3) for key in AGREEMENT]
         used = plus_minus(found["clusters_in_use"], found["clusters_in_use_sd"], 1)
-        rows.append([number, REPORTED.get(int(number.split()[0]), "−"), *errors, *numbers, used])
+        paper = reported(REPORTED, dataset).get(int(number.split()[0]), "−")
+        rows.append([titled(number, found), paper, *errors, *numbers, used])
     return markdown(["", "reported, %", *ERRORS.values(), *AGREEMENT.values(), "clusters in use"], rows)
 
 
@@ -232,7 +235,7 @@ def figure(config: Config, dataset: Dataset, number: int, folder: Path):
     """Cluster heads and members of the first seed, as the paper's Fig. 9 has them; empty clusters are left out."""
     with np.load(folder / f"{number}-{config.seeds[0]}" / "clusters.npz") as arrays:
         order = np.argsort(arrays["names"], kind="stable")
-        order = order[np.isfinite(arrays["images"][order, 1]).all(axis=(1, 2))]
+        order = order[np.isfinite(arrays["images"][order, 1].reshape(number, -1)).all(axis=1)]
         images, names = arrays["images"][order], arrays["names"][order]
     return plots.named_tiles(
         images,
@@ -241,7 +244,8 @@ def figure(config: Config, dataset: Dataset, number: int, folder: Path):
         "head, decoded with z = 0, and the first test images of the cluster",
         f"{number} clusters of {dataset.name} that an adversarial autoencoder found",
         f"A cluster a row, named by the validation image that it is surest of; those without test images "
-        f"({number - len(order)}) are left out. {config.updates:,} updates without labels, seed {config.seeds[0]}",
+        f"({number - len(order)}) are left out. {part_updates(config, len(dataset.x_train)):,} updates without labels, "
+        f"seed {config.seeds[0]}",
     )
 
 

@@ -58,12 +58,13 @@ from common.run import (
     each_once,
     main_of,
     quickened,
+    require_classes,
     require_images,
-    require_labels,
+    require_moves,
     save_networks,
 )
-from common.tables import markdown, of_seeds, over_seeds, per_cent
-from common.training import Batches, fit_part
+from common.tables import markdown, of_seeds, over_seeds, per_cent, reported, titled
+from common.training import Batches, fit_part, part_updates
 
 REPORTED = {(2, 0): "13.18", (2, 100): "6.08", (2, 1000): "4.20", (10, 100): "3.90"}  # test error in per cent
 ERRORS = {"test_error": "test error, %", "majority_error": "by majority, %", "neighbour_error": "15 nearest, %"}
@@ -102,7 +103,7 @@ class Config:
     learning_rate: Positive = 1e-3  # of Adam, at the start
     final_rate_factor: Factor = 0.01  # times learning_rate: where a cosine takes it by the last update
     beta_1: Decay = 0.5  # Adam's decay of the mean gradient
-    map_images: PositiveCount = 5000  # test images in the figure, and in t-SNE
+    map_images: PositiveCount = 5000  # test images in the figure
     quick: bool = False  # whatever is not asked for is small: the sample, one seed, 400 updates, no larger maps
     results: str = "results"  # the folder of all runs
     name: str = ""  # the folder below results/aae_embedding/; "default" or "quick" if empty
@@ -174,7 +175,7 @@ def trained_and_measured(config: Config, dataset: Dataset, case: Case, seed: int
     """Train a case; its errors on test images and, of the first seed, its networks and map."""
     print(f"{case}, seed {seed}", flush=True)
     part, naming = folder / f"{case.dimensions}-{case.labels}-{seed}", (dataset.x_val, dataset.y_val)
-    model = build(config, case, dataset.image_shape, int(dataset.y_train.max()) + 1, seed)
+    model = build(config, case, dataset.image_shape, dataset.classes, seed)
     batches, validation = Batches(dataset.x_train, config.batch_size, "none", seed), dataset.x_val
     if case.labels:
         known = balanced_draw(dataset.y_train, case.labels, seed)
@@ -194,13 +195,13 @@ def trained_and_measured(config: Config, dataset: Dataset, case: Case, seed: int
 
 
 def neighbour_map(config: Config, dataset: Dataset, folder: Path) -> dict:
-    """t-SNE (van der Maaten & Hinton, 2008) of the first test images, kept in `folder`; its error by neighbours."""
-    images = dataset.x_test[: config.map_images]
-    perplexity = min(30, (len(images) - 1) / 3)
-    points = TSNE(random_state=0, perplexity=perplexity, init="pca").fit_transform(images.reshape(len(images), -1))
+    """t-SNE (van der Maaten & Hinton, 2008) of the test images, in `folder` for the figure; the neighbours' error."""
+    print("t-SNE of the test images", flush=True)
+    images = dataset.x_test.reshape(len(dataset.x_test), -1)
+    points = TSNE(random_state=0, perplexity=min(30, (len(images) - 1) / 3), init="pca").fit_transform(images)
     with whole(folder / "t-sne.npz") as path:
-        np.savez_compressed(path, points=points)
-    return {"neighbour_error": neighbour_error(points, dataset.y_test[: config.map_images])}
+        np.savez_compressed(path, points=points[: config.map_images])
+    return {"neighbour_error": neighbour_error(points, dataset.y_test)}
 
 
 def main(config: Config = Config()) -> dict:
@@ -210,13 +211,14 @@ def main(config: Config = Config()) -> dict:
         config = quickened(config, QUICK)
     dataset = load_mnist(config.data)
     require_images(dataset, config.batch_size)
-    require_labels(dataset)
+    require_classes(dataset)
+    require_moves(dataset, config)
     cases = cases_of(config)
     for case in cases:
         if case.labels:
             balanced_draw(dataset.y_train, case.labels, max(config.seeds))  # refuses what cannot be drawn
     folder = Path(config.results) / "aae_embedding" / (config.name or ("quick" if config.quick else "default"))
-    claim_folder(folder, "aae_embedding", config, dataset, config.updates)
+    claim_folder(folder, "aae_embedding", config, dataset, part_updates(config, len(dataset.x_train)))
     parts = {
         f"{case}, seed {seed}": partial(trained_and_measured, config, dataset, case, seed, folder)
         for seed in config.seeds
@@ -228,24 +230,23 @@ def main(config: Config = Config()) -> dict:
         for case in cases
     } | {"t-SNE": runs["t-SNE"]}
     with whole(folder / "table.md") as unfinished:
-        unfinished.write_text(table(metrics, cases))
+        unfinished.write_text(table(metrics, cases, dataset))
     write_json(folder / "metrics.json", metrics)
     plots.save(curves(runs, config, dataset, cases), folder / "error.png")
     plots.save(figure(runs, config, dataset, cases, folder), folder / "map.png")
-    print(table(metrics, cases))
+    print(table(metrics, cases, dataset))
     print(folder)
     return metrics
 
 
-def table(metrics: Mapping, cases: list[Case]) -> str:
+def table(metrics: Mapping, cases: list[Case], dataset: Dataset) -> str:
     """A row a case, errors in per cent, mean ± standard deviation over the seeds."""
-    rows = [
-        [str(case), REPORTED.get(case, "−"), *(per_cent(metrics[str(case)], key) for key in ERRORS)] for case in cases
-    ]
-    tsne = f"{100 * metrics['t-SNE']['neighbour_error']:.2f}"
-    return markdown(
-        ["", "reported, %", *ERRORS.values()], [*rows, ["t-SNE of the figure's images", "−", "−", "−", tsne]]
-    )
+    rows = []
+    for case in cases:
+        found, paper = metrics[str(case)], reported(REPORTED, dataset).get(case, "−")
+        rows.append([titled(str(case), found), paper, *(per_cent(found, key) for key in ERRORS)])
+    rows.append(["t-SNE of the test images", *["−"] * len(ERRORS), f"{100 * metrics['t-SNE']['neighbour_error']:.2f}"])
+    return markdown(["", "reported, %", *ERRORS.values()], rows)
 
 
 def curves(runs: dict, config: Config, dataset: Dataset, cases: list[Case]):
@@ -277,8 +278,9 @@ def figure(runs: dict, config: Config, dataset: Dataset, cases: list[Case], fold
         panels,
         dataset.y_test[:shown],
         f"{dataset.name} on a map: adversarial autoencoders and t-SNE",
-        f"The same {shown:,} test images in all panels, by class; AAEs after {config.updates:,} updates, seed "
-        f"{config.seeds[0]}, the number of labels among {len(dataset.x_train):,} training images above each",
+        f"The same {shown:,} test images in all panels, by class; AAEs after "
+        f"{part_updates(config, len(dataset.x_train)):,} updates, seed {config.seeds[0]}, the number of labels among "
+        f"{len(dataset.x_train):,} training images above each",
         marks="cluster heads, rows of W_C",
     )
 

@@ -57,8 +57,8 @@ from common.run import (
     require_images,
     require_labels,
 )
-from common.tables import markdown, of_seeds, over_seeds, plus_minus
-from common.training import LabelledBatches, fit_part
+from common.tables import markdown, of_seeds, over_seeds, plus_minus, titled
+from common.training import LabelledBatches, fit_part, part_updates
 
 UNLABELLED = MODES  # the label of an image without one: the eleventh
 LABELLED_SHARE = 0.5  # of a batch
@@ -93,7 +93,7 @@ class Config:
     contrast: bool = True  # each prior a second time, with the labels kept from the discriminator
     hidden_units: tuple[PositiveCount, ...] = (1000, 1000)  # ReLU units a layer, all networks (appendix A.1)
     adversarial_weight: Factor = 100.0  # on the generator's nats, against nats summed over all pixels
-    updates: PositiveCount = 5000  # steps of the optimiser: 10 passes over 50,000 images
+    updates: PositiveCount = 5000  # steps of the optimiser: labelled images are seen 25 times, the others 6
     seeds: tuple[Seed, ...] = (0, 1, 2)  # of weights, prior draws, order, and of who has a label
     quick: bool = False  # whatever is not asked for is small: sample, networks, one seed, 1000 updates, no contrast
     results: str = "results"  # the folder of all runs
@@ -186,10 +186,16 @@ def training_images(dataset: Dataset, config: Config, seed: int) -> tuple[np.nda
     """
     asked = config.labelled_images + config.unlabelled_images
     order = np.random.default_rng([seed, 5]).permutation(len(dataset.x_train))[:asked]
-    labelled = len(order) * config.labelled_images // asked
+    labelled = labelled_count(dataset, config)
     labels = np.full(len(order), UNLABELLED)
     labels[:labelled] = shown_labels(dataset.y_train[order[:labelled]], config)
     return dataset.x_train[order], labels
+
+
+def labelled_count(dataset: Dataset, config: Config) -> int:
+    """How many images of a training have labels, or would if all classes had some."""
+    asked = config.labelled_images + config.unlabelled_images
+    return min(asked, len(dataset.x_train)) * config.labelled_images // asked
 
 
 def shown_labels(labels: np.ndarray, config: Config) -> np.ndarray:
@@ -213,7 +219,7 @@ def measured(model: LabelPriorAAE, dataset: Dataset, config: Config, seed: int) 
     counted = np.isin(labels, config.classes)
     found = {
         "own_mode_share": own_mode_share(model.prior, codes[counted], labels[counted]),
-        "prior_own_mode_share": own_mode_share(model.prior, own, labels),
+        "prior_own_mode_share": own_mode_share(model.prior, own[counted], labels[counted]),
         "code_c2st_accuracy": code.c2st_accuracy(codes, prior, seed),
         "code_mmd_imq": code.mmd(codes, prior, seed=seed),
         "test_reconstruction_nats": test_terms(model, dataset.x_test)["test_reconstruction_nats"],
@@ -253,7 +259,7 @@ def trained_and_measured(config: Config, dataset: Dataset, version: str, seed: i
     model = build(asked, labels_shown, dataset.image_shape)
     batches = MixedBatches(*training_images(dataset, config, seed), asked.batch_size, asked.binarisation, seed)
     validation = {"images": dataset.x_val, "labels": shown_labels(dataset.y_val, config)}
-    outcome = fit_part(model, batches, validation, asked, folder / slug(version))
+    outcome = fit_part(model, batches, validation, asked, folder / f"{slug(version)}-{seed}")
     if seed == config.seeds[0]:
         with whole(folder / f"{slug(version)}.npz") as unfinished:
             np.savez_compressed(unfinished, **pictures(model, dataset))
@@ -287,6 +293,8 @@ def require_modes(dataset: Dataset, config: Config):
     require_images(dataset, batch)
     if config.labelled_images + config.unlabelled_images < batch:
         raise RunError(f"--labelled-images and --unlabelled-images must be {batch} or more together")
+    if not labelled_count(dataset, config):
+        raise RunError(f"of {len(dataset.x_train)} training images none would have a label; raise --labelled-images")
 
 
 def main(config: Config = Config()) -> dict:
@@ -297,7 +305,9 @@ def main(config: Config = Config()) -> dict:
     dataset = load_mnist(config.data)
     require_modes(dataset, config)
     folder = Path(config.results) / "aae_label_prior" / (config.name or ("quick" if config.quick else "default"))
-    claim_folder(folder, "aae_label_prior", config, dataset, config.updates)
+    images = min(config.labelled_images + config.unlabelled_images, len(dataset.x_train))
+    updates = part_updates(configured(config, config.priors[0], config.seeds[0]), images)
+    claim_folder(folder, "aae_label_prior", config, dataset, updates)
     parts = {
         f"{version}, seed {seed}": partial(trained_and_measured, config, dataset, version, seed, folder)
         for seed in config.seeds
@@ -321,7 +331,10 @@ def main(config: Config = Config()) -> dict:
 def table(metrics: dict) -> str:
     """A row a version, mean ± standard deviation over the seeds."""
     rows = [
-        [version.replace("_", " "), *(plus_minus(found[key], found[f"{key}_sd"], COLUMNS[key][1]) for key in COLUMNS)]
+        [
+            titled(version.replace("_", " "), found),
+            *(plus_minus(found[key], found[f"{key}_sd"], COLUMNS[key][1]) for key in COLUMNS),
+        ]
         for version, found in metrics.items()
     ]
     return markdown(["", *(title for title, _ in COLUMNS.values())], rows)

@@ -54,7 +54,7 @@ from common.run import (
     quickened,
     require_images,
 )
-from common.tables import markdown, of_seeds, over_seeds, plus_minus
+from common.tables import markdown, of_seeds, over_seeds, plus_minus, reported, titled
 from common.training import planned_updates, train_part
 from experiments import likelihoods
 
@@ -125,8 +125,6 @@ def trained_and_measured(config: Config, dataset: Dataset, model: str, seed: int
     script, asked = MODELS[model], configured(config, model, seed)
     built = script.build(asked, dataset.image_shape)
     outcome = train_part(built, dataset, asked, folder / f"{script.__name__}-seed-{seed}")
-    if outcome.stopped_by:
-        print(f"training stopped: {outcome.stopped_by}; what it had learnt is measured", flush=True)
     x_test = test_images(dataset, asked)
     codes, prior = built.encode(x_test), to_numpy(built.prior.sample(len(x_test), built.seed_generator))
     samples = built.sample(WINDOWS)
@@ -206,11 +204,6 @@ def difference(run: dict, other: dict) -> dict:
     return flat({DIFFERENCE: mean_of(estimates[0] - estimates[1])})
 
 
-def reported(dataset: Dataset) -> dict:
-    """What the paper's table 1 has for MNIST, which says nothing about other data."""
-    return REPORTED if dataset.name.startswith("MNIST") else {}
-
-
 def cell(found: dict, key: str) -> str:
     """Mean ± standard error over images, and in brackets the standard deviation over seeds."""
     digits = COLUMNS[key][1]
@@ -220,8 +213,8 @@ def cell(found: dict, key: str) -> str:
 
 def table(metrics: dict, dataset: Dataset) -> str:
     """A row a model: mean ± standard error over test images (standard deviation over seeds), a dash for none."""
-    rows = [[name, *(cell(found, key) for key in COLUMNS)] for name, found in metrics.items()]
-    for name, (value, error) in reported(dataset).items():
+    rows = [[titled(name, found), *(cell(found, key) for key in COLUMNS)] for name, found in metrics.items()]
+    for name, (value, error) in reported(REPORTED, dataset).items():
         rows.append([f"{name}, reported", plus_minus(value, error, 0), *["−"] * (len(COLUMNS) - 1)])
     return markdown(["", *(title for title, _ in COLUMNS.values())], rows)
 
@@ -237,7 +230,7 @@ def figure(metrics: dict, config: Config, dataset: Dataset, updates: int):
         }
 
     windows = {"measured here": series("parzen_log_likelihood_nats")}
-    there = {name: (value, error or 0.0) for name, (value, error) in reported(dataset).items()}
+    there = {name: (value, error or 0.0) for name, (value, error) in reported(REPORTED, dataset).items()}
     if there:
         windows["reported for MNIST (AAE paper, table 1)"] = there
     apart, images = metrics[AAE], min(config.annealed_images, len(dataset.x_test))

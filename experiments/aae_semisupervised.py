@@ -35,7 +35,7 @@ the draws), runs.json (every draw), error.png, digits-<labels>.png, and for each
 of the first draw, its networks. What is there already is not made again.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -51,6 +51,7 @@ from common.categorical import (
     all_labelled,
     course,
     cross_entropy,
+    encoder,
     networks_of,
 )
 from common.data import Dataset, balanced_draw, load_mnist
@@ -70,16 +71,17 @@ from common.run import (
     each_once,
     main_of,
     quickened,
+    require_classes,
     require_images,
-    require_labels,
+    require_moves,
     save_networks,
 )
-from common.tables import markdown, of_seeds, over_seeds, per_cent
-from common.training import adam_per_network, fit_part, per_network
+from common.tables import markdown, of_seeds, over_seeds, per_cent, reported, titled
+from common.training import adam_per_network, fit_part, part_updates, per_network
 
 Recipe = Literal["ours", "without_consistency", "paper", "labels_moved", "labels_only"]
 UNMOVED = {"consistency_weight": 0.0, "distortion": 0.0, "shift": 0.0, "input_noise": 0.3}  # the paper's noise
-RECIPES = {  # what differs from the Config
+RECIPES = {  # what differs from the Config's defaults
     "ours": {},
     "without_consistency": UNMOVED | {"warm_up": 0.0, "reconstruction_weight": 1.0, "adversarial_weight": 3.0},
     "paper": UNMOVED
@@ -104,7 +106,7 @@ QUICK = {"data": "sample", "labels": (100,), "draws": (0,), "updates": 400, "hid
 
 @dataclass(frozen=True)
 class Config:
-    """Sizes and weights of `ours`; the paper's where a comment says so."""
+    """Sizes and weights of `ours`; the paper's where a comment says so. What is set otherwise holds for all recipes."""
 
     data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz file
     labels: tuple[PositiveCount | Literal["all"], ...] = (100, 1000, "all")  # images whose class is known (Table 2)
@@ -125,7 +127,7 @@ class Config:
     updates: PositiveCount = 17_000  # steps of the optimiser: 31 passes over MNIST
     batch_size: PositiveCount = 100  # images an update (the paper's)
     labelled_batch_size: PositiveCount = 100  # labelled images an update, drawn with replacement
-    learning_rate: Positive = 1e-3  # of Adam, at the start; of `paper`, SGD's
+    learning_rate: Positive = 1e-3  # of Adam, at the start, and of the SGD of `paper`
     final_rate_factor: Factor = 0.01  # times learning_rate: where a cosine takes it by the last update
     beta_1: Decay = 0.5  # Adam's decay of the mean gradient
     quick: bool = False  # whatever is not asked for is small: the sample, 100 labels, one draw, 400 updates
@@ -154,8 +156,9 @@ def build(config: Config, recipe: Recipe, image_shape, classes: int, seed: int) 
     options = moves | {"input_noise": config.input_noise, "seed": seed}
     if recipe.startswith("labels"):
         prior = CategoricalPrior(classes, 0)
-        encoder = networks_of(prior, image_shape, config, seed)["encoder"]
-        return PlainNetwork({"cross_entropy": 1.0}, prior=prior, encoder=encoder, **options)
+        random = np.random.default_rng(seed)
+        network = encoder(prior, image_shape, config.hidden_units, random, config.normalised, balanced=False)
+        return PlainNetwork({"cross_entropy": 1.0}, prior=prior, encoder=network, **options)
     prior = CategoricalPrior(classes, config.style_dim)
     weights = {
         "reconstruction": config.reconstruction_weight,
@@ -202,8 +205,8 @@ def error_of(model: CategoricalAAE, images, labels) -> float:
 def trained_and_measured(config: Config, dataset: Dataset, recipe: Recipe, labels, draw: int, folder: Path) -> dict:
     """Train a recipe on a draw of labels; its errors, validation's after each pass, that on test images at the end."""
     print(f"{recipe}, {labels} labels, draw {draw}", flush=True)
-    asked, part = replace(config, **RECIPES[recipe]), folder / f"{recipe}-{labels}-{draw}"
-    model = build(asked, recipe, dataset.image_shape, int(dataset.y_train.max()) + 1, draw)
+    asked, part = quickened(config, RECIPES[recipe]), folder / f"{recipe}-{labels}-{draw}"
+    model = build(asked, recipe, dataset.image_shape, dataset.classes, draw)
     known = labelled_images(dataset, labels, draw)
     batches = PartlyLabelledBatches(dataset, known, asked.labelled_batch_size, asked.batch_size, draw)
     outcome = fit_part(
@@ -246,11 +249,12 @@ def main(config: Config = Config()) -> dict:
         config = quickened(config, QUICK)
     dataset = load_mnist(config.data)
     require_images(dataset, config.batch_size)
-    require_labels(dataset)
+    require_classes(dataset)
+    require_moves(dataset, config)
     for labels in config.labels:
         labelled_images(dataset, labels, max(config.draws))  # refuses what cannot be drawn
     folder = Path(config.results) / "aae_semisupervised" / (config.name or ("quick" if config.quick else "default"))
-    claim_folder(folder, "aae_semisupervised", config, dataset, config.updates)
+    claim_folder(folder, "aae_semisupervised", config, dataset, part_updates(config, len(dataset.x_train)))
     parts = {
         name_of(recipe, labels, draw): partial(trained_and_measured, config, dataset, recipe, labels, draw, folder)
         for draw in config.draws
@@ -268,11 +272,11 @@ def main(config: Config = Config()) -> dict:
         for labels in config.labels
     }
     with whole(folder / "table.md") as unfinished:
-        unfinished.write_text(table(metrics))
+        unfinished.write_text(table(metrics, dataset))
     write_json(folder / "metrics.json", metrics)
     plots.save(curves(runs, config, dataset), folder / "error.png")
     draw_digits(config, dataset, folder)
-    print(table(metrics))
+    print(table(metrics, dataset))
     print(folder)
     return metrics
 
@@ -281,14 +285,15 @@ def name_of(recipe: Recipe, labels, draw: int) -> str:
     return f"{recipe}, {labels} labels, draw {draw}"
 
 
-def table(metrics: dict) -> str:
+def table(metrics: dict, dataset: Dataset) -> str:
     """A row for each number of labels and recipe: error in per cent, mean ± standard deviation over the draws."""
     rows = []
     for labels, recipes in metrics.items():
-        reported = REPORTED.get(labels.split()[0], ("−", "−"))
+        of_aae, of_plain = reported(REPORTED, dataset).get(labels.split()[0], ("−", "−"))
         for recipe, found in recipes.items():
+            paper = {"labels_only": of_plain, "labels_moved": "−"}.get(recipe, of_aae)
             errors = [per_cent(found, key) for key in ("test_error", "validation_error")]
-            rows.append([labels, recipe, reported[recipe.startswith("labels")], *errors])
+            rows.append([labels, titled(recipe, found), paper, *errors])
     return markdown(["", "recipe", "reported, %", "test error, %", "validation error, %"], rows)
 
 
@@ -324,7 +329,7 @@ def draw_digits(config: Config, dataset: Dataset, folder: Path):
             "category y",
             f"Digits by style and category: semi-supervised AAE, {labels} labels of {dataset.name}",
             f"Decoder's pixel means: a draw z ~ N(0, I) a row, a class a column; {recipe.replace('_', ' ')}, "
-            f"{config.updates:,} updates, draw {config.draws[0]} of the labels",
+            f"{part_updates(config, len(dataset.x_train)):,} updates, draw {config.draws[0]} of the labels",
         )
         plots.save(figure, folder / f"digits-{labels}.png")
 

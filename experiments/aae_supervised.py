@@ -51,8 +51,8 @@ from common.run import (
     require_images,
     require_labels,
 )
-from common.tables import markdown, of_seeds, over_seeds, plus_minus
-from common.training import LabelledBatches, fit_part
+from common.tables import markdown, of_seeds, over_seeds, plus_minus, titled
+from common.training import LabelledBatches, fit_part, part_updates
 
 VERSIONS = {  # name: whether the decoder, and whether the discriminator, is given the label
     "label into the decoder": (True, False),
@@ -212,10 +212,10 @@ def trained_and_measured(config: Config, dataset: Dataset, version: str, seed: i
     """
     print(f"{version}, seed {seed}", flush=True)
     asked = configured(config, seed)
-    model = build(asked, classes_of(dataset), version, dataset.image_shape)
+    model = build(asked, dataset.classes, version, dataset.image_shape)
     batches = LabelledBatches(dataset.x_train, dataset.y_train, asked.batch_size, asked.binarisation, seed)
     validation = {"images": dataset.x_val, "labels": dataset.y_val}
-    outcome = fit_part(model, batches, validation, asked, folder / slug(version))
+    outcome = fit_part(model, batches, validation, asked, folder / f"{slug(version)}-{seed}")
     if model.to_decoder and seed == config.seeds[0]:
         with whole(folder / f"{slug(version)}.npz") as unfinished:
             np.savez_compressed(unfinished, **pictures(model, dataset, classifier().labels))
@@ -227,11 +227,6 @@ def trained_and_measured(config: Config, dataset: Dataset, version: str, seed: i
 def slug(version: str) -> str:
     """A name for a version's files."""
     return version.replace(" ", "_")
-
-
-def classes_of(dataset: Dataset) -> int:
-    """How many classes a one-hot label has: the highest label and one more, for 0."""
-    return 1 + int(max(labels.max() for labels in (dataset.y_train, dataset.y_val, dataset.y_test)))
 
 
 def pictures(model: StyleAAE, dataset: Dataset, labels: np.ndarray) -> dict[str, np.ndarray]:
@@ -255,7 +250,8 @@ def main(config: Config = Config()) -> dict:
     require_labels(dataset)
     require_images(dataset, aae_deterministic.Config().batch_size)
     folder = Path(config.results) / "aae_supervised" / (config.name or ("quick" if config.quick else "default"))
-    claim_folder(folder, "aae_supervised", config, dataset, config.updates)
+    updates = part_updates(configured(config, config.seeds[0]), len(dataset.x_train))
+    claim_folder(folder, "aae_supervised", config, dataset, updates)
     classifier = cache(partial(Classifier, dataset, folder.parent / "classifier", TimeLeft()))
     parts = {
         f"{version}, seed {seed}": partial(
@@ -283,7 +279,7 @@ def main(config: Config = Config()) -> dict:
 def table(metrics: dict) -> str:
     """A row a version, mean ± standard deviation over the seeds."""
     rows = [
-        [version, *(plus_minus(found[key], found[f"{key}_sd"], COLUMNS[key][1]) for key in COLUMNS)]
+        [titled(version, found), *(plus_minus(found[key], found[f"{key}_sd"], COLUMNS[key][1]) for key in COLUMNS)]
         for version, found in metrics.items()
     ]
     return markdown(["", *(title for title, _ in COLUMNS.values())], rows)

@@ -44,7 +44,7 @@ from common.run import (
     quickened,
     require_images,
 )
-from common.tables import markdown, of_seeds, over_seeds, plus_minus
+from common.tables import markdown, of_seeds, over_seeds, plus_minus, titled
 from common.training import planned_updates, train_part
 
 CONTRAST, PLAIN = {"adaptive_contrast": True}, {"adaptive_contrast": False}
@@ -344,7 +344,7 @@ def table(metrics: dict) -> str:
     rows = []
     for name, found in metrics.items():
         cells = [plus_minus(found[key], found[f"{key}_sd"], digits) for key, (_, digits) in COLUMNS.items()]
-        rows.append([name, *cells])
+        rows.append([titled(name, found), *cells])
     return markdown(["", *(title for title, _ in COLUMNS.values())], rows)
 
 

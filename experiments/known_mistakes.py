@@ -41,7 +41,7 @@ from common.run import (
     quickened,
     require_images,
 )
-from common.tables import markdown, of_seeds, over_seeds, plus_minus
+from common.tables import markdown, of_seeds, over_seeds, plus_minus, titled
 from common.training import planned_updates, train_part
 
 EARLIER = {"uniform_noise": True, "pixel_mean": True, "reversed_gradient": True}
@@ -190,7 +190,7 @@ def cell(found: dict, key: str) -> str:
 
 def table(metrics: dict) -> str:
     """A row a version, mean ± standard deviation over the seeds."""
-    rows = [[version, *(cell(found, key) for key in COLUMNS)] for version, found in metrics.items()]
+    rows = [[titled(version, found), *(cell(found, key) for key in COLUMNS)] for version, found in metrics.items()]
     return markdown(["", *(title for title, _ in COLUMNS.values())], rows)
 
 

@@ -17,13 +17,15 @@ from common.categorical import (
     PartlyLabelledBatches,
     all_labelled,
     categorical_kl,
+    course,
     encoder,
     networks_of,
 )
 from common.data import DataError, load_mnist
 from common.model import LatentModel, to_numpy
 from common.priors import CategoricalPrior
-from common.run import RunError, check
+from common.run import RunError, check, quickened, require_moves
+from common.training import Outcome
 from experiments import aae_clustering, aae_embedding, aae_semisupervised
 
 SHAPE = (4, 3)
@@ -135,6 +137,7 @@ def test_images_are_corrupted_in_training_alone(x):
     assert abs(shown.mean() - 0.6) < 0.03 and abs(shown.std() - 0.5) < 0.03  # 5 standard errors of 6,000 pixels
     shown = to_numpy(thinned.corrupted(ops.convert_to_tensor(many)))
     assert abs((shown == 0).mean() - 0.25) < 0.03
+    np.testing.assert_allclose(shown[shown > 0], 0.6 / 0.75, rtol=1e-6)
     for model in (noisy, thinned):
         np.testing.assert_array_equal(model.encode(x), model.encode(x))
         first, second = (to_numpy(model(ops.convert_to_tensor(x), training=True)["z"]) for _ in range(2))
@@ -384,12 +387,93 @@ def test_what_cannot_be_done_is_refused_before_any_work(tiny, tmp_path, module, 
 
 
 @pytest.mark.parametrize("module", EXPERIMENTS)
+def test_images_without_sides_are_refused_unless_none_is_moved(module, tmp_path):
+    np.savez(tmp_path / "rows.npz", x=RANDOM.random((300, 12)), y=np.arange(300) % 3)
+    config = module.Config(data=str(tmp_path / "rows.npz"), results=str(tmp_path), **COMMON | EXPERIMENTS[module])
+    with pytest.raises(RunError, match="--distortion 0 --shift 0"):
+        module.main(config)
+    dataset = load_mnist(config.data)
+    require_moves(dataset, dataclasses.replace(config, distortion=0.0, shift=0.0))
+
+
+@pytest.mark.parametrize("module", [aae_semisupervised, aae_embedding])
+def test_classes_without_training_images_are_refused(module, tmp_path):
+    np.savez(tmp_path / "from_1.npz", x=RANDOM.random((300, *SHAPE)), y=1 + np.arange(300) % 3)
+    config = module.Config(data=str(tmp_path / "from_1.npz"), results=str(tmp_path), **COMMON | EXPERIMENTS[module])
+    with pytest.raises(RunError, match="no training image of class 0"):
+        module.main(config)
+
+
+@pytest.mark.parametrize("module", EXPERIMENTS)
 def test_images_without_labels_are_refused(module, tmp_path):
     np.savez(tmp_path / "bare.npz", x=RANDOM.integers(0, 256, (200, *SHAPE), dtype=np.uint8))
     config = module.Config(data=str(tmp_path / "bare.npz"), results=str(tmp_path / "results"))
     with pytest.raises(RunError, match="no labels"):
         module.main(config)
     check(config)
+
+
+class Sorted:
+    """Images are numbers: rounded up, their category, and the further below that, the surer it is of them."""
+
+    prior = CategoricalPrior(3, 2)
+
+    def category_logits(self, images):
+        sureness = 1.0 + np.ceil(images) - images
+        return np.where(np.arange(3) == np.ceil(images)[:, None], 5.0 * sureness[:, None], 0.0)
+
+
+# Category 0 is named 7 by its surest image and 4 by most, category 1 by all 5; 2 has no image: by those that are least
+# sure to be another's it is named 4, by majority nothing.
+NAMING = (np.array([0.0, 0.0, -0.5, 0.5, 0.9]), np.array([4, 4, 7, 5, 5]))
+TESTED = (np.array([0.0, 0.0, 0.0, 1.0, 2.0]), np.array([7, 4, 4, 5, 5]))
+
+
+@pytest.mark.parametrize("given, error", [(NAMING, (2 / 5, 1 / 5)), (TESTED, (3 / 5, 2 / 5))])
+def test_validation_images_name_the_clusters_and_test_images_are_judged(given, error):
+    found = aae_clustering.judged(Sorted(), NAMING, *given)
+    on_map = aae_embedding.errors(Sorted(), aae_embedding.Case(2, 0), NAMING, *given)
+    assert (found["confident_error"].value, found["majority_error"].value) == pytest.approx(error)
+    assert (on_map["test_error"].value, on_map["majority_error"].value) == pytest.approx(error)
+
+
+def test_where_the_categories_are_classes_nobody_names_them():
+    found = aae_embedding.errors(
+        Sorted(), aae_embedding.Case(2, 100), None, np.array([0.0, 1.0, 2.0]), np.arange(3) % 2
+    )
+    assert found["test_error"].value == found["majority_error"].value == pytest.approx(1 / 3)
+
+
+def test_the_neighbours_error_counts_votes_without_ones_own():
+    random = np.random.default_rng(0)
+    points, labels = random.normal(size=(40, 2)), random.integers(0, 3, 40)
+    wrong = 0
+    for i in range(40):
+        near = sorted((j for j in range(40) if j != i), key=lambda j: np.linalg.norm(points[i] - points[j]))[:15]
+        wrong += np.bincount(labels[near]).argmax() != labels[i]
+    assert aae_embedding.neighbour_error(points, labels) == pytest.approx(wrong / 40)
+
+
+def test_a_stopped_training_has_the_error_of_its_last_good_pass():
+    history = {"updates": [10, 20], "val_error": [0.25, 0.9]}
+    whole, stopped = (course(Outcome(history, 20, 1.0, 20, reason)) for reason in (None, "not finite"))
+    assert (whole["validation_error"], stopped["validation_error"]) == (0.9, 0.25)
+    first = Outcome({"updates": [3], "val_error": [0.9]}, 3, 1.0, 3, "not finite")
+    assert course(first)["validation_error"] is None
+
+
+def test_what_is_set_by_hand_holds_for_every_recipe():
+    config = aae_semisupervised.Config(learning_rate=0.05, input_noise=0.1)
+    asked = quickened(config, aae_semisupervised.RECIPES["paper"])
+    assert (asked.learning_rate, asked.input_noise, asked.reconstruction_weight) == (0.05, 0.1, 0.03)
+
+
+def test_reported_numbers_stand_beside_mnist_alone(tiny):
+    dataset, found = load_mnist(tiny), {"stopped": 0, "test_error": 0.02, "test_error_sd": None}
+    metrics = {"100 labels": {"ours": found | {"validation_error": 0.01, "validation_error_sd": None}}}
+    for name, shown in (("MNIST", True), ("Fashion-MNIST", False)):
+        named = dataclasses.replace(dataset, name=name)
+        assert ("1.90 ± 0.10" in aae_semisupervised.table(metrics, named)) == shown
 
 
 def test_the_papers_step_lengths():

@@ -179,6 +179,8 @@ def test_too_few_images_and_classes_that_are_not_there_are_refused():
     config = aae_label_prior.Config(labelled_images=10, unlabelled_images=20)
     with pytest.raises(RunError, match="100 or more"):
         aae_label_prior.require_modes(dataset(), config)
+    with pytest.raises(RunError, match="none would have a label"):
+        aae_label_prior.require_modes(dataset(), aae_label_prior.Config(labelled_images=10))
     with pytest.raises(RunError, match="no test image of --classes 8"):
         aae_label_prior.require_modes(dataset(classes=3), aae_label_prior.Config(classes=(8,)))
 
@@ -229,6 +231,7 @@ def test_versions_are_tabulated_and_not_made_again(tmp_path, monkeypatch, seeds,
         assert found["own_mode_share"] == pytest.approx(np.mean([run["own_mode_share"] for run in each]))
         assert found["prior_own_mode_share"] > 0.8 and found["updates"] == 2
         assert each[0]["classes"] == list(asked.get("classes", (0, 1, 2)))
+    assert all((folder / f"{asked['priors'][0]}-{seed}" / "history.csv").is_file() for seed in seeds)
     (prior,) = asked["priors"]
     names = {prior} | ({f"{prior}_blind"} if config.contrast else set())
     assert {path.stem for path in folder.glob("*.png")} == names and len(metrics) == len(names)

@@ -29,6 +29,7 @@ from common.data import DataError, load_mnist
 from common.files import whole, write_json
 from common.run import RunError, check, claim_folder, complete_run, create_folder, load_run, main_of, parse
 from common.training import StopOnInterrupt, planned_epochs
+from experiments import avb_toy
 
 ROOT = Path(run.__file__).parent.parent
 SCRIPTS = [aae_deterministic, aae_gaussian, aae_universal, avb, vae_baseline]
@@ -74,6 +75,7 @@ def refusal_of(arguments, script=aae_deterministic):
         ("--hidden-units", "--hidden-units needs at least one number"),
         ("--hidden-units 16 0", "--hidden-units must be above 0, not 0"),
         ("--epochs -1", "--epochs must be at least 0, not -1"),
+        ("--hidden-units 16 16", None),
         ("--batch-size 0", "--batch-size must be above 0, not 0"),
         ("--learning-rate 0", "--learning-rate must be above 0, not 0.0"),
         ("--learning-rate nan", "--learning-rate must be above 0, not nan"),
@@ -98,6 +100,12 @@ def test_flags_are_refused_in_one_line_or_taken(arguments, message):
         check(parse(aae_deterministic.Config, arguments.split()))
     else:
         assert message in refusal_of(arguments.split())
+
+
+def test_a_seed_twice_is_refused():
+    """It would be trained once, and two seeds reported that agree to the last digit."""
+    with pytest.raises(RunError, match="--seeds names one thing twice: 0 1 0"):
+        check(avb_toy.Config(seeds=(0, 1, 0)))
 
 
 def test_parse_fills_the_config():

@@ -2,13 +2,20 @@
 
 import pytest
 
-from common.tables import markdown, over_seeds, plus_minus
+from common.tables import markdown, over_seeds, plus_minus, titled
 
 
 def test_means_and_deviations_over_seeds_are_null_where_a_number_is():
     found = over_seeds([{"a": 1.0, "b": None}, {"a": 3.0, "b": 2.0}], ("a", "b", "c"))
-    assert found == {"a": 2.0, "a_sd": pytest.approx(2**0.5), "b": None, "b_sd": None, "c": None, "c_sd": None}
-    assert over_seeds([{"a": 1.0}], ("a",)) == {"a": 1.0, "a_sd": None}
+    expected = {"a": 2.0, "a_sd": pytest.approx(2**0.5), "b": None, "b_sd": None, "c": None, "c_sd": None}
+    assert found == expected | {"stopped": 0}
+    assert over_seeds([{"a": 1.0}], ("a",)) == {"a": 1.0, "a_sd": None, "stopped": 0}
+
+
+def test_a_row_says_how_many_trainings_ended_early():
+    runs = [{"a": 1.0, "stopped_by": None}, {"a": 3.0, "stopped_by": "the kl term was not finite at update 3"}]
+    assert titled("VAE", over_seeds(runs, ("a",))) == "VAE, 1 stopped early"
+    assert titled("VAE", over_seeds(runs[:1], ("a",))) == "VAE"
 
 
 @pytest.mark.parametrize(

@@ -37,8 +37,9 @@ def error_of_names(names: np.ndarray, assigned: np.ndarray, labels: np.ndarray) 
 
 
 def matched_error(assigned: np.ndarray, labels: np.ndarray, clusters: int) -> Estimate:
-    """Error where no two clusters may share a class, at the best one-to-one matching (Kuhn, 1955).
+    """Error where no two clusters may share a class, at the one-to-one matching that is best for these very labels.
 
+    Found by the Hungarian method (Kuhn, 1955).
     With more clusters than classes the images of those left over all count as wrong, and the other way round.
     """
     table = counts(assigned, labels, clusters)
