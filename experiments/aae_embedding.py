@@ -69,7 +69,7 @@ from common.training import Batches, fit_part, part_updates
 REPORTED = {(2, 0): "13.18", (2, 100): "6.08", (2, 1000): "4.20", (10, 100): "3.90"}  # test error in per cent
 ERRORS = {"test_error": "test error, %", "majority_error": "by majority, %", "neighbour_error": "15 nearest, %"}
 NEIGHBOURS = 15
-QUICK = {"data": "sample", "labels": (0, 100), "larger_labels": (), "seeds": (0,), "updates": 400}
+QUICK = {"data": "sample", "labels": (0, 100), "larger_labels": None, "seeds": (0,), "updates": 400}
 QUICK |= {"hidden_units": (300, 300), "map_images": 500}
 
 
@@ -79,7 +79,7 @@ class Config:
 
     data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz file
     labels: tuple[Count, ...] = (0, 100, 1000)  # images whose class is known, for the maps of two dimensions (Fig. 11)
-    larger_labels: tuple[Count, ...] = (100,)  # the same for the larger representation
+    larger_labels: tuple[Count, ...] | None = (100,)  # the same for the larger representation; None for none of it
     larger_dim: Annotated[int, Range(2)] = 10  # its dimensions (the paper's)
     seeds: tuple[Seed, ...] = (0, 1, 2, 3, 4)  # of weights, noise and order; the draws of the labelled images
     clusters: Annotated[int, Range(1)] = 20  # categories where there are no labels (the paper's)
@@ -122,7 +122,7 @@ class Case(NamedTuple):
 def cases_of(config: Config) -> list[Case]:
     """All that is asked for."""
     return [Case(2, labels) for labels in config.labels] + [
-        Case(config.larger_dim, labels) for labels in config.larger_labels
+        Case(config.larger_dim, labels) for labels in config.larger_labels or ()
     ]
 
 
