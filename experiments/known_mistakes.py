@@ -22,13 +22,14 @@ import numpy as np
 from keras import ops
 
 import avb
+import vae_baseline
 from common import plots
 from common.adversarial import frozen
 from common.data import Dataset, load_mnist
 from common.evaluation import code
 from common.files import whole, write_json
 from common.measure import LikelihoodSettings, flat, importance_weighted, information, test_images, test_terms
-from common.model import to_numpy
+from common.model import gaussian_kl, to_numpy
 from common.run import (
     PositiveCount,
     Range,
@@ -75,6 +76,44 @@ class Config:
     quick: bool = False  # whatever is not asked for is small: the sample, one seed, 200 updates
     results: str = "results"  # the folder of all runs
     name: str = ""  # the folder below results/known_mistakes/; "default" or "quick" if empty
+
+
+class MistakenVAE(vae_baseline.VAE):
+    """The VAE with those of the mistakes that it is told to make.
+
+    Means for the sum over pixels, and for that over the dimensions of the code; and `two_readings` of s, the encoder's
+    second output: log sigma where z is drawn, log sigma^2 in the KL. "log_var" among what it infers is that of the z
+    which it draws, so that every instrument measures those; `kl_stated_nats` is the KL as its loss has it, summed.
+    """
+
+    def __init__(self, pixel_mean=False, code_mean=False, two_readings=False, **kwargs):
+        super().__init__(**kwargs)
+        self.pixel_mean, self.code_mean, self.two_readings = pixel_mean, code_mean, two_readings
+
+    def infer(self, x):
+        mean, s = ops.split(self.encoder(x), 2, axis=-1)
+        log_var = 2.0 * s if self.two_readings else s
+        return {"z": mean + ops.exp(0.5 * log_var) * self.noise(ops.shape(mean)), "mean": mean, "log_var": log_var}
+
+    def objective(self, x, outputs):
+        kl = ops.mean(self.divergences(x, outputs)["kl_stated_nats"])
+        terms = super().objective(x, outputs) | {"kl": self.beta * self.warm_up_weight * kl}
+        if self.pixel_mean:
+            terms["reconstruction"] = terms["reconstruction"] / math.prod(x.shape[1:])
+        if self.code_mean:
+            terms["kl"] = terms["kl"] / self.prior.latent_dim
+        return terms
+
+    def divergences(self, x, outputs):
+        stated = 0.5 * outputs["log_var"] if self.two_readings else outputs["log_var"]
+        kl = gaussian_kl(outputs["mean"], stated, self.prior.scale)
+        return super().divergences(x, outputs) | {"kl_stated_nats": kl}
+
+
+def mistaken_vae(config: vae_baseline.Config, mistakes: dict, image_shape) -> MistakenVAE:
+    """vae_baseline.py's networks in a VAE that makes mistakes, or none."""
+    right = vae_baseline.build(config, image_shape)
+    return MistakenVAE(**mistakes, beta=config.beta, prior=right.prior, seed=config.seed, **right.networks)
 
 
 class MistakenAVB(avb.AVB):
