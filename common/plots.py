@@ -264,6 +264,49 @@ def dots(panels: Mapping[str, Mapping], rows: Sequence[str], title: str, descrip
     return figure
 
 
+class Spectrum(NamedTuple):
+    """A row of `spectra`: values (d,), largest first; images (n, h, w) or (n, d) in [0, 1]; a line of numbers."""
+
+    values: np.ndarray
+    images: np.ndarray
+    numbers: str
+
+
+def spectra(
+    rows: Mapping[str, Spectrum], originals: np.ndarray, title: str, description: str, x_label: str, y_label: str
+) -> Figure:
+    """A row a name: its values as bars on one logarithmic scale, from a thousandth, and its images beside them.
+
+    originals: images (n, h, w) or (n, d) that stand above all.
+    """
+    strips = [in_rows(as_images(images), len(images)) for images in (originals, *(row.images for row in rows.values()))]
+    canvases = [canvas_of(strip, width=760)[0] for strip in strips]
+    across, up = canvases[0].shape[1] / DPI, canvases[0].shape[0] / DPI
+    side, left, gap, bottom, down = 3.5, 2.0, 0.375, 0.5, 1.25
+    figure = new_figure(left + side + gap + across + MARGIN, bottom + down * len(rows) + up, title, description)
+    top = max(row.values.max() for row in rows.values())
+    for number, (name, row) in enumerate(rows.items()):
+        low = bottom + down * (len(rows) - 1 - number)
+        axes = place(figure, left, low, side, down - 0.375)
+        axes.bar(np.arange(1, len(row.values) + 1), row.values, width=1.0, color=COLOURS[0])
+        axes.set(yscale="log", ylim=(1e-3, 2 * top), xlim=(0, len(row.values) + 1))
+        axes.yaxis.set_major_locator(LogLocator(numticks=9))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.minorticks_off()
+        axes.tick_params(labelsize=SMALL_SIZE, labelbottom=number == len(rows) - 1)
+        axes.set_ylabel(y_label, size=SMALL_SIZE)
+        style = {"ha": "right", "va": "center", "size": TEXT_SIZE, "weight": "bold"}
+        axes.text(-0.21, 0.5, textwrap.fill(name, 16), transform=axes.transAxes, **style)
+        beside = place(figure, left + side + gap, low, across, up)
+        show_canvas(beside, canvases[number + 1])
+        beside.set_title(row.numbers, size=SMALL_SIZE, loc="left", pad=3)
+    axes.set_xlabel(x_label, size=SMALL_SIZE)
+    above = place(figure, left + side + gap, bottom + down * len(rows), across, up)
+    show_canvas(above, canvases[0])
+    above.set_ylabel("originals", size=SMALL_SIZE, rotation=0, ha="right", va="center")
+    return figure
+
+
 class Curve(NamedTuple):
     """A series in `bands`: x (n,), a row of values for each seed (seeds, n), and how the line is drawn."""
 
