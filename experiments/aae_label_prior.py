@@ -9,9 +9,8 @@ of the images has labels. Every network minimises its own terms, in nats per ima
     encoder             adversarial_weight E_x,y [ -log D(z, y) ]            generator
     discriminator       E_y,p(z|y) [ -log D(z, y) ] + E_x,y [ -log(1 - D(z, y)) ]
 
-where p(z|unlabelled) is the whole prior. The contrast is a mistake that has been made: labels that choose the prior's
-mode and never reach the discriminator (all-zero vectors in their place). The discriminator then compares mixtures over
-all classes, and nothing tells a class from another.
+where p(z|unlabelled) is the whole prior. What comes out if the labels choose the prior's mode and never reach the
+discriminator: `python -m experiments.known_mistakes --mistakes labels_unseen`.
 
 Run: python -m experiments.aae_label_prior --data mnist.npz (--help lists every flag); --quick on the sample.
 `--classes 0 1 2` leaves all other classes without labels. To expect: at least 93 % of held-out codes in their own mode
@@ -58,14 +57,13 @@ from common.run import (
     require_labels,
 )
 from common.tables import markdown, of_seeds, over_seeds, plus_minus, titled
-from common.training import LabelledBatches, fit_part, part_updates
+from common.training import LabelledBatches, Outcome, fit_part, part_updates
 
 UNLABELLED = MODES  # the label of an image without one: the eleventh
 LABELLED_SHARE = 0.5  # of a batch
 WALK = 10  # images along each mode
 CLASS_POINTS = 500  # codes, and as many draws of its mode, for a class's discrepancy
 FEWEST_OF_A_CLASS = 4  # test images: with fewer a class gets no numbers
-BLIND = "labels kept from the discriminator"
 AXES = {  # prior: what a step of the walk is, what a row is
     "mixture": ("along the mode's long axis, outwards", "mode"),
     "swiss_roll": ("along the roll, outwards", "tenth of the roll"),
@@ -78,7 +76,7 @@ COLUMNS = {  # key: how the table calls it, digits
     "class_mmd_imq": ("MMD² of a class to its mode", 4),
     "test_reconstruction_nats": ("reconstruction, nats", 1),
 }
-QUICK = {"data": "sample", "hidden_units": (200, 200), "updates": 1000, "seeds": (0,), "contrast": False}
+QUICK = {"data": "sample", "hidden_units": (200, 200), "updates": 1000, "seeds": (0,)}
 
 
 @dataclass(frozen=True)
@@ -90,12 +88,11 @@ class Config:
     unlabelled_images: Count = 40_000  # of the training images (section 2.3)
     classes: tuple[Annotated[int, Range(0, MODES, inclusive=True)], ...] = tuple(range(MODES))  # that have labels
     priors: tuple[Literal["mixture", "swiss_roll"], ...] = ("mixture", "swiss_roll")  # Fig. 4
-    contrast: bool = True  # each prior a second time, with the labels kept from the discriminator
     hidden_units: tuple[PositiveCount, ...] = (1000, 1000)  # ReLU units a layer, all networks (appendix A.1)
     adversarial_weight: Factor = 100.0  # on the generator's nats, against nats summed over all pixels
     updates: PositiveCount = 5000  # steps of the optimiser: labelled images are seen 25 times, the others 6
     seeds: tuple[Seed, ...] = (0, 1, 2)  # of weights, prior draws, order, and of who has a label
-    quick: bool = False  # whatever is not asked for is small: sample, networks, one seed, 1000 updates, no contrast
+    quick: bool = False  # whatever is not asked for is small: sample, networks, one seed, 1000 updates
     results: str = "results"  # the folder of all runs
     name: str = ""  # the folder below results/aae_label_prior/; "default" or "quick" if empty
 
@@ -123,10 +120,6 @@ class LabelPriorAAE(aae_deterministic.DeterministicAAE):
 
     title = "Deterministic AAE, labels in its prior"
 
-    def __init__(self, labels_shown: bool, **kwargs):
-        super().__init__(**kwargs)
-        self.labels_shown = labels_shown
-
     def infer(self, x):
         return super().infer(x["images"] if isinstance(x, dict) else x)
 
@@ -138,8 +131,7 @@ class LabelPriorAAE(aae_deterministic.DeterministicAAE):
 
     def beside(self, z, labels):
         """What the discriminator takes: (batch, latent_dim), (batch,) -> (batch, latent_dim + 11)."""
-        shown = ops.one_hot(labels, MODES + 1, dtype="float32")
-        return ops.concatenate([z, shown if self.labels_shown else ops.zeros_like(shown)], axis=-1)
+        return ops.concatenate([z, ops.one_hot(labels, MODES + 1, dtype="float32")], axis=-1)
 
     def objective(self, x, outputs):
         z, labels = outputs["z"], ops.cast(x["labels"], "int32")
@@ -165,11 +157,10 @@ def configured(config: Config, prior: str, seed: int) -> aae_deterministic.Confi
     )
 
 
-def build(config: aae_deterministic.Config, labels_shown: bool, image_shape) -> LabelPriorAAE:
+def build(config: aae_deterministic.Config, image_shape) -> LabelPriorAAE:
     """The untrained model: that of aae_deterministic.py but for its discriminator, which has eleven more inputs."""
     random = np.random.default_rng(config.seed)
     return LabelPriorAAE(
-        labels_shown=labels_shown,
         adversarial_weight=config.adversarial_weight,
         prior=PRIORS[config.prior](config.latent_dim, config.prior_scale),
         seed=config.seed,
@@ -244,28 +235,28 @@ def of_classes(codes: np.ndarray, own: np.ndarray, labels: np.ndarray, seed: int
 # The experiment
 
 
-def versions(config: Config) -> dict[str, tuple[str, bool]]:
-    """Name: the prior, and whether the discriminator sees the labels."""
-    shown = {prior: (prior, True) for prior in config.priors}
-    blind = {f"{prior}, {BLIND}": (prior, False) for prior in config.priors}
-    return shown | (blind if config.contrast else {})
-
-
-def trained_and_measured(config: Config, dataset: Dataset, version: str, seed: int, folder: Path) -> dict:
-    """Train a version and measure it on test images; what its figure needs goes into `folder` if the seed is first."""
-    print(f"{version}, seed {seed}", flush=True)
-    prior, labels_shown = versions(config)[version]
+def trained_and_measured(config: Config, dataset: Dataset, prior: str, seed: int, folder: Path) -> dict:
+    """Train on a prior and measure on test images; what its figure needs goes into `folder` if the seed is first."""
+    print(f"{prior}, seed {seed}", flush=True)
     asked = configured(config, prior, seed)
-    model = build(asked, labels_shown, dataset.image_shape)
-    batches = MixedBatches(*training_images(dataset, config, seed), asked.batch_size, asked.binarisation, seed)
-    validation = {"images": dataset.x_val, "labels": shown_labels(dataset.y_val, config)}
-    outcome = fit_part(model, batches, validation, asked, folder / f"{slug(version)}-{seed}")
+    model = build(asked, dataset.image_shape)
+    outcome = trained(model, dataset, config, asked, folder / f"{prior}-{seed}")
     if seed == config.seeds[0]:
-        with whole(folder / f"{slug(version)}.npz") as unfinished:
+        with whole(folder / f"{prior}.npz") as unfinished:
             np.savez_compressed(unfinished, **pictures(model, dataset))
     found = measured(model, dataset, config, seed)
     keras.utils.clear_session()
     return found | {"updates": outcome.updates, "stopped_by": outcome.stopped_by}
+
+
+def trained(
+    model: LabelPriorAAE, dataset: Dataset, config: Config, asked: aae_deterministic.Config, folder: Path
+) -> Outcome:
+    """Train the model of `asked` on the images and labels of its seed; history.csv goes into `folder`."""
+    images, labels = training_images(dataset, config, asked.seed)
+    batches = MixedBatches(images, labels, asked.batch_size, asked.binarisation, asked.seed)
+    validation = {"images": dataset.x_val, "labels": shown_labels(dataset.y_val, config)}
+    return fit_part(model, batches, validation, asked, folder)
 
 
 def pictures(model: LabelPriorAAE, dataset: Dataset) -> dict[str, np.ndarray]:
@@ -274,11 +265,6 @@ def pictures(model: LabelPriorAAE, dataset: Dataset) -> dict[str, np.ndarray]:
     images = model.decode(walk.reshape(-1, 2)).reshape(MODES, WALK, *dataset.image_shape)
     prior = to_numpy(model.prior.sample(plots.CLOUD_POINTS, model.seed_generator))
     return {"codes": model.encode(dataset.x_test), "prior": prior, "walks": images}
-
-
-def slug(version: str) -> str:
-    """A name for a version's files."""
-    return version.replace(f", {BLIND}", "_blind")
 
 
 def require_modes(dataset: Dataset, config: Config):
@@ -309,17 +295,16 @@ def main(config: Config = Config()) -> dict:
     updates = part_updates(configured(config, config.priors[0], config.seeds[0]), images)
     claim_folder(folder, "aae_label_prior", config, dataset, updates)
     parts = {
-        f"{version}, seed {seed}": partial(trained_and_measured, config, dataset, version, seed, folder)
+        f"{prior}, seed {seed}": partial(trained_and_measured, config, dataset, prior, seed, folder)
         for seed in config.seeds
-        for version in versions(config)
+        for prior in config.priors
     }
     runs = each_once(folder, parts)
     metrics = {}
-    for version in versions(config):
-        of_version = [runs[f"{version}, seed {seed}"] for seed in config.seeds]
-        metrics[version] = over_seeds(of_version, (*COLUMNS, "prior_own_mode_share", "updates"))
-        picture = figure(metrics[version], version, config, dataset, folder)
-        plots.save(picture, folder / f"{slug(version)}.png")
+    for prior in config.priors:
+        of_prior = [runs[f"{prior}, seed {seed}"] for seed in config.seeds]
+        metrics[prior] = over_seeds(of_prior, (*COLUMNS, "prior_own_mode_share", "updates"))
+        plots.save(figure(metrics[prior], prior, config, dataset, folder), folder / f"{prior}.png")
     with whole(folder / "table.md") as unfinished:
         unfinished.write_text(table(metrics))
     write_json(folder / "metrics.json", metrics)
@@ -329,32 +314,30 @@ def main(config: Config = Config()) -> dict:
 
 
 def table(metrics: dict) -> str:
-    """A row a version, mean ± standard deviation over the seeds."""
+    """A row a prior, mean ± standard deviation over the seeds."""
     rows = [
         [
-            titled(version.replace("_", " "), found),
+            titled(prior.replace("_", " "), found),
             *(plus_minus(found[key], found[f"{key}_sd"], COLUMNS[key][1]) for key in COLUMNS),
         ]
-        for version, found in metrics.items()
+        for prior, found in metrics.items()
     ]
     return markdown(["", *(title for title, _ in COLUMNS.values())], rows)
 
 
-def figure(found: dict, version: str, config: Config, dataset: Dataset, folder: Path):
+def figure(found: dict, name: str, config: Config, dataset: Dataset, folder: Path):
     """Codes over their prior, and what the decoder makes of walks through it, of the first seed."""
-    with np.load(folder / f"{slug(version)}.npz") as arrays:
+    with np.load(folder / f"{name}.npz") as arrays:
         codes, prior, walks = (arrays[key] for key in ("codes", "prior", "walks"))
     _, labels = training_images(dataset, config, config.seeds[0])
     own, best = (f"{100 * found[key]:.1f} %" for key in ("own_mode_share", "prior_own_mode_share"))
-    name, labels_shown = versions(config)[version]
-    shown = "labels seen by the discriminator" if labels_shown else BLIND
     return plots.codes_and_walks(
         codes,
         dataset.y_test,
         prior,
         walks,
         AXES[name],
-        f"AAE on {dataset.name}, {name.replace('_', ' ')} prior, {shown}",
+        f"AAE on {dataset.name}, {name.replace('_', ' ')} prior, labels seen by the discriminator",
         f"Left: codes of {len(codes):,} test images by class, each class's number at its median; prior draws in black. "
         f"Right: the decoder's pixel means on a walk through each mode, the number and colour those of its class. "
         f"{np.sum(labels != UNLABELLED):,} labelled and {np.sum(labels == UNLABELLED):,} unlabelled training images, "

@@ -21,9 +21,8 @@ SHAPE = (4, 3)
 LABELS = np.array([0, 3, 9, UNLABELLED])
 
 
-def model(labels_shown=True, prior="mixture", seed=0):
-    config = aae_deterministic.Config(hidden_units=(8,), prior=prior, seed=seed)
-    return aae_label_prior.build(config, labels_shown, SHAPE)
+def model(prior="mixture", seed=0):
+    return aae_label_prior.build(aae_deterministic.Config(hidden_units=(8,), prior=prior, seed=seed), SHAPE)
 
 
 def dataset(count=200, classes=10):
@@ -45,8 +44,6 @@ def test_the_discriminator_sees_eleven_labels_beside_the_code_and_unlabelled_is_
     seen = to_numpy(model().beside(ops.convert_to_tensor(z), LABELS))
     np.testing.assert_array_equal(seen[:, :2], z)
     np.testing.assert_array_equal(seen[:, 2:], np.eye(11)[[0, 3, 9, 10]])
-    blind = to_numpy(model(labels_shown=False).beside(ops.convert_to_tensor(z), LABELS))
-    np.testing.assert_array_equal(blind, np.pad(z, ((0, 0), (0, 11))))
 
 
 def gradient(built, x, term, network):
@@ -57,9 +54,8 @@ def gradient(built, x, term, network):
     return np.concatenate([part.ravel() for part in found])
 
 
-@pytest.mark.parametrize("labels_shown", [True, False])
-def test_a_label_changes_the_discriminators_output_and_the_encoders_gradient(labels_shown):
-    built, outputs, slopes = model(labels_shown), [], []
+def test_a_label_changes_the_discriminators_output_and_the_encoders_gradient():
+    built, outputs, slopes = model(), [], []
     for label in (0, 5, UNLABELLED):
         x = batch(np.full(4, label))
         outputs.append(to_numpy(built.discriminator(built.beside(built(x)["z"], x["labels"]))))
@@ -67,7 +63,7 @@ def test_a_label_changes_the_discriminators_output_and_the_encoders_gradient(lab
     for found in (outputs, slopes):
         for first, second in ((0, 1), (0, 2), (1, 2)):
             difference = np.abs(found[first] - found[second]).max()
-            assert difference > 0.01 * np.abs(found[first]).max() if labels_shown else difference == 0
+            assert difference > 0.01 * np.abs(found[first]).max()
 
 
 def test_no_player_moves_the_others_weights():
@@ -93,9 +89,8 @@ def test_the_encoder_never_sees_a_label():
 
 
 @pytest.mark.parametrize("prior", ["mixture", "swiss_roll"])
-@pytest.mark.parametrize("labels_shown", [True, False])
-def test_a_label_draws_from_its_mode_and_unlabelled_from_all(prior, labels_shown):
-    built = model(labels_shown, prior)
+def test_a_label_draws_from_its_mode_and_unlabelled_from_all(prior):
+    built = model(prior)
     labels = np.repeat([3, 8, UNLABELLED], 1000)
     modes = to_numpy(built.prior.mode_of(built.prior_draws(ops.convert_to_tensor(labels, "int32"))))
     assert np.mean(modes[:1000] == 3) > 0.95 and np.mean(modes[1000:2000] == 8) > 0.95
@@ -213,10 +208,9 @@ def test_a_class_is_compared_with_its_own_mode(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "seeds, asked",
-    [((3, 4), {"priors": ("swiss_roll",), "contrast": False}), ((3,), {"priors": ("mixture",), "classes": (0, 2)})],
+    "seeds, asked", [((3, 4), {"priors": ("swiss_roll",)}), ((3,), {"priors": ("mixture",), "classes": (0, 2)})]
 )
-def test_versions_are_tabulated_and_not_made_again(tmp_path, monkeypatch, seeds, asked):
+def test_priors_are_tabulated_and_not_made_again(tmp_path, monkeypatch, seeds, asked):
     random = np.random.default_rng(0)
     x, y = random.integers(0, 256, (260, *SHAPE), dtype=np.uint8), random.integers(0, 3, 260)
     np.savez(tmp_path / "tiny.npz", x=x, y=y)
@@ -226,15 +220,14 @@ def test_versions_are_tabulated_and_not_made_again(tmp_path, monkeypatch, seeds,
     metrics = aae_label_prior.main(config)
     folder = tmp_path / "aae_label_prior" / "r"
     runs = json.loads((folder / "runs.json").read_text())
-    for version, found in metrics.items():
-        each = [runs[f"{version}, seed {seed}"] for seed in seeds]
+    for prior, found in metrics.items():
+        each = [runs[f"{prior}, seed {seed}"] for seed in seeds]
         assert found["own_mode_share"] == pytest.approx(np.mean([run["own_mode_share"] for run in each]))
         assert found["prior_own_mode_share"] > 0.8 and found["updates"] == 2
         assert each[0]["classes"] == list(asked.get("classes", (0, 1, 2)))
     assert all((folder / f"{asked['priors'][0]}-{seed}" / "history.csv").is_file() for seed in seeds)
     (prior,) = asked["priors"]
-    names = {prior} | ({f"{prior}_blind"} if config.contrast else set())
-    assert {path.stem for path in folder.glob("*.png")} == names and len(metrics) == len(names)
+    assert [path.stem for path in folder.glob("*.png")] == list(metrics) == [prior]
     monkeypatch.setattr(aae_label_prior, "fit_part", None)  # nothing is left to do
     assert aae_label_prior.main(config) == metrics
     with pytest.raises(RunError, match="other parameters"):

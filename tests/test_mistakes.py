@@ -8,12 +8,19 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from test_mathematics import gradients
 
+import aae_deterministic
+import aae_gaussian
 import avb
+import vae_baseline
 from common import measure
-from common.model import to_numpy
+from common.adversarial import frozen, generator_loss
+from common.model import LatentModel, to_numpy
 from common.run import RunError
 from experiments import known_mistakes
+from experiments.aae_label_prior import UNLABELLED, LabelPriorAAE
+from experiments.known_mistakes import EARLIER_AVB, MISTAKES, Version
 
 SMALL = {"hidden_units": (8,), "discriminator_units": (8,), "noise_basis": 2, "noise_dim": 3, "noise_units": (4,)}
 SHAPE = (4, 3)
@@ -21,8 +28,8 @@ SHAPE = (4, 3)
 
 def model(mistakes, **changes):
     """A small version whose T differs from zero."""
-    config = avb.Config(adaptive_contrast=False, **SMALL | changes)
-    built = known_mistakes.build(config, mistakes, SHAPE)
+    config = avb.Config(**{"adaptive_contrast": False} | SMALL | changes)
+    built = known_mistakes.mistaken_avb(config, mistakes, SHAPE)
     *hidden, last, bias = built.discriminator.get_weights()
     built.discriminator.set_weights([*hidden, last + 0.5, bias - 0.3])
     return built
@@ -39,10 +46,57 @@ def terms_of(built, x):
     return {name: float(to_numpy(term)) for name, term in built.objective(x, outputs).items()}, outputs
 
 
-def test_without_mistakes_it_is_avb(x):
-    right, outputs = terms_of(model({}), x)
-    wrong, _ = terms_of(model(dict.fromkeys(known_mistakes.EARLIER, False) | {"uniform_noise": False}), x)
+# Right beside wrong
+
+
+@pytest.mark.parametrize("right", known_mistakes.RIGHT)
+def test_without_mistakes_the_right_model_is_built(right):
+    built, _ = known_mistakes.build(known_mistakes.Config(hidden_units=(8,)), Version(right), 0, SHAPE)
+    assert type(built) in (known_mistakes.MistakenVAE, avb.AVB, aae_gaussian.GaussianAAE, LabelPriorAAE)
+    assert not any(network.non_trainable_variables for network in built.networks.values())  # nothing is normalised
+
+
+@pytest.mark.parametrize("contrast", [True, False])
+def test_an_avb_told_to_make_no_mistake_is_avb(x, contrast):
+    right, outputs = terms_of(model({}, adaptive_contrast=contrast), x)
+    wrong, _ = terms_of(model({"uniform_noise": False, "image_moments": False}, adaptive_contrast=contrast), x)
     assert wrong == right and set(outputs) == {"z", "mean", "variance", "logits"}
+
+
+def test_a_vae_told_to_make_no_mistake_is_the_vae(x):
+    config = vae_baseline.Config(hidden_units=(8,))
+    right, _ = terms_of(vae_baseline.build(config, SHAPE), x)
+    assert terms_of(known_mistakes.mistaken_vae(config, {}, SHAPE), x)[0] == right
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_right_and_wrong_start_from_the_same_weights(name):
+    config = known_mistakes.Config(hidden_units=(8,))
+    first, *others = (
+        known_mistakes.build(config, version, 3, SHAPE)[0].networks for version in MISTAKES[name].versions.values()
+    )
+    for other in others:
+        for network in set(first) - ({"discriminator"} if name == "normalised_discriminator" else set()):
+            for weight, same in zip(first[network].get_weights(), other[network].get_weights(), strict=True):
+                np.testing.assert_array_equal(weight, same)
+
+
+def test_every_mistake_stands_beside_what_lacks_it_alone():
+    for name, mistake in MISTAKES.items():
+        assert len(mistake.numbers) <= 5 and set(mistake.numbers) <= set(known_mistakes.COLUMNS)
+        if name != "earlier_avb":
+            right, wrong = mistake.versions.values()
+            assert right == Version(wrong.right) and wrong.mistakes == (name,)
+
+
+def test_the_ladder_mends_one_mistake_at_a_time():
+    steps = [(set(version.mistakes), version.right == known_mistakes.CONTRAST) for version in EARLIER_AVB.values()]
+    assert steps[0][0] == {"uniform_noise", "pixel_mean", "reversed_gradient"} and steps[-1] == (set(), True)
+    for (before, earlier), (after, later) in itertools.pairwise(steps):
+        assert after <= before and len(before - after) + (later - earlier) == 1
+
+
+# Each mistake
 
 
 def test_a_mean_over_pixels_is_the_sum_over_their_number(x):
@@ -85,37 +139,154 @@ def test_a_reversed_gradient_is_that_of_the_discriminators_loss_on_codes(x):
     assert terms["kl"] == pytest.approx(np.log(1 / (1 + np.exp(-t))).mean(), abs=1e-5)  # E log sigma(T)
 
 
-def test_the_ladder_mends_one_mistake_at_a_time():
-    steps = [
-        ({name for name, made in mistakes.items() if made}, contrast)
-        for mistakes, contrast in known_mistakes.VERSIONS.values()
-    ]
-    assert steps[0][0] == set(known_mistakes.EARLIER) and steps[-1] == (set(), True)
-    for (before, earlier), (after, later) in itertools.pairwise(steps):
-        assert after <= before and len(before - after) + (later - earlier) == 1
+def test_s_is_log_sigma_in_the_draw_and_log_variance_in_the_loss(x):
+    built = known_mistakes.mistaken_vae(vae_baseline.Config(hidden_units=(8,)), {"two_readings": True}, SHAPE)
+    mean, s = np.split(to_numpy(built.encoder(x)).astype("float64"), 2, axis=-1)
+    draws = measure.bank(built, np.array(x), 4000)  # (4000, 6, 2)
+    np.testing.assert_allclose(draws.std(axis=0), np.exp(s), rtol=0.06)  # 5 / sqrt(2 * 4000)
+    found = built.divergences(x, built(x))
+    for key, variance in (("kl_nats", np.exp(2 * s)), ("kl_stated_nats", np.exp(s))):
+        kl = 0.5 * (mean**2 + variance - 1 - np.log(variance)).sum(axis=1)
+        np.testing.assert_allclose(to_numpy(found[key]), kl, rtol=1e-4)
+    terms, _ = terms_of(built, x)
+    assert terms["kl"] == pytest.approx(float(to_numpy(ops.mean(found["kl_stated_nats"]))), rel=1e-5)
 
 
-def test_versions_are_tabulated_and_not_made_again(tmp_path, monkeypatch):
+@pytest.mark.parametrize("unseen", [True, False])
+def test_a_t_that_sees_z_only_is_the_same_for_every_image(x, unseen):
+    built = model({"image_unseen": unseen})
+    z = ops.convert_to_tensor(np.random.default_rng(1).normal(size=(6, 2)), "float32")
+    for network in (built.discriminator, frozen(built.discriminator)):
+        of_these, of_others = (to_numpy(built.log_odds(network, images, z)) for images in (x, 1.0 - x))
+        assert np.array_equal(of_these, of_others) == unseen
+        assert np.ptp(of_these) > 0
+
+
+def test_moments_over_images_are_those_of_the_batch_and_carry_no_gradient(x):
+    built = model({"image_moments": True}, adaptive_contrast=True)
+    eps = ops.convert_to_tensor(np.random.default_rng(1).normal(size=(6, 2, 3)), "float32")
+    built.noise = lambda shape: eps if len(shape) == 3 else ops.zeros((6, 2))
+    outputs = built(x)
+    z = to_numpy(outputs["z"])
+    for key, moment in (("mean", z.mean(axis=0)), ("variance", z.var(axis=0))):
+        np.testing.assert_allclose(to_numpy(outputs[key]), np.tile(moment, (6, 1)), rtol=1e-4, atol=1e-6)
+    fixed = {key: ops.convert_to_tensor(to_numpy(outputs[key])) for key in ("mean", "variance")}
+    found, expected = (
+        gradients(
+            lambda moments=moments: built.objective(x, built(x) | moments)["kl"], built.encoder.trainable_variables
+        )
+        for moments in ({}, fixed)
+    )
+    for gradient, same in zip(found, expected, strict=True):
+        np.testing.assert_allclose(gradient, same, rtol=1e-4, atol=1e-6)
+    assert any(gradient.any() for gradient in found)
+
+
+def aae(mistakes):
+    return known_mistakes.mistaken_aae(aae_gaussian.Config(hidden_units=(8, 8)), mistakes, SHAPE)
+
+
+@pytest.mark.parametrize("mistakes", [{"normalised_discriminator": True}, {}])
+def test_a_normalised_discriminator_sees_neither_mean_nor_scale_of_a_batch(mistakes):
+    """But for Keras' epsilon of 1e-3 beside a variance: codes are wide here."""
+    built = aae(mistakes)
+    codes = np.random.default_rng(0).normal(size=(50, 2)).astype("float32") * 30.0
+    for network in (built.discriminator, frozen(built.discriminator)):
+        seen, moved = (to_numpy(network(ops.convert_to_tensor(batch))) for batch in (codes, 7.0 * codes + 100.0))
+        assert np.ptp(seen) > 0.1
+        assert np.allclose(seen, moved, atol=1e-3) == bool(mistakes)
+
+
+@pytest.mark.parametrize("mistakes", [{"normalised_discriminator": True}, {}])
+def test_no_gradient_of_a_normalised_discriminator_moves_all_codes_together(mistakes):
+    built = aae(mistakes)
+    codes = ops.convert_to_tensor(np.random.default_rng(0).normal(size=(50, 2)), "float32")
+    shift = keras.Variable(np.zeros(2, "float32"))
+    weights = built.discriminator.trainable_variables
+    towards, *others = gradients(lambda: generator_loss(frozen(built.discriminator)(codes + shift)), [shift, *weights])
+    assert (np.abs(towards).max() < 1e-5) == bool(mistakes)
+    assert not any(gradient.any() for gradient in others)
+
+
+def test_a_normalised_discriminator_learns_without_its_running_means(x):
+    """Tests normalise over their own batch as training does, whatever the running means have come to."""
+    discriminator = aae({"normalised_discriminator": True}).discriminator
+    codes = ops.convert_to_tensor(np.random.default_rng(0).normal(size=(50, 2)) + 5.0, "float32")
+    first, again, training = (to_numpy(discriminator(codes, training=flag)) for flag in (False, False, True))
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(first, training)
+    assert all(
+        gradient.any()
+        for gradient in gradients(lambda: ops.sum(discriminator(codes) ** 2), discriminator.trainable_variables)
+    )
+
+
+@pytest.mark.parametrize("unseen", [True, False])
+def test_labels_choose_the_mode_and_reach_the_discriminator_or_not(unseen):
+    config = aae_deterministic.Config(hidden_units=(8,), prior="mixture")
+    built = known_mistakes.mistaken_labels(config, {"labels_unseen": True} if unseen else {}, SHAPE)
+    z = np.random.default_rng(0).normal(size=(4, 2)).astype("float32")
+    labels = np.array([0, 3, 9, UNLABELLED])
+    seen = to_numpy(built.beside(ops.convert_to_tensor(z), labels))
+    np.testing.assert_array_equal(seen[:, :2], z)
+    np.testing.assert_array_equal(seen[:, 2:], np.zeros((4, 11)) if unseen else np.eye(11)[labels])
+    other = to_numpy(built.beside(ops.convert_to_tensor(z), labels[::-1].copy()))
+    assert np.array_equal(*(to_numpy(built.discriminator(pair)) for pair in (seen, other))) == unseen
+    draws = built.prior_draws(ops.convert_to_tensor(np.repeat(3, 1000), "int32"))
+    assert np.mean(to_numpy(built.prior.mode_of(draws)) == 3) > 0.95
+
+
+# The experiment
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    """Of a few images and draws, without XLA, which takes longer to compile two updates than they take."""
     random = np.random.default_rng(0)
     x, y = random.integers(0, 256, (260, *SHAPE), dtype=np.uint8), random.integers(0, 3, 260)
     np.savez(tmp_path / "tiny.npz", x=x, y=y)
-    monkeypatch.setattr(known_mistakes, "WEIGHTED_SAMPLES", 20)
+    np.savez(tmp_path / "unlabelled.npz", x=x)
     for name, few in {"BANK_IMAGES": 4, "BANK_DRAWS": 20, "PROPOSAL_DRAWS": 5}.items():
         monkeypatch.setattr(measure, name, few)
-    versions = {"the earlier AVB": known_mistakes.VERSIONS["the earlier AVB"]}
-    monkeypatch.setattr(known_mistakes, "VERSIONS", versions)
-    config = known_mistakes.Config(
-        data=str(tmp_path / "tiny.npz"), hidden_units=(8,), updates=2, seeds=(3, 4), weighted_images=4
-    )
-    config = dataclasses.replace(config, results=str(tmp_path), name="r")
+    monkeypatch.setattr(known_mistakes, "WEIGHTED_SAMPLES", 20)
+    monkeypatch.setattr(LatentModel, "faster_with_xla", False)
+    shared = {"data": str(tmp_path / "tiny.npz"), "results": str(tmp_path), "name": "r"}
+    return known_mistakes.Config(hidden_units=(8,), updates=2, weighted_images=4, **shared)
+
+
+def test_versions_are_tabulated_and_not_made_again(config, tmp_path, monkeypatch):
+    config = dataclasses.replace(config, seeds=(3, 4), mistakes=("pixel_mean", "two_readings"))
     metrics = known_mistakes.main(config)
     folder = tmp_path / "known_mistakes" / "r"
     runs = json.loads((folder / "runs.json").read_text())
-    both = [runs[f"the earlier AVB, seed {seed}"]["test_reconstruction_nats"] for seed in (3, 4)]
-    assert metrics["the earlier AVB"]["test_reconstruction_nats"] == pytest.approx(np.mean(both))
-    assert list(metrics) == list(versions) and (folder / "mistakes.png").stat().st_size
+    assert list(metrics) == ["VAE", "VAE, pixel mean", "VAE, two readings"]
+    for version, found in metrics.items():
+        both = [runs[f"{version}, seed {seed}"]["test_reconstruction_nats"] for seed in (3, 4)]
+        assert found["test_reconstruction_nats"] == pytest.approx(np.mean(both))
+    assert metrics["VAE"]["kl_nats"] == pytest.approx(metrics["VAE"]["kl_stated_nats"])
+    table = (folder / "table.md").read_text()
+    for name in config.mistakes:
+        assert (folder / f"{name}.png").stat().st_size
+        assert f"{MISTAKES[name].notice}\n" in table and f"\n| {name.replace('_', ' ')} |" in table
+    assert table.count("\n| VAE |") == 2
     monkeypatch.setattr(known_mistakes, "train_part", None)  # nothing is left to do
     assert known_mistakes.main(config) == metrics
     with pytest.raises(RunError, match="other parameters"):
         known_mistakes.main(dataclasses.replace(config, hidden_units=(9,)))
     keras.utils.clear_session()
+
+
+@pytest.mark.parametrize("name", ["image_moments", "normalised_discriminator", "labels_unseen"])
+def test_every_number_of_a_mistake_is_measured(config, name):
+    metrics = known_mistakes.main(dataclasses.replace(config, seeds=(0,), mistakes=(name,)))
+    assert len(metrics) == 2
+    for found in metrics.values():
+        assert all(found[key] is not None for key in MISTAKES[name].numbers)
+    keras.utils.clear_session()
+
+
+def test_images_without_labels_lack_one_mistake_alone(config, tmp_path):
+    with pytest.raises(RunError, match="no labels"):
+        known_mistakes.main(dataclasses.replace(config, data=str(tmp_path / "unlabelled.npz")))
+    with pytest.raises(RunError, match="one of pixel_mean"):
+        known_mistakes.main(dataclasses.replace(config, mistakes=("pixels",)))
