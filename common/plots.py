@@ -190,12 +190,13 @@ def named_tiles(
     title: str,
     description: str,
     together: int = 0,
+    left: float = 0.8,
 ) -> Figure:
     """Images (rows, columns, h, w) or (rows, columns, d) in [0, 1] under the names of rows and columns; NaN is white.
 
-    x_label: what the columns are. together: rows to a group, 0 for one group.
+    x_label: what the columns are. together: rows to a group, 0 for one group. left: inches for the rows' names.
     """
-    figure, axes, x, y = draw_tiles(as_tiles(images), title, description, together, left=0.8, bottom=0.5)
+    figure, axes, x, y = draw_tiles(as_tiles(images), title, description, together, left=left, bottom=0.5)
     axes.set_xticks(x, columns)
     axes.set_yticks(y, rows)
     axes.set_xlabel(x_label)

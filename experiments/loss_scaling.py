@@ -85,7 +85,6 @@ COLUMNS = {  # key: how the table calls it, digits
     "elbo_binarised_nats": ("ELBO, binarised, nats", 1),
     "importance_weighted_bound_nats": ("log p(x), bound, binarised, nats", 1),
 }
-LIVE_VARIANCE = 0.01  # of E[z_u|x] over images
 WEIGHTED_SAMPLES = 1000
 SHOWN = 12  # images in the figures
 QUICK = {"data": "sample", "epochs": 8, "seeds": (0,), "weighted_images": 50}
@@ -161,7 +160,7 @@ def measured(model: MistakenVAE, dataset: Dataset, config: Config, seed: int) ->
     inferred = model.inferred(x_test)
     means, codes = inferred["mean"], inferred["z"]
     kls = code.kl_per_dimension(means, inferred["log_var"])
-    live = means.var(axis=0, ddof=1) > LIVE_VARIANCE
+    live = code.active_dimensions(means)
     prior = to_numpy(model.prior.sample(len(codes), model.seed_generator))
     versions = {
         "": codes,
@@ -286,7 +285,7 @@ def dimensions_figure(metrics: dict, config: Config, dataset: Dataset, folder: P
         f"Left: KL of each dimension of q(z|x) to the prior, averaged over {len(dataset.x_test):,} grey test images, "
         f"largest first. Right: the first of those images, above all, and the decoder's pixel means, z ~ q(z|x). "
         f"Pictures of seed {config.seeds[0]}; numbers: {seeds}. {updates:,} updates each, the same networks. A "
-        f"dimension is live if the variance of E[z|x] over images is above {LIVE_VARIANCE}",
+        f"dimension is live if the variance of E[z|x] over images is above 0.01",
         "dimension of the code, by its KL",
         "KL, nats",
     )

@@ -152,6 +152,14 @@ def active_units(draws: np.ndarray, threshold: float = 0.01) -> int:
     return int(np.sum(between - within / len(draws) > threshold))
 
 
+def active_dimensions(means: np.ndarray, threshold: float = 0.01) -> np.ndarray:
+    """Which dimensions u of the code have Var_x(E[z_u|x]) above `threshold`, as truth values: (latent_dim,).
+
+    `active_units` where the means E[z|x] are known, (n, latent_dim).
+    """
+    return means.var(axis=0, ddof=1) > threshold
+
+
 def participation_ratio(codes: np.ndarray) -> float:
     """(sum lambda)^2 / sum lambda^2 over the eigenvalues of the codes' covariance: dimensions in use, 1 to latent_dim.
 
