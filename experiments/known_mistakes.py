@@ -191,7 +191,7 @@ QUICK = {
     "mistakes": tuple(name for name in MISTAKES if name != "earlier_avb"),
     "updates": 200,
     "seeds": (0,),
-    "weighted_images": 50,
+    "weighted_images": 20,
 }
 
 
