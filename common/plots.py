@@ -504,7 +504,8 @@ def side_by_side(
         dots = [Line2D([], [], color=COLOURS[c % 10], marker=marker(c), label=c, **style) for c in classes]
         dots.append(Line2D([], [], color="black", marker="o", linestyle="none", markersize=2, label="prior"))
         place_of = {"loc": "lower right", "bbox_to_anchor": (1, (2 * side + 1.87) / figure.get_figheight())}
-        figure.legend(handles=dots, ncols=len(dots), frameon=False, fontsize=SMALL_SIZE, columnspacing=0.8, **place_of)
+        style = {"fontsize": SMALL_SIZE, "columnspacing": 0.8, "handletextpad": 0.1, "handlelength": 1.2}
+        figure.legend(handles=dots, ncols=len(dots), frameon=False, **style, **place_of)
     return figure
 
 

@@ -1,0 +1,257 @@
+"""What says how much a code is used: betas on sums, dimensions resampled, a decoder that can do without."""
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import ops
+from scipy.stats import chisquare
+
+import vae_baseline
+from common.data import Dataset, binarise
+from common.evaluation import code, reconstruction
+from common.model import bernoulli_log_likelihood, to_numpy
+from common.run import RunError
+from experiments import loss_scaling, posterior_collapse
+
+SHAPE = (4, 3)
+
+
+@pytest.fixture(scope="module")
+def x():
+    return ops.convert_to_tensor(np.random.default_rng(0).random((6, *SHAPE)), "float32")
+
+
+def numbers(terms) -> dict:
+    return {name: float(to_numpy(term)) for name, term in terms.items()}
+
+
+# Loss scaling
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    mistakes=st.fixed_dictionaries({"pixel_mean": st.booleans(), "code_mean": st.booleans()}),
+    beta=st.floats(0.1, 10.0),
+    latent_dim=st.integers(1, 5),
+)
+def test_any_reduction_is_a_beta_on_sums(mistakes, beta, latent_dim):
+    """The loss is that of a VAE on sums with the effective beta, times a constant."""
+    x = ops.convert_to_tensor(np.random.default_rng(1).random((6, *SHAPE)), "float32")
+    config = loss_scaling.Config(latent_dim=latent_dim, hidden_units=(5,))
+    setting = loss_scaling.Setting(mistakes, beta)
+    model = loss_scaling.build(config, setting, 0, SHAPE)
+    outputs = model(x)
+    scaled = sum(numbers(model.objective(x, outputs)).values())
+    effective = loss_scaling.effective_beta(setting, 12, latent_dim)
+    of_sums = vae_baseline.build(vae_baseline.Config(latent_dim=latent_dim, hidden_units=(5,), beta=effective), SHAPE)
+    on_sums = sum(numbers(of_sums.objective(x, outputs)).values())
+    assert scaled * (12 if mistakes["pixel_mean"] else 1) == pytest.approx(on_sums, rel=1e-5)  # single precision
+
+
+def test_betas_of_the_settings():
+    betas = {name: loss_scaling.effective_beta(setting, 784, 128) for name, setting in loss_scaling.SETTINGS.items()}
+    assert list(betas.values()) == pytest.approx([784 / 128, 784 / 128, 1.0, 784.0])
+
+
+def test_resampling_takes_the_named_dimensions_alone():
+    random = np.random.default_rng(0)
+    codes, prior = random.normal(size=(7, 3)), random.normal(size=(7, 3))
+    found = loss_scaling.resampled(codes, np.array([True, False, True]), prior)
+    np.testing.assert_array_equal(found[:, [0, 2]], prior[:, [0, 2]])
+    np.testing.assert_array_equal(found[:, 1], codes[:, 1])
+
+
+def test_a_decoder_that_ignores_a_dimension_does_not_notice_its_resampling(x):
+    config = loss_scaling.Config(latent_dim=3, hidden_units=(8,))
+    model = loss_scaling.build(config, loss_scaling.Setting({}), 0, SHAPE)
+    first, *rest = model.decoder.get_weights()
+    first[1] = 0.0  # of dimension 1
+    model.decoder.set_weights([first, *rest])
+    random = np.random.default_rng(0)
+    codes, prior = (random.normal(size=(6, 3)).astype("float32") for _ in range(2))
+    images = to_numpy(x)
+
+    def nats(dimensions):
+        return loss_scaling.reconstruction_of(model, images, loss_scaling.resampled(codes, dimensions, prior)).value
+
+    untouched = nats(np.array([False, False, False]))
+    logits = to_numpy(model.decoder(ops.convert_to_tensor(codes))).astype("float64")
+    expected = (np.logaddexp(0.0, logits) - images * logits).sum(axis=(1, 2)).mean()
+    assert untouched == pytest.approx(expected, rel=1e-5)
+    assert nats(np.array([False, True, False])) == untouched
+    assert abs(nats(np.array([True, False, False])) - untouched) > 0.01
+
+
+def test_active_dimensions_are_those_that_draws_show():
+    random = np.random.default_rng(0)
+    means = random.normal(size=(2000, 4)) * np.array([1.0, 0.2, 0.05, 0.0])  # variances 1, 0.04, 0.0025, 0
+    np.testing.assert_array_equal(code.active_dimensions(means), [True, True, False, False])
+    draws = means + 0.5 * random.normal(size=(8, 2000, 4))
+    assert code.active_units(draws) == 2
+
+
+# A decoder that can do without a code
+
+
+def decoder(image_shape=SHAPE, row_units=7, latent_dim=2, seed=0):
+    return posterior_collapse.autoregressive_decoder(latent_dim, image_shape, 5, row_units, np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize(("image_shape", "row_units"), [((4, 3), 60), ((3, 5), 3), ((2, 6), 90), ((5, 1), 2)])
+def test_no_logit_depends_on_its_own_or_a_later_pixel(image_shape, row_units):
+    random = np.random.default_rng(0)
+    network = decoder(image_shape, row_units)
+    pixels = int(np.prod(image_shape))
+    base = random.random(image_shape)
+    images = np.repeat(base[None], pixels + 1, axis=0).reshape(pixels + 1, -1)
+    images[np.arange(pixels), np.arange(pixels)] += 1.0  # row i: pixel i is another; the last row: none is
+    z = np.repeat(random.normal(size=(1, 2)), pixels + 1, axis=0)
+    found = to_numpy(
+        network([ops.convert_to_tensor(array, "float32") for array in (images.reshape(-1, *image_shape), z)])
+    )
+    # Rows of one product are summed in different orders: what is equal differs by the last bits of a float32.
+    changed = np.abs(found - found[-1:]).reshape(pixels + 1, -1)[:-1] > 1e-5  # (which pixel, which logit)
+    assert not np.tril(changed).any()
+    if row_units > 50:  # of few, all that see a pixel may rest at 0
+        assert changed.any(axis=1)[:-1].all()  # each pixel but the last is seen by some later one
+
+
+def test_every_logit_depends_on_the_code():
+    network, images = decoder(), np.zeros((2, *SHAPE))
+    found = to_numpy(network([ops.convert_to_tensor(a, "float32") for a in (images, [[0.0, 0.0], [1.0, -1.0]])]))
+    assert (found[0] != found[1]).all()
+
+
+def every_image(image_shape) -> np.ndarray:
+    """All binary images: (2^pixels, *image_shape)."""
+    pixels = int(np.prod(image_shape))
+    return ((np.arange(2**pixels)[:, None] >> np.arange(pixels)) & 1).reshape(-1, *image_shape).astype("float32")
+
+
+def log_probabilities(network, image_shape, z) -> np.ndarray:
+    images = ops.convert_to_tensor(every_image(image_shape))
+    codes = ops.convert_to_tensor(np.repeat([z], len(images), axis=0), "float32")
+    return to_numpy(bernoulli_log_likelihood(images, network([images, codes])))
+
+
+def test_it_is_a_distribution_over_images():
+    """Sums to 1 over all 512 images, whatever the code, as only a product of conditionals does."""
+    for z in ([0.0, 0.0], [2.0, -1.0]):
+        total = np.exp(log_probabilities(decoder((3, 3)), (3, 3), z).astype("float64")).sum()
+        assert total == pytest.approx(1.0, abs=1e-5)  # single precision
+
+
+def autoregressive_vae(image_shape=SHAPE, **changes):
+    own = vae_baseline.Config(latent_dim=2, hidden_units=(6,), binarisation="dynamic")
+    config = posterior_collapse.Config(recurrent_units=5, row_units=7)
+    parameters = (config, vae_baseline, posterior_collapse.AutoregressiveVAE, ("beta",), own, image_shape)
+    return posterior_collapse.autoregressive(*parameters, **changes)
+
+
+def test_images_are_drawn_from_it():
+    """Frequencies of the 16 images of 2 x 2 pixels in 4,000 draws, by a chi-squared test."""
+    model, z = autoregressive_vae((2, 2)), [1.0, -1.0]
+    expected = 4000 * np.exp(log_probabilities(model.decoder, (2, 2), z).astype("float64"))
+    drawn = model.drawn(np.repeat([z], 4000, axis=0), np.random.default_rng(0))
+    assert set(np.unique(drawn)) <= {0.0, 1.0}
+    counts = np.bincount((drawn.reshape(4000, 4) @ [1, 2, 4, 8]).astype(int), minlength=16)
+    assert chisquare(counts, expected * counts.sum() / expected.sum()).pvalue > 0.001
+
+
+def test_free_bits_cost_nothing(x):
+    """sum_u max(lambda, KL_u): the KL itself at 0, lambda for each dimension where none has as much."""
+    model, generous = autoregressive_vae(), autoregressive_vae(free_bits=50.0)
+    outputs = model(x)
+    kl = float(to_numpy(ops.mean(model.divergences(x, outputs)["kl_nats"])))
+    assert numbers(model.objective(x, outputs))["kl"] == pytest.approx(kl, rel=1e-5)
+    assert numbers(generous.objective(x, outputs))["kl"] == pytest.approx(100.0)
+    each = code.kl_per_dimension(*(to_numpy(outputs[key]) for key in ("mean", "log_var")))
+    between = autoregressive_vae(free_bits=float(each.mean()))
+    expected = np.maximum(each, each.mean()).sum()
+    assert numbers(between.objective(x, outputs))["kl"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_independent_pixels_have_the_mean_image_and_its_entropy():
+    random = np.random.default_rng(0)
+    images = random.random((50, *SHAPE), dtype="float32")
+    labels = np.zeros(50, int)
+    dataset = posterior_collapse.independent_pixels(Dataset(images, labels, images, labels, images, labels, "random"))
+    assert dataset.y_train is None and dataset.x_train.shape == images.shape
+    np.testing.assert_allclose(dataset.x_test[7], images.mean(axis=0), rtol=1e-6)
+    many = binarise(np.repeat(dataset.x_train, 200, axis=0), "dynamic", random).reshape(10_000, -1)
+    correlations = np.corrcoef(many, rowvar=False) - np.eye(12)
+    assert np.abs(correlations).max() < 0.05  # five standard errors of none at all
+    p = images.mean(axis=0, dtype="float64")
+    entropy = -(p * np.log(p) + (1 - p) * np.log(1 - p)).sum()
+    assert reconstruction.cross_entropy_floor(dataset.x_test[:1]) == pytest.approx(entropy, rel=1e-5)
+
+
+# The experiments as a user runs them
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    random = np.random.default_rng(0)
+    x, y = random.integers(0, 256, (260, *SHAPE), dtype=np.uint8), random.integers(0, 3, 260)
+    np.savez(tmp_path / "tiny.npz", x=x, y=y)
+    return {"data": str(tmp_path / "tiny.npz"), "results": str(tmp_path), "name": "r"}
+
+
+def test_loss_scaling_is_tabulated_and_not_made_again(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(loss_scaling, "WEIGHTED_SAMPLES", 20)
+    keep = {loss_scaling.EARLIER, loss_scaling.ELBO, "s read in one way", "mean over pixels alone"}
+    assert keep == set(loss_scaling.SETTINGS)
+    config = loss_scaling.Config(
+        **tiny, hidden_units=(8,), latent_dim=3, epochs=1, betas=(0.5,), seeds=(3,), weighted_images=4
+    )
+    metrics = loss_scaling.main(config)
+    folder = tmp_path / "loss_scaling" / "r"
+    run = json.loads((folder / "runs.json").read_text())[f"{loss_scaling.EARLIER}, seed 3"]
+    assert run["kl_reported_nats"] == pytest.approx(run["kl_stated_nats"] / 3)
+    assert run["kl_nats"] == pytest.approx(sum(run["kl_per_dimension_nats"]), rel=1e-4)
+    assert metrics["β = 0.5 on sums"]["effective_beta"] == 0.5
+    for name in ("dimensions.png", "resampled.png", "beta.png", "table.md"):
+        assert (folder / name).is_file()
+    before = (folder / "runs.json").stat().st_mtime_ns
+    assert loss_scaling.main(config) == metrics
+    assert (folder / "runs.json").stat().st_mtime_ns == before
+
+
+def test_posterior_collapse_is_tabulated_and_not_made_again(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(posterior_collapse, "WEIGHTED_SAMPLES", 20)
+    monkeypatch.setattr(posterior_collapse, "SCRIPTS", {"VAE": vae_baseline})
+    few = (posterior_collapse.PLAIN, posterior_collapse.FREE, posterior_collapse.ADVERSARIAL)
+    all_of = posterior_collapse.versions
+    monkeypatch.setattr(posterior_collapse, "versions", lambda config: {name: all_of(config)[name] for name in few})
+    sizes = {"hidden_units": (8,), "recurrent_units": 4, "row_units": 6, "latent_dim": 2, "code_sizes": (1, 2)}
+    config = posterior_collapse.Config(**tiny, **sizes, updates=2, seeds=(3,), weighted_images=4)
+    metrics = posterior_collapse.main(config)
+    assert set(metrics) == {"pixels", "decoder", "code_size"} and set(metrics["decoder"]) == set(few)
+    folder = tmp_path / "posterior_collapse" / "r"
+    for name in ("decoder.png", "code_size.png", "pixels.md", "decoder.md", "code_size.md"):
+        assert (folder / name).is_file()
+    before = (folder / "runs.json").stat().st_mtime_ns
+    assert posterior_collapse.main(config) == metrics
+    assert (folder / "runs.json").stat().st_mtime_ns == before
+
+
+def test_rows_of_numbers_have_no_rows_to_decode(tmp_path):
+    np.savez(tmp_path / "flat.npz", x=np.random.default_rng(0).random((260, 12)), y=np.arange(260) % 3)
+    config = posterior_collapse.Config(data=str(tmp_path / "flat.npz"), results=str(tmp_path))
+    with pytest.raises(RunError, match="leave decoder out of --questions"):
+        posterior_collapse.main(config)
+    assert not (tmp_path / "posterior_collapse").exists()
+
+
+def test_configs_reach_the_scripts():
+    config = posterior_collapse.Config(hidden_units=(9,), updates=7, adversarial_weight=3.0)
+    for script in posterior_collapse.SCRIPTS.values():
+        asked = dataclasses.asdict(posterior_collapse.configured(script, config, 5, latent_dim=4))
+        assert (asked["latent_dim"], asked["hidden_units"], asked["seed"], asked["updates"]) == (4, (9,), 5, 7)
+        assert asked.get("adversarial_weight", 3.0) == 3.0 and asked.get("discriminator_units", (9,)) == (9,)
+    keras.utils.clear_session()
