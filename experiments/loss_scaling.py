@@ -256,6 +256,11 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
 
 
+def shown_name(name: str) -> str:
+    """A setting's name where it does not stand below the one before it."""
+    return name.removeprefix("and ")
+
+
 def by_beta(metrics: dict) -> dict:
     """`metrics` from the smallest effective beta to the largest."""
     return dict(sorted(metrics.items(), key=lambda item: item[1]["effective_beta"]))
@@ -271,7 +276,7 @@ def dimensions_figure(metrics: dict, config: Config, dataset: Dataset, folder: P
     rows = {}
     for name, found in by_beta(metrics).items():
         shown = pictures(folder, name)
-        title = name if name.startswith("β") else f"{name} (β = {found['effective_beta']:.3g})"
+        title = name if name.startswith("β") else f"{shown_name(name)}\nβ = {found['effective_beta']:.3g}"
         numbers = (
             f"KL {cell(found, 'kl_nats')}, {cell(found, 'active_units')} live, "
             f"reconstruction {cell(found, 'test_reconstruction_nats')} nats"
@@ -300,7 +305,7 @@ def resampled_figure(metrics: dict, config: Config, dataset: Dataset, folder: Pa
         rows += [shown[key] for key in ("originals", "images", "images_dead_resampled", "images_live_resampled")]
         names += ["original", "z ~ q(z|x)", f"{config.latent_dim - live} dead\nresampled", f"{live} live\nresampled"]
     texts = [
-        f"{name}: {cell(found, 'test_reconstruction_nats')}, {cell(found, 'dead_resampled_nats')} with the dead and "
+        f"{shown_name(name)}: {cell(found, 'test_reconstruction_nats')}, {cell(found, 'dead_resampled_nats')} with the dead and "
         f"{cell(found, 'live_resampled_nats')} with the live resampled"
         for name, found in metrics.items()
         if name in (EARLIER, ELBO)
