@@ -305,8 +305,8 @@ def resampled_figure(metrics: dict, config: Config, dataset: Dataset, folder: Pa
         rows += [shown[key] for key in ("originals", "images", "images_dead_resampled", "images_live_resampled")]
         names += ["original", "z ~ q(z|x)", f"{config.latent_dim - live} dead\nresampled", f"{live} live\nresampled"]
     texts = [
-        f"{shown_name(name)}: {cell(found, 'test_reconstruction_nats')}, {cell(found, 'dead_resampled_nats')} with the dead and "
-        f"{cell(found, 'live_resampled_nats')} with the live resampled"
+        f"{shown_name(name)}: {cell(found, 'test_reconstruction_nats')}, {cell(found, 'dead_resampled_nats')} with the "
+        f"dead and {cell(found, 'live_resampled_nats')} with the live resampled"
         for name, found in metrics.items()
         if name in (EARLIER, ELBO)
     ]
