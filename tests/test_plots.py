@@ -18,6 +18,7 @@ LABELS = np.arange(300) % 10
 PRIOR = RANDOM.normal(size=(500, 2))
 IMAGES = RANDOM.random((7, 4, 4))
 HISTORY = {"epoch": [1, 2, 3], "loss": [9.0, 7.0, 6.0], "val_loss": [9.5, 7.5, 6.5]}
+SPECTRUM = plots.Spectrum(np.array([2.0, 1.0, 0.0]), IMAGES, "KL 3.0 nats")
 LONG = "A Gaussian adversarial autoencoder on MNIST, adversarial weight 100, learning rate 0.0002 · " * 3
 
 CURVE = [
@@ -51,6 +52,7 @@ FIGURES = {
         LONG,
         y_scale="log",
     ),
+    "spectra": lambda title: plots.spectra({"as it was\nβ = 6.13": SPECTRUM}, IMAGES, title, LONG, "dimension", "nats"),
     "maps": lambda title: plots.maps(
         [plots.Map("a map", CODES, ("z₁", "z₂"), CODES[:3]), plots.Map("another", PRIOR[:300], ("t-SNE 1", "t-SNE 2"))],
         LABELS,
@@ -276,6 +278,17 @@ def test_named_tiles_lie_under_the_names_of_their_rows_and_columns():
     assert [label.get_text() for label in axes.get_xticklabels()] == ["x", "y", "z"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
     assert axes.get_yticks()[0] < axes.get_yticks()[1]  # images grow downwards
+
+
+def test_a_spectrum_stands_beside_its_images_and_below_the_originals():
+    figure = plots.spectra({"a": SPECTRUM, "b": SPECTRUM}, 1.0 - IMAGES, "title", "description", "dimension", "nats")
+    bars = [axes for axes in figure.axes if axes.patches]
+    heights = [[bar.get_height() for bar in axes.patches] for axes in bars]
+    assert heights == [[2.0, 1.0, 0.0]] * 2
+    strips = [axes for axes in figure.axes if axes.images]
+    assert [axes.get_title("left") for axes in strips] == ["KL 3.0 nats", "KL 3.0 nats", ""]
+    tops = [axes.get_position().y1 for axes in (*strips, *bars)]
+    assert max(tops) == tops[2] and strips[2].get_ylabel() == "originals"
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (3, 4), (50,)])
