@@ -271,16 +271,22 @@ def measure_likelihood(model: LatentModel, dataset: Dataset, settings: Likelihoo
     return flat(found | parzen(model.sample(WINDOWS), dataset))
 
 
-def importance_weighted(model: LatentModel, dataset: Dataset, settings: LikelihoodSettings, progress):
-    """The evidence lower bound and the bound with many samples, on the same draws; and the latter for each image."""
+def importance_weighted(
+    model: LatentModel, dataset: Dataset, settings: LikelihoodSettings, progress, log_likelihood=None
+):
+    """The evidence lower bound and the bound with many samples, on the same draws; and the latter for each image.
+
+    `log_likelihood` takes the place of `likelihood.of_decoder` where a decoder needs more than the code.
+    """
     images = likelihood_images(dataset, settings.weighted_images)
     proposed = proposal(model, images)
     found = {"weighted_images": len(images), "weighted_samples": settings.weighted_samples}
     keys = ("elbo_binarised_nats", "importance_weighted_bound_nats", "weighted_effective_samples")
     if proposed is None:
         return found | {key: Absent(POINT) for key in keys}, None
+    log_likelihood = log_likelihood or likelihood.of_decoder(model.decoder)
     log_weights = likelihood.importance_log_weights(
-        likelihood.of_decoder(model.decoder), model.prior, images, *proposed, settings.weighted_samples, 0, progress
+        log_likelihood, model.prior, images, *proposed, settings.weighted_samples, 0, progress
     )
     bounds = likelihood.importance_weighted_bound(log_weights)
     effective = float(np.median(likelihood.effective_sample_size(log_weights)))

@@ -285,12 +285,12 @@ def spectra(
     across, up = canvases[0].shape[1] / DPI, canvases[0].shape[0] / DPI
     side, left, gap, bottom, down = 3.5, 2.0, 0.375, 0.5, 1.25
     figure = new_figure(left + side + gap + across + MARGIN, bottom + down * len(rows) + up, title, description)
-    top = max(row.values.max() for row in rows.values())
+    top = max(0.1, 2 * max(row.values.max() for row in rows.values()))  # of nothing at all as well
     for number, (name, row) in enumerate(rows.items()):
         low = bottom + down * (len(rows) - 1 - number)
         axes = place(figure, left, low, side, down - 0.375)
+        axes.set(ylim=(1e-3, top), yscale="log", xlim=(0, len(row.values) + 1))
         axes.bar(np.arange(1, len(row.values) + 1), row.values, width=1.0, color=COLOURS[0])
-        axes.set(yscale="log", ylim=(1e-3, 2 * top), xlim=(0, len(row.values) + 1))
         axes.yaxis.set_major_locator(LogLocator(numticks=9))
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.minorticks_off()
@@ -310,7 +310,7 @@ def spectra(
 
 
 class Curve(NamedTuple):
-    """A series in `bands`: x (n,), a row of values for each seed (seeds, n), and how the line is drawn."""
+    """A series in `bands`: x (n,), a row of values for each seed (seeds, n), and the style of its line, or "none"."""
 
     x: np.ndarray
     values: np.ndarray
@@ -357,7 +357,9 @@ def bands(
             marker = MARKERS[number % len(MARKERS)] if len(curve.x) < 12 else None
             style = {"color": colour, "linestyle": curve.line, "marker": marker, "markersize": 4}
             axes.plot(curve.x, values.mean(axis=0), label=name, **style)
-            if len(values) > 1:
+            if len(values) > 1 and curve.line == "none":
+                axes.vlines(curve.x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.5)
+            elif len(values) > 1:
                 axes.fill_between(curve.x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, linewidth=0)
         for number, (value, name) in enumerate((references or {}).get(label, ())):
             line = (0, (1, 1 + 2 * number))

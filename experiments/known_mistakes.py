@@ -473,13 +473,14 @@ def figure(mistake: Mistake, metrics: dict, config: Config, dataset: Dataset, fo
         f"{mistake.notice} Top: codes of {len(dataset.x_test):,} test images by class, drawn as in tests; prior "
         f"samples in black. Middle: the decoder's pixel means for z ~ p(z). Pictures of seed {config.seeds[0]}; "
         f"numbers: {seeds}, in nats but for C2ST, units and modes. {config.updates:,} updates each."
-        f"{notes(mistake, config)}",
+        f"{notes(mistake, config, dataset)}",
     )
 
 
-def notes(mistake: Mistake, config: Config) -> str:
+def notes(mistake: Mistake, config: Config, dataset: Dataset) -> str:
     """What has to be said of some numbers, where they are shown."""
-    bound = f" Bound: {config.weighted_images:,} binarised images, {WEIGHTED_SAMPLES:,} draws each."
+    images = min(config.weighted_images, len(dataset.x_test))
+    bound = f" Bound: {images:,} binarised images, {WEIGHTED_SAMPLES:,} draws each."
     absent = " −: some draws of a q(z|x) coincide, so narrow is it."
     keys = {"importance_weighted_bound_nats": bound, "kl_neighbour_nats": absent}
     return "".join(note for key, note in keys.items() if key in mistake.numbers)

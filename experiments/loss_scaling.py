@@ -6,13 +6,14 @@ objective is
 
     E_x E_q(z|x) [ -log p(x|z) ] + beta E_x KL(q(z|x) || p(z)),   beta = 784 / 128 = 6.1
 
-and it read s, the encoder's second output, as log sigma where it drew z and as log sigma^2 in the KL. Here both are
-mended, one after the other, until it is the evidence lower bound (Kingma & Welling, arXiv 1312.6114). Next to that are
-a mean over pixels beside a sum over the code, beta = 784, and other weights on sums (beta-VAE; Higgins et al., ICLR
-2017). No measure depends on how a loss was scaled: every KL is that of the q(z|x) from which z is drawn, in nats.
+and it read s, the encoder's second output, as log sigma where it drew z and as log sigma^2 in the KL. Here it becomes
+the evidence lower bound (Kingma & Welling, arXiv 1312.6114) in three steps: s is read in one way; sums take the place
+of means, with the same beta, since gradients 784 times smaller are another training under RMSprop; beta is 1. Next to
+that are a mean over pixels beside a sum over the code, beta = 784, and other weights on sums (beta-VAE; Higgins et
+al., ICLR 2017). Every KL but the one "as reported" is that of the q(z|x) from which z is drawn.
 
 A dimension u of the code is live if Var_x(E[z_u|x]) > 0.01 (an active unit; Burda et al., arXiv 1509.00519), else dead.
-Resampled dimensions are drawn from the prior in place of q(z|x), and whoever decodes them need not notice.
+A resampled dimension is drawn from the prior instead of q(z|x): a decoder that does not use it does not notice.
 
 Run: python -m experiments.loss_scaling --data mnist.npz (--help lists every flag); --quick on the sample.
 Leaves in results/loss_scaling/<name>/: metrics.json and table.md (means and standard deviations over the seeds),
@@ -63,14 +64,9 @@ class Setting(NamedTuple):
     beta: float = 1.0
 
 
-EARLIER, ELBO = "as it was", "and sums: the ELBO"
+EARLIER, ONE_READING, SUMS, ELBO = "as it was", "s read in one way", "and sums, the same β", "and β = 1: the ELBO"
+PIXEL_MEAN = "mean over pixels alone"
 MEANS = {"pixel_mean": True, "code_mean": True}
-SETTINGS = {
-    EARLIER: Setting(MEANS | {"two_readings": True}),
-    "s read in one way": Setting(MEANS),
-    ELBO: Setting({}),
-    "mean over pixels alone": Setting({"pixel_mean": True}),
-}
 COLUMNS = {  # key: how the table calls it, digits
     "kl_reported_nats": ("KL as reported: mean over dimensions, nats", 3),
     "kl_nats": ("KL, sum over dimensions, nats", 1),
@@ -100,7 +96,7 @@ class Config:
     epochs: PositiveCount = 32  # passes over the training images
     batch_size: PositiveCount = 32  # images an update
     learning_rate: Positive = 1e-3  # of RMSprop, constant
-    betas: tuple[Positive, ...] = (0.1, 2.5, 25.0)  # further weights of the KL, both terms being sums
+    betas: tuple[Positive, ...] = (0.1, 2.5, 25.0, 784.0)  # further weights of the KL, both terms being sums
     seeds: tuple[Seed, ...] = (0, 1, 2)  # of weights, noise and order
     weighted_images: Annotated[int, Range(1)] = 500  # test images of the importance-weighted bound
     quick: bool = False  # whatever is not asked for is small: the sample, 8 passes, one seed
@@ -108,15 +104,25 @@ class Config:
     name: str = ""  # the folder below results/loss_scaling/; "default" or "quick" if empty
 
 
-def settings(config: Config) -> dict[str, Setting]:
-    """Those of SETTINGS, and a VAE for each further beta."""
-    return SETTINGS | {f"β = {beta:g} on sums": Setting({}, beta) for beta in config.betas}
+def settings(config: Config, pixels: int) -> dict[str, Setting]:
+    """The steps from the notebook to the ELBO, a mean over pixels beside a sum over the code, and further betas."""
+    means = Setting(MEANS)
+    steps = {
+        EARLIER: Setting(MEANS | {"two_readings": True}),
+        ONE_READING: means,
+        SUMS: Setting({}, effective_beta(means, pixels, config.latent_dim)),
+        ELBO: Setting({}),
+        PIXEL_MEAN: Setting({"pixel_mean": True}),
+    }
+    further = [Setting({}, beta) for beta in config.betas]
+    return steps | {f"β = {one.beta:.12g} on sums": one for one in further if one not in steps.values()}
 
 
 def effective_beta(setting: Setting, pixels: int, latent_dim: int) -> float:
     """The weight of the KL, summed over dimensions, against a reconstruction summed over pixels.
 
-    A mean over n is 1 / n of the sum; what both terms are multiplied by changes no optimum.
+    A mean over n is 1 / n of the sum. What both terms are multiplied by changes no optimum, but an optimiser may
+    notice: RMSprop divides by sqrt(E[g^2] + 1e-7), which bounds the step where gradients g are below 3e-4.
     """
     of_pixels = 1.0 / pixels if setting.mistakes.get("pixel_mean") else 1.0
     of_code = 1.0 / latent_dim if setting.mistakes.get("code_mean") else 1.0
@@ -141,7 +147,7 @@ def build(config: Config, setting: Setting, seed: int, image_shape) -> MistakenV
 def trained_and_measured(config: Config, dataset: Dataset, name: str, seed: int, folder: Path) -> dict:
     """Train with a setting and measure on test images; the first seed's pictures go into `folder`."""
     print(f"{name}, seed {seed}", flush=True)
-    model = build(config, settings(config)[name], seed, dataset.image_shape)
+    model = build(config, settings(config, math.prod(dataset.image_shape))[name], seed, dataset.image_shape)
     own = folder / f"{slug(name)}-seed-{seed}"
     own.mkdir(exist_ok=True)
     batches = Batches(dataset.x_train, config.batch_size, "none", seed)
@@ -212,7 +218,7 @@ def main(config: Config = Config()) -> dict:
     folder = Path(config.results) / "loss_scaling" / (config.name or ("quick" if config.quick else "default"))
     updates = config.epochs * (len(dataset.x_train) // config.batch_size)
     claim_folder(folder, "loss_scaling", config, dataset, updates)
-    wanted = settings(config)
+    wanted = settings(config, math.prod(dataset.image_shape))
     parts = {
         f"{name}, seed {seed}": partial(trained_and_measured, config, dataset, name, seed, folder)
         for seed in config.seeds
@@ -224,7 +230,7 @@ def main(config: Config = Config()) -> dict:
         metrics[name] = over_seeds([runs[f"{name}, seed {seed}"] for seed in config.seeds], COLUMNS)
         metrics[name]["effective_beta"] = effective_beta(setting, math.prod(dataset.image_shape), config.latent_dim)
     with whole(folder / "table.md") as unfinished:
-        unfinished.write_text(table(metrics))
+        unfinished.write_text(table(metrics) + notes(config, dataset))
     write_json(folder / "metrics.json", metrics)
     figures = {
         "dimensions": dimensions_figure(metrics, config, dataset, folder, updates),
@@ -233,7 +239,7 @@ def main(config: Config = Config()) -> dict:
     }
     for name, figure in figures.items():
         plots.save(figure, folder / f"{name}.png")
-    print(table(metrics))
+    print(table(metrics) + notes(config, dataset))
     print(folder)
     return metrics
 
@@ -251,9 +257,18 @@ def table(metrics: dict) -> str:
     return markdown(["", "β on sums", *(title for title, _ in COLUMNS.values())], rows)
 
 
+def notes(config: Config, dataset: Dataset) -> str:
+    """What the columns of the table rest on."""
+    images, few = len(dataset.x_test), min(config.weighted_images, len(dataset.x_test))
+    return (
+        f"\nOf {images:,} grey test images; ELBO and bound of {few:,}, binarised, {WEIGHTED_SAMPLES:,} draws each. "
+        f"I(x; z) by ELBO surgery, at most log {images:,} = {math.log(images):.1f} nats.\n"
+    )
+
+
 def slug(name: str) -> str:
     """A name for a setting's files."""
-    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
+    return re.sub(r"[^a-z0-9.+]+", "-", name.lower()).strip("-")
 
 
 def shown_name(name: str) -> str:
@@ -325,12 +340,23 @@ def resampled_figure(metrics: dict, config: Config, dataset: Dataset, folder: Pa
 
 
 def beta_figure(metrics: dict, runs: dict, config: Config, dataset: Dataset, updates: int):
-    """Numbers against the effective beta, for the settings that read s in one way."""
-    shown = {name: found["effective_beta"] for name, found in by_beta(metrics).items() if name != EARLIER}
+    """Numbers against the effective beta: sums as a line, means, whose gradients are 784 times smaller, as points."""
+    betas = {name: found["effective_beta"] for name, found in by_beta(metrics).items()}
+    means = [name for name in betas if name in (ONE_READING, PIXEL_MEAN)]
+    series = {
+        "both terms sums": ([name for name in betas if name not in (EARLIER, *means)], "solid"),
+        "a mean over the pixels": (means, "none"),
+    }
     panels = {}
     for key in ("kl_nats", "active_units", "mutual_information_nats", "test_reconstruction_nats"):
-        values = [[runs[f"{name}, seed {seed}"][key] for name in shown] for seed in config.seeds]
-        panels[COLUMNS[key][0]] = {"VAE": plots.Curve(np.array(list(shown.values())), np.array(values))}
+        panels[COLUMNS[key][0]] = {
+            title: plots.Curve(
+                np.array([betas[name] for name in names]),
+                np.array([[runs[f"{name}, seed {seed}"][key] for name in names] for seed in config.seeds]),
+                line,
+            )
+            for title, (names, line) in series.items()
+        }
     mean_image = reconstruction.mean_image_cross_entropy(dataset.x_train, dataset.x_test)
     return plots.bands(
         panels,
@@ -339,8 +365,7 @@ def beta_figure(metrics: dict, runs: dict, config: Config, dataset: Dataset, upd
         f"{config.latent_dim}-D code, {updates:,} updates, {len(dataset.x_test):,} grey test images; "
         f"{of_seeds('mean and range', config.seeds)}. I(x; z) is at most log {len(dataset.x_test):,} = "
         f"{math.log(len(dataset.x_test)):.1f} nats by ELBO surgery. Means over pixels and code make "
-        f"β = {shown['s read in one way']:.3g}, a mean over pixels beside a sum over the code "
-        f"{shown['mean over pixels alone']:.3g}",
+        f"β = {betas[ONE_READING]:.3g}, a mean over pixels beside a sum over the code {betas[PIXEL_MEAN]:.3g}",
         references={COLUMNS["test_reconstruction_nats"][0]: [(mean_image, "the mean image")]},
         x_scale="log",
     )

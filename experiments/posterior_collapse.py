@@ -3,7 +3,7 @@
 A VAE maximises E_q(z|x) [ log p(x|z) ] - KL(q(z|x) || p(z)), which is log p(x) less KL(q(z|x) || p(z|x)). If the
 decoder can model the images without z, then q(z|x) = p(z) makes the second term zero: a global optimum, and no bug
 (Chen et al., "Variational lossy autoencoder", arXiv 1611.02731, section 2; Rubenstein, "Variational autoencoders are
-not autoencoders", 2018). Three questions:
+not autoencoders"). Three questions:
 
     pixels     images whose pixels are independent draws from the data's mean image: a code says nothing of them
     decoder    an autoregressive decoder, p(x|z) = prod_i p(x_i | x_<i, z), which can model the digits alone; and what
@@ -20,6 +20,7 @@ first seed's pictures as <version>.npz, and the figures decoder.png and code_siz
 made again.
 """
 
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,6 +30,7 @@ from typing import Annotated, Literal, NamedTuple
 import keras
 import numpy as np
 from keras import layers, ops
+from scipy.special import expit
 
 import aae_deterministic
 import aae_gaussian
@@ -37,16 +39,16 @@ import avb
 import vae_baseline
 from common import networks, plots
 from common.backend import compiled
-from common.data import Dataset, load_mnist
-from common.evaluation import code, likelihood, mean_of, reconstruction, use
+from common.data import Dataset, binarise, load_mnist
+from common.evaluation import code, likelihood, reconstruction, use
 from common.files import whole, write_json
 from common.measure import (
     CODES_FOR_ACTIVE_UNITS,
     TRAINING_CODES,
+    LikelihoodSettings,
     flat,
-    likelihood_images,
+    importance_weighted,
     log_density,
-    proposal,
     test_images,
     test_terms,
 )
@@ -89,16 +91,16 @@ COLUMNS = {  # question: key: how the table calls it, digits
         "kl_nats": ("KL, nats", 3),
         "active_units": ("active units", 1),
         "negative_elbo_nats": ("−ELBO, nats", 2),
-        "entropy_nats": ("entropy of the pixels, nats", 2),
+        "best_nats": ("−log p(x) by the true pixel means, nats", 2),
     },
     "decoder": {
         "kl_nats": ("KL, nats", 2),
         "active_units": ("active units", 1),
         "mutual_information_nats": ("I(x; z), nats", 2),
-        "marginal_kl_nats": ("KL(q(z) ‖ p(z)), nats", 2),
         "test_reconstruction_nats": ("reconstruction, nats", 1),
         "negative_elbo_nats": ("−ELBO, nats", 1),
-        "importance_weighted_bound_nats": ("log p(x), bound, nats", 1),
+        "elbo_binarised_nats": ("ELBO, fewer images, nats", 1),
+        "importance_weighted_bound_nats": ("log p(x), bound, the same fewer, nats", 1),
         "mean_knn_accuracy": ("class by the mean code", 3),
         "code_c2st_accuracy": ("C2ST, code to prior", 3),
     },
@@ -127,7 +129,7 @@ class Config:
     hidden_units: tuple[PositiveCount, ...] = (300, 300)  # ReLU units a layer, all networks but the next
     recurrent_units: PositiveCount = 128  # of the autoregressive decoder, from row to row
     row_units: PositiveCount = 200  # ReLU units in each of its two layers within a row
-    warm_up: Share = 0.5  # share of the epochs in which an annealed KL's weight rises from 0 to 1
+    warm_up: Share = 0.5  # share of the epochs after which an annealed KL has its whole weight: here 0.4, 0.8, 1, ...
     free_bits: Factor = 0.5  # nats of each dimension's KL that cost nothing, lambda
     # Not the scripts' 40, chosen for a 2-D code: of 40, 16, 8, 4 and 2 the best in 8-D (experiments.aae_likelihood).
     adversarial_weight: Factor = 8.0  # on the AAEs' generator's nats, against nats summed over all pixels
@@ -187,14 +189,15 @@ class Autoregressive:
         inferred = self.infer(x)
         return inferred | {"logits": self.decoder([x, inferred["z"]])}
 
-    def drawn(self, codes: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        """An image x ~ p(x|z) for each code, a pixel at a time: (n, latent_dim) -> (n, h, w) of zeros and ones."""
+    def decode(self, codes) -> np.ndarray:
+        """One image x ~ p(x|z) for each code, pixel by pixel, for want of pixel means: (n, latent_dim) -> (n, h, w)."""
         logits_of = compiled(lambda images, z: self.decoder([images, z]))
         z = ops.convert_to_tensor(codes, "float32")
         images = np.zeros((len(codes), *self.decoder.output.shape[1:]), "float32")
+        noise = to_numpy(keras.random.uniform(images.shape, seed=self.seed_generator))
         for row, column in np.ndindex(images.shape[1:]):
             logits = to_numpy(logits_of(ops.convert_to_tensor(images), z))[:, row, column]
-            images[:, row, column] = random.random(len(codes)) < 1.0 / (1.0 + np.exp(-logits))
+            images[:, row, column] = noise[:, row, column] < expit(logits)
         return images
 
 
@@ -278,8 +281,9 @@ def of_pixels(config: Config, dataset: Dataset, seed: int, folder: Path) -> dict
     asked = configured(vae_baseline, config, seed, updates=LONGER * config.updates)
     model = vae_baseline.build(asked, dataset.image_shape)
     outcome = train_part(model, dataset, asked, folder / f"pixels-seed-{seed}")
-    found = of_gaussian(model, test_images(dataset, asked))
-    found["entropy_nats"] = reconstruction.cross_entropy_floor(dataset.x_test[:1])
+    x_test = test_images(dataset, asked)
+    found = of_gaussian(model, x_test)
+    found["best_nats"] = reconstruction.mean_image_cross_entropy(dataset.x_train, x_test)
     keras.utils.clear_session()
     return flat(found) | {"stopped_by": outcome.stopped_by}
 
@@ -300,18 +304,21 @@ def of_decoder(config: Config, dataset: Dataset, name: str, seed: int, folder: P
     model = version.build(asked, dataset.image_shape)
     outcome = train_part(model, dataset, asked, folder / f"{slug(name)}-seed-{seed}")
     x_test = test_images(dataset, asked)
-    found = of_gaussian(model, x_test) | weighted_bound(model, dataset, config)
-    near = np.random.default_rng([seed, 2]).permutation(len(dataset.x_train))[:TRAINING_CODES]
-    codes = [model.inferred(images) for images in (dataset.x_train[near], x_test)]
+    weighted = LikelihoodSettings(0, 0, (), config.weighted_images, WEIGHTED_SAMPLES)
+    found = of_gaussian(model, x_test)
+    found |= importance_weighted(model, dataset, weighted, TimeLeft(), log_likelihood_of(model))[0]
+    random = np.random.default_rng([seed, 2])
+    near = random.permutation(len(dataset.x_train))[:TRAINING_CODES]
+    known, inferred = (
+        model.inferred(images) for images in (binarise(dataset.x_train[near], asked.binarisation, random), x_test)
+    )
     labels = dataset.y_train[near], dataset.y_test
-    found["mean_knn_accuracy"] = use.probe_accuracy("knn", codes[0]["mean"], labels[0], codes[1]["mean"], labels[1])
+    found["mean_knn_accuracy"] = use.probe_accuracy("knn", known["mean"], labels[0], inferred["mean"], labels[1])
     prior = to_numpy(model.prior.sample(len(x_test), model.seed_generator))
-    found["code_c2st_accuracy"] = code.c2st_accuracy(codes[1]["z"], prior, seed)
+    found["code_c2st_accuracy"] = code.c2st_accuracy(inferred["z"], prior, seed)
     if seed == config.seeds[0]:
-        random = np.random.default_rng([seed, 7])
-        draw = partial(model.drawn, random=random) if isinstance(model, Autoregressive) else model.decode
         with whole(folder / f"{slug(name)}.npz") as unfinished:
-            given, samples = (draw(some[: shown_images(dataset)]) for some in (codes[1]["z"], prior))
+            given, samples = (model.decode(some[: shown_images(dataset)]) for some in (inferred["z"], prior))
             np.savez_compressed(unfinished, given=given, samples=samples)
     keras.utils.clear_session()
     return flat(found) | {"stopped_by": outcome.stopped_by}
@@ -327,15 +334,6 @@ def log_likelihood_of(model: LatentModel) -> Callable:
     if isinstance(model, Autoregressive):
         return lambda images, codes: bernoulli_log_likelihood(images, model.decoder([images, codes]))
     return likelihood.of_decoder(model.decoder)
-
-
-def weighted_bound(model: LatentModel, dataset: Dataset, config: Config) -> dict:
-    """The importance-weighted bound on log p(x), as `measure.importance_weighted`, for decoders that see the image."""
-    images = likelihood_images(dataset, config.weighted_images)
-    log_weights = likelihood.importance_log_weights(
-        log_likelihood_of(model), model.prior, images, *proposal(model, images), WEIGHTED_SAMPLES, 0, TimeLeft()
-    )
-    return {"importance_weighted_bound_nats": mean_of(likelihood.importance_weighted_bound(log_weights))}
 
 
 def of_code_size(config: Config, dataset: Dataset, name: str, size: int, seed: int, folder: Path) -> dict:
@@ -397,8 +395,8 @@ def main(config: Config = Config()) -> dict:
             for row in of_question
         }
         with whole(folder / f"{question}.md") as unfinished:
-            unfinished.write_text(table(question, metrics[question]))
-        print(table(question, metrics[question]))
+            unfinished.write_text(table(question, metrics[question]) + notes(question, config, dataset))
+        print(table(question, metrics[question]) + notes(question, config, dataset))
     write_json(folder / "metrics.json", metrics)
     if "decoder" in metrics:
         plots.save(decoder_figure(metrics["decoder"], config, dataset, folder, updates), folder / "decoder.png")
@@ -436,6 +434,17 @@ def table(question: str, metrics: dict) -> str:
     return markdown(["", *(title for title, _ in columns.values())], rows)
 
 
+def notes(question: str, config: Config, dataset: Dataset) -> str:
+    """What the columns of a table rest on."""
+    if question != "decoder":
+        return ""
+    images, few = len(dataset.x_test), min(config.weighted_images, len(dataset.x_test))
+    return (
+        f"\nOf {images:,} binarised test images; ELBO and bound, last columns but two, of {few:,}, with "
+        f"{WEIGHTED_SAMPLES:,} draws each. I(x; z) by ELBO surgery, at most log {images:,} = {np.log(images):.1f} nats.\n"
+    )
+
+
 def decoder_figure(metrics: dict, config: Config, dataset: Dataset, folder: Path, updates: int):
     """Images given the code of a test image, and samples, a row a version."""
     shown = shown_images(dataset)
@@ -446,7 +455,7 @@ def decoder_figure(metrics: dict, config: Config, dataset: Dataset, folder: Path
             samples.append(arrays["samples"])
         numbers = ", ".join(cell("decoder", found, key) for key in ("kl_nats", "importance_weighted_bound_nats"))
         texts.append(f"{name}: {numbers}")
-    names = ["test image", *(plots.textwrap.fill(name, 18) for name in metrics)]
+    names = ["test image", *(textwrap.fill(name, 18) for name in metrics)]
     return plots.named_tiles(
         np.stack(given + samples),
         [*names, *names],
@@ -457,8 +466,8 @@ def decoder_figure(metrics: dict, config: Config, dataset: Dataset, folder: Path
         f"where that is another digit, the code is ignored. Lower rows: other test images; x ~ p(x|z) with z ~ p(z). "
         f"Pixel means for the first model, pixels drawn one after the other for the others. {config.latent_dim}-D "
         f"codes, {updates:,} updates, {len(dataset.x_test):,} test images; pictures of seed {config.seeds[0]}, "
-        f"numbers: {of_seeds('mean ± standard deviation', config.seeds)}. KL and bound on log p(x), nats: "
-        f"{'; '.join(texts)}",
+        f"numbers: {of_seeds('mean ± standard deviation', config.seeds)}. KL, and bound on log p(x) of "
+        f"{min(config.weighted_images, len(dataset.x_test)):,} images, nats: {'; '.join(texts)}",
         together=len(names),
         left=1.6,
     )
@@ -469,12 +478,13 @@ def code_size_figure(runs: dict, config: Config, dataset: Dataset, updates: int)
     panels = {}
     for key in ("active_units", "kl", "test_reconstruction_nats", "code_c2st_accuracy"):
         title = "KL, nats (AVB: by T)" if key == "kl" else COLUMNS["code_size"][key][0]
+        sizes = sorted(config.code_sizes)
         panels[title] = {}
         for name in SCRIPTS:
-            found = [[runs[f"{sized(name, size)}, seed {seed}"] for size in config.code_sizes] for seed in config.seeds]
+            found = [[runs[f"{sized(name, size)}, seed {seed}"] for size in sizes] for seed in config.seeds]
             values = [[stated_kl(run) if key == "kl" else run[key] for run in of_seed] for of_seed in found]
             if values[0][0] is not None:
-                panels[title][name] = plots.Curve(np.array(config.code_sizes), np.array(values, float))
+                panels[title][name] = plots.Curve(np.array(sizes), np.array(values, float))
     return plots.bands(
         panels,
         "dimensions of the code",
@@ -482,7 +492,7 @@ def code_size_figure(runs: dict, config: Config, dataset: Dataset, updates: int)
         f"{updates:,} updates, networks of {' + '.join(map(str, config.hidden_units))} units, "
         f"{len(dataset.x_test):,} binarised test images; {of_seeds('mean and range', config.seeds)}. A dimension is "
         "active if the variance of E[z|x] over images is above 0.01. The KL of a point has no value, that of a "
-        "universal AAE is not known",
+        f"universal AAE is not known. Adversarial weight {config.adversarial_weight:g} for every size",
         x_scale="log",
     )
 

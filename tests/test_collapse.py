@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from keras import ops
 from scipy.stats import chisquare
 
+import aae_gaussian
 import vae_baseline
 from common.data import Dataset, binarise
 from common.evaluation import code, reconstruction
+from common.measure import LikelihoodSettings, importance_weighted
 from common.model import bernoulli_log_likelihood, to_numpy
 from common.run import RunError
 from experiments import loss_scaling, posterior_collapse
@@ -54,8 +56,29 @@ def test_any_reduction_is_a_beta_on_sums(mistakes, beta, latent_dim):
 
 
 def test_betas_of_the_settings():
-    betas = {name: loss_scaling.effective_beta(setting, 784, 128) for name, setting in loss_scaling.SETTINGS.items()}
-    assert list(betas.values()) == pytest.approx([784 / 128, 784 / 128, 1.0, 784.0])
+    settings_of = loss_scaling.settings(loss_scaling.Config(betas=(0.1, 1.0, 784.0)), 784)
+    betas = [loss_scaling.effective_beta(setting, 784, 128) for setting in settings_of.values()]
+    assert betas == pytest.approx([784 / 128] * 3 + [1.0, 784.0, 0.1, 784.0])  # 1 on sums is there already
+
+
+def test_gradients_of_means_are_small_enough_to_be_another_training():
+    """Why the same beta is trained both ways: what RMSprop adds to the mean square is above the gradients' own."""
+    x = np.random.default_rng(1).random((32, 28, 28)).astype("float32")
+    moved = {}
+    all_of = loss_scaling.settings(loss_scaling.Config(), 784)
+    for name, setting in ((name, all_of[name]) for name in (loss_scaling.ONE_READING, loss_scaling.SUMS)):
+        model = loss_scaling.build(loss_scaling.Config(hidden_units=(16,), latent_dim=128), setting, 0, (28, 28))
+        before = np.concatenate([weights.ravel() for weights in model.get_weights()])
+        model.compile(loss_scaling.rmsprop(model, loss_scaling.Config(), 1))
+        model.fit(x, batch_size=32, verbose=0)
+        moved[name] = np.abs(np.concatenate([weights.ravel() for weights in model.get_weights()]) - before).mean()
+    assert moved[loss_scaling.ONE_READING] < 0.8 * moved[loss_scaling.SUMS]  # equal but for the 1e-7
+
+
+def test_files_of_different_settings_have_different_names():
+    config = loss_scaling.Config(betas=(1e-6, 1e6, 0.1, 0.10000001))
+    names = [loss_scaling.slug(name) for name in loss_scaling.settings(config, 784)]
+    assert len(set(names)) == len(names) == 9
 
 
 def test_resampling_takes_the_named_dimensions_alone():
@@ -157,10 +180,40 @@ def test_images_are_drawn_from_it():
     """Frequencies of the 16 images of 2 x 2 pixels in 4,000 draws, by a chi-squared test."""
     model, z = autoregressive_vae((2, 2)), [1.0, -1.0]
     expected = 4000 * np.exp(log_probabilities(model.decoder, (2, 2), z).astype("float64"))
-    drawn = model.drawn(np.repeat([z], 4000, axis=0), np.random.default_rng(0))
+    drawn = model.decode(np.repeat([z], 4000, axis=0))
     assert set(np.unique(drawn)) <= {0.0, 1.0}
     counts = np.bincount((drawn.reshape(4000, 4) @ [1, 2, 4, 8]).astype(int), minlength=16)
     assert chisquare(counts, expected * counts.sum() / expected.sum()).pvalue > 0.001
+
+
+def test_every_version_has_what_its_name_says():
+    config = posterior_collapse.Config(hidden_units=(6,), recurrent_units=4, row_units=5, free_bits=0.25, warm_up=0.3)
+    built = {}
+    for name, version in posterior_collapse.versions(config).items():
+        script = aae_gaussian if name == posterior_collapse.ADVERSARIAL else vae_baseline
+        own = posterior_collapse.configured(script, config, 0, **version.parameters)
+        built[name] = own, version.build(own, SHAPE)
+    plain, alone, usual, annealed, free, adversarial = built.values()
+    assert [own.beta for own, _ in (plain, alone, usual, annealed, free)] == [1.0, 1000.0, 1.0, 1.0, 1.0]
+    assert [own.warm_up for own, _ in (plain, alone, usual, annealed, free)] == [0.0, 0.0, 0.0, 0.3, 0.0]
+    assert alone[1].beta == 1000.0 and adversarial[1].adversarial_weight == config.adversarial_weight
+    assert [model.free_bits for _, model in (alone, usual, annealed, free)] == [0.0, 0.0, 0.0, 0.25]
+    weights = [model.encoder.get_weights() for _, model in (plain, alone, usual, annealed, free, adversarial)]
+    for others in weights[1:]:
+        for first, other in zip(weights[0], others, strict=True):
+            np.testing.assert_array_equal(first, other)  # the same start for all
+
+
+def test_the_bound_of_a_plain_decoder_is_the_usual_one():
+    random = np.random.default_rng(0)
+    images = random.random((30, *SHAPE), dtype="float32")
+    dataset = Dataset(images, None, images, None, images, None, "random")
+    own = vae_baseline.Config(latent_dim=2, hidden_units=(6,))
+    model = vae_baseline.build(own, SHAPE)
+    few = LikelihoodSettings(0, 0, (), 5, 40)
+    usual = importance_weighted(model, dataset, few, None)[1]
+    found = importance_weighted(model, dataset, few, None, posterior_collapse.log_likelihood_of(model))[1]
+    np.testing.assert_array_equal(found, usual)
 
 
 def test_free_bits_cost_nothing(x):
@@ -204,8 +257,6 @@ def tiny(tmp_path):
 
 def test_loss_scaling_is_tabulated_and_not_made_again(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(loss_scaling, "WEIGHTED_SAMPLES", 20)
-    keep = {loss_scaling.EARLIER, loss_scaling.ELBO, "s read in one way", "mean over pixels alone"}
-    assert keep == set(loss_scaling.SETTINGS)
     config = loss_scaling.Config(
         **tiny, hidden_units=(8,), latent_dim=3, epochs=1, betas=(0.5,), seeds=(3,), weighted_images=4
     )

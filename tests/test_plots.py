@@ -291,6 +291,14 @@ def test_a_spectrum_stands_beside_its_images_and_below_the_originals():
     assert max(tops) == tops[2] and strips[2].get_ylabel() == "originals"
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_spectrum_of_nothing_has_axes_that_grow_upwards():
+    nothing = SPECTRUM._replace(values=np.zeros(3))
+    figure = plots.spectra({"a": nothing}, IMAGES, "title", "description", "dimension", "nats")
+    low, high = figure.axes[0].get_ylim()
+    assert 0 < low < high
+
+
 @pytest.mark.parametrize("shape", [(28, 28), (3, 4), (50,)])
 def test_codes_stand_beside_the_walks_through_the_modes_of_their_colours(shape):
     values = np.arange(30).reshape(10, 3) / 30
