@@ -441,7 +441,8 @@ def notes(question: str, config: Config, dataset: Dataset) -> str:
     images, few = len(dataset.x_test), min(config.weighted_images, len(dataset.x_test))
     return (
         f"\nOf {images:,} binarised test images; ELBO and bound, last columns but two, of {few:,}, "
-        f"{WEIGHTED_SAMPLES:,} draws each. I(x; z) by ELBO surgery, at most log {images:,} = {np.log(images):.1f} nats.\n"
+        f"{WEIGHTED_SAMPLES:,} draws each. I(x; z) by ELBO surgery, at most log {images:,} = {np.log(images):.1f} "
+        "nats.\n"
     )
 
 
