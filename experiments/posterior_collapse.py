@@ -115,7 +115,7 @@ COLUMNS = {  # question: key: how the table calls it, digits
 }
 WEIGHTED_SAMPLES = 500
 SHOWN = 12  # images in the figure
-QUICK = {"data": "sample", "updates": 200, "seeds": (0,), "code_sizes": (2, 32), "weighted_images": 10}
+QUICK = {"data": "sample", "updates": 120, "seeds": (0,), "code_sizes": (2, 32), "weighted_images": 10}
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class Config:
     updates: PositiveCount = 2750  # steps of the optimiser: 5 passes over MNIST; thrice as many for pixels
     seeds: tuple[Seed, ...] = (0, 1, 2)  # of weights, noise, order and binarisation
     weighted_images: Annotated[int, Range(1)] = 100  # test images of the importance-weighted bound
-    quick: bool = False  # whatever is not asked for is small: the sample, 200 updates, one seed, two sizes
+    quick: bool = False  # whatever is not asked for is small: the sample, 120 updates, one seed, two sizes
     results: str = "results"  # the folder of all runs
     name: str = ""  # the folder below results/posterior_collapse/; "default" or "quick" if empty
 
