@@ -115,7 +115,14 @@ COLUMNS = {  # question: key: how the table calls it, digits
 }
 WEIGHTED_SAMPLES = 500
 SHOWN = 12  # images in the figure
-QUICK = {"data": "sample", "updates": 120, "seeds": (0,), "code_sizes": (2, 32), "weighted_images": 10}
+QUICK = {
+    "data": "sample",
+    "hidden_units": (100, 100),
+    "updates": 120,
+    "seeds": (0,),
+    "code_sizes": (2, 32),
+    "weighted_images": 10,
+}
 
 
 @dataclass(frozen=True)
@@ -136,7 +143,7 @@ class Config:
     updates: PositiveCount = 2750  # steps of the optimiser: 5 passes over MNIST; thrice as many but for decoder
     seeds: tuple[Seed, ...] = (0, 1, 2)  # of weights, noise, order and binarisation
     weighted_images: Annotated[int, Range(1)] = 100  # test images of the importance-weighted bound
-    quick: bool = False  # whatever is not asked for is small: the sample, 120 updates, one seed, two sizes
+    quick: bool = False  # whatever is not asked for is small: sample, networks, 120 updates, one seed, two sizes
     results: str = "results"  # the folder of all runs
     name: str = ""  # the folder below results/posterior_collapse/; "default" or "quick" if empty
 
@@ -401,7 +408,7 @@ def main(config: Config = Config()) -> dict:
     if "decoder" in metrics:
         plots.save(decoder_figure(metrics["decoder"], config, dataset, folder, updates), folder / "decoder.png")
     if "code_size" in metrics:
-        plots.save(code_size_figure(runs, config, dataset, updates), folder / "code_size.png")
+        plots.save(code_size_figure(runs, config, dataset), folder / "code_size.png")
     print(folder)
     return metrics
 
@@ -474,8 +481,10 @@ def decoder_figure(metrics: dict, config: Config, dataset: Dataset, folder: Path
     )
 
 
-def code_size_figure(runs: dict, config: Config, dataset: Dataset, updates: int):
+def code_size_figure(runs: dict, config: Config, dataset: Dataset):
     """Numbers against the size of the code, a line a model."""
+    asked = configured(vae_baseline, config, config.seeds[0], updates=LONGER * config.updates)
+    updates = planned_updates(asked, len(dataset.x_train))
     panels = {}
     for key in ("active_units", "kl", "test_reconstruction_nats", "code_c2st_accuracy"):
         title = "KL, nats (AVB: by T)" if key == "kl" else COLUMNS["code_size"][key][0]
@@ -490,7 +499,7 @@ def code_size_figure(runs: dict, config: Config, dataset: Dataset, updates: int)
         panels,
         "dimensions of the code",
         f"How much of the code does each model use? On {dataset.name}",
-        f"{LONGER * updates:,} updates, networks of {' + '.join(map(str, config.hidden_units))} units, "
+        f"{updates:,} updates, networks of {' + '.join(map(str, config.hidden_units))} units, "
         f"{len(dataset.x_test):,} binarised test images; {of_seeds('mean and range', config.seeds)}. A dimension is "
         "active if the variance of E[z|x] over images is above 0.01. The KL of a point has no value, that of a "
         f"universal AAE is not known. Adversarial weight {config.adversarial_weight:g} for every size",
