@@ -465,12 +465,13 @@ def figure(mistake: Mistake, metrics: dict, config: Config, dataset: Dataset, fo
         numbers = {COLUMNS[key][0].replace(", nats", ""): cell(found, key) for key in mistake.numbers}
         columns.append(plots.Column(row, *pictures, numbers))
     seeds = of_seeds("mean ± standard deviation", config.seeds)
+    by_class = "" if dataset.y_test is None else " by class"
     return plots.side_by_side(
         columns,
         dataset.y_test,
         ("z₁", "z₂"),
         f"{mistake.title}, on {dataset.name}",
-        f"{mistake.notice} Top: codes of {len(dataset.x_test):,} test images by class, drawn as in tests; prior "
+        f"{mistake.notice} Top: codes of {len(dataset.x_test):,} test images{by_class}, drawn as in tests; prior "
         f"samples in black. Middle: the decoder's pixel means for z ~ p(z). Pictures of seed {config.seeds[0]}; "
         f"numbers: {seeds}, in nats but for C2ST, units and modes. {config.updates:,} updates each."
         f"{notes(mistake, config, dataset)}",

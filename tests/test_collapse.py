@@ -16,7 +16,7 @@ import vae_baseline
 from common.data import Dataset, binarise
 from common.evaluation import code, reconstruction
 from common.measure import LikelihoodSettings, importance_weighted
-from common.model import bernoulli_log_likelihood, to_numpy
+from common.model import LatentModel, bernoulli_log_likelihood, to_numpy
 from common.run import RunError
 from experiments import loss_scaling, posterior_collapse
 
@@ -248,7 +248,9 @@ def test_independent_pixels_have_the_mean_image_and_its_entropy():
 
 
 @pytest.fixture
-def tiny(tmp_path):
+def tiny(tmp_path, monkeypatch):
+    """Flags of a run on few images, without XLA, which takes longer to compile two updates than they take."""
+    monkeypatch.setattr(LatentModel, "faster_with_xla", False)
     random = np.random.default_rng(0)
     x, y = random.integers(0, 256, (260, *SHAPE), dtype=np.uint8), random.integers(0, 3, 260)
     np.savez(tmp_path / "tiny.npz", x=x, y=y)

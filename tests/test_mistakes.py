@@ -286,7 +286,13 @@ def test_every_number_of_a_mistake_is_measured(config, name):
 
 
 def test_images_without_labels_lack_one_mistake_alone(config, tmp_path):
+    unlabelled = dataclasses.replace(config, data=str(tmp_path / "unlabelled.npz"), seeds=(0,))
     with pytest.raises(RunError, match="no labels"):
-        known_mistakes.main(dataclasses.replace(config, data=str(tmp_path / "unlabelled.npz")))
+        known_mistakes.main(unlabelled)
+    assert len(known_mistakes.main(dataclasses.replace(unlabelled, mistakes=("pixel_mean",)))) == 2
+    assert (tmp_path / "known_mistakes" / "r" / "pixel_mean.png").stat().st_size
+
+
+def test_an_unknown_mistake_is_refused(config):
     with pytest.raises(RunError, match="one of pixel_mean"):
         known_mistakes.main(dataclasses.replace(config, mistakes=("pixels",)))
