@@ -297,7 +297,7 @@ def spectra(
         axes.tick_params(labelsize=SMALL_SIZE, labelbottom=number == len(rows) - 1)
         axes.set_ylabel(y_label, size=SMALL_SIZE)
         style = {"ha": "right", "va": "center", "size": TEXT_SIZE, "weight": "bold"}
-        wrapped_name = "\n".join(textwrap.fill(line, 16) for line in name.splitlines())
+        wrapped_name = "\n".join(textwrap.fill(line, 14) for line in name.splitlines())
         axes.text(-0.21, 0.5, wrapped_name, transform=axes.transAxes, **style)
         beside = place(figure, left + side + gap, low, across, up)
         show_canvas(beside, canvases[number + 1])

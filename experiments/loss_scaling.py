@@ -291,7 +291,7 @@ def dimensions_figure(metrics: dict, config: Config, dataset: Dataset, folder: P
     rows = {}
     for name, found in by_beta(metrics).items():
         shown = pictures(folder, name)
-        title = name if name.startswith("β") else f"{shown_name(name)}\nβ = {found['effective_beta']:.3g}"
+        title = shown_name(name) if "β =" in name else f"{shown_name(name)}\nβ = {found['effective_beta']:.3g}"
         numbers = (
             f"KL {cell(found, 'kl_nats')}, {cell(found, 'active_units')} live, "
             f"reconstruction {cell(found, 'test_reconstruction_nats')} nats"

@@ -52,7 +52,9 @@ FIGURES = {
         LONG,
         y_scale="log",
     ),
-    "spectra": lambda title: plots.spectra({"as it was\nβ = 6.13": SPECTRUM}, IMAGES, title, LONG, "dimension", "nats"),
+    "spectra": lambda title: plots.spectra(
+        {"and sums, the same β\nβ = 6.13": SPECTRUM}, IMAGES, title, LONG, "dimension", "nats"
+    ),
     "maps": lambda title: plots.maps(
         [plots.Map("a map", CODES, ("z₁", "z₂"), CODES[:3]), plots.Map("another", PRIOR[:300], ("t-SNE 1", "t-SNE 2"))],
         LABELS,
