@@ -340,7 +340,7 @@ def resampled_figure(metrics: dict, config: Config, dataset: Dataset, folder: Pa
 
 
 def beta_figure(metrics: dict, runs: dict, config: Config, dataset: Dataset, updates: int):
-    """Numbers against the effective beta: sums as a line, means, whose gradients are 784 times smaller, as points."""
+    """Numbers against the effective beta: sums as a line, means over pixels, whose gradients are smaller, as points."""
     betas = {name: found["effective_beta"] for name, found in by_beta(metrics).items()}
     means = [name for name in betas if name in (ONE_READING, PIXEL_MEAN)]
     series = {
