@@ -91,9 +91,7 @@ def measure(model: LatentModel, dataset: Dataset, config, x_test, codes, prior_s
         "code_hole_fraction": code.hole_fraction(training_codes, codes, prior_samples),
         "code_participation_ratio": code.participation_ratio(codes),
     }
-    count = int(np.clip(CODES_FOR_ACTIVE_UNITS // len(x_test), 8, 32))
-    draws = np.stack([model.encode(x_test) for _ in range(count)]) / model.prior.scale
-    found |= {"active_units": code.active_units(draws)} | information(model, x_test, codes)
+    found |= {"active_units": active_units(model, x_test)} | information(model, x_test, codes)
     for probe in ("knn", "logistic"):
         key = f"code_{probe}_accuracy"
         if dataset.y_test is None:
@@ -102,6 +100,12 @@ def measure(model: LatentModel, dataset: Dataset, config, x_test, codes, prior_s
             labels = dataset.y_train[near], dataset.y_test
             found[key] = use.probe_accuracy(probe, training_codes, labels[0], codes, labels[1], config.seed)
     return flat(found)
+
+
+def active_units(model: LatentModel, x_test) -> int:
+    """Active dimensions of the code, from 8 to 32 draws z ~ q(z|x) for each image, in units of the prior's scale."""
+    count = int(np.clip(CODES_FOR_ACTIVE_UNITS // len(x_test), 8, 32))
+    return code.active_units(np.stack([model.encode(x_test) for _ in range(count)]) / model.prior.scale)
 
 
 def test_terms(model: LatentModel, x_test) -> dict:

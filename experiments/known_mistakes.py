@@ -43,7 +43,15 @@ from common.adversarial import frozen
 from common.data import Dataset, load_mnist
 from common.evaluation import code
 from common.files import whole, write_json
-from common.measure import LikelihoodSettings, flat, importance_weighted, information, test_images, test_terms
+from common.measure import (
+    LikelihoodSettings,
+    active_units,
+    flat,
+    importance_weighted,
+    information,
+    test_images,
+    test_terms,
+)
 from common.model import LatentModel, gaussian_kl, to_numpy
 from common.run import (
     PositiveCount,
@@ -185,7 +193,6 @@ MISTAKES = {
     ),
 }
 WEIGHTED_SAMPLES = 2000
-DRAWS = 32  # z ~ q(z|x) for each image, that active units are counted in
 QUICK = {
     "data": "sample",
     "mistakes": tuple(name for name in MISTAKES if name != "earlier_avb"),
@@ -398,7 +405,7 @@ def measured(model: LatentModel, dataset: Dataset, x_test, codes, prior, weighte
     if model.posterior == "implicit":
         found |= information(model, x_test, codes)  # for the KL, which has no closed form
     found |= importance_weighted(model, dataset, settings, TimeLeft())[0]
-    found |= {"active_units": code.active_units(np.stack([model.encode(x_test) for _ in range(DRAWS)]))}
+    found |= {"active_units": active_units(model, x_test)}
     if isinstance(model, aae_label_prior.LabelPriorAAE):
         found |= {"own_mode_share": aae_label_prior.own_mode_share(model.prior, codes, dataset.y_test)}
     return found
@@ -474,17 +481,18 @@ def figure(mistake: Mistake, metrics: dict, config: Config, dataset: Dataset, fo
         f"{mistake.notice} Top: codes of {len(dataset.x_test):,} test images{by_class}, drawn as in tests; prior "
         f"samples in black. Middle: the decoder's pixel means for z ~ p(z). Pictures of seed {config.seeds[0]}; "
         f"numbers: {seeds}, in nats but for C2ST, units and modes. {config.updates:,} updates each."
-        f"{notes(mistake, config, dataset)}",
+        f"{notes(mistake, metrics, config, dataset)}",
     )
 
 
-def notes(mistake: Mistake, config: Config, dataset: Dataset) -> str:
+def notes(mistake: Mistake, metrics: dict, config: Config, dataset: Dataset) -> str:
     """What has to be said of some numbers, where they are shown."""
     images = min(config.weighted_images, len(dataset.x_test))
     bound = f" Bound: {images:,} binarised images, {WEIGHTED_SAMPLES:,} draws each."
     absent = " −: some draws of a q(z|x) coincide, so narrow is it."
-    keys = {"importance_weighted_bound_nats": bound, "kl_neighbour_nats": absent}
-    return "".join(note for key, note in keys.items() if key in mistake.numbers)
+    lacks = any(metrics[version.name]["kl_neighbour_nats"] is None for version in mistake.versions.values())
+    shown = {"importance_weighted_bound_nats": bound, "kl_neighbour_nats": absent if lacks else ""}
+    return "".join(note for key, note in shown.items() if key in mistake.numbers)
 
 
 if __name__ == "__main__":

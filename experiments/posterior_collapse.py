@@ -43,9 +43,9 @@ from common.data import Dataset, binarise, load_mnist
 from common.evaluation import code, likelihood, reconstruction, use
 from common.files import whole, write_json
 from common.measure import (
-    CODES_FOR_ACTIVE_UNITS,
     TRAINING_CODES,
     LikelihoodSettings,
+    active_units,
     flat,
     importance_weighted,
     log_density,
@@ -351,9 +351,7 @@ def of_code_size(config: Config, dataset: Dataset, name: str, size: int, seed: i
     outcome = train_part(model, dataset, asked, folder / f"{script.__name__}-{size}-seed-{seed}")
     x_test = test_images(dataset, asked)
     codes, prior = model.encode(x_test), to_numpy(model.prior.sample(len(x_test), model.seed_generator))
-    count = int(np.clip(CODES_FOR_ACTIVE_UNITS // len(x_test), 8, 32))
-    draws = np.stack([model.encode(x_test) for _ in range(count)])
-    found = test_terms(model, x_test) | {"active_units": code.active_units(draws)}
+    found = test_terms(model, x_test) | {"active_units": active_units(model, x_test)}
     found["code_participation_ratio"] = code.participation_ratio(codes)
     found["code_c2st_accuracy"] = code.c2st_accuracy(codes, prior, seed)
     keras.utils.clear_session()
