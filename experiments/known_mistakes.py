@@ -395,7 +395,8 @@ def trained_and_measured(config: Config, dataset: Dataset, version: Version, see
         with whole(folder / f"{version.slug}.npz") as unfinished:
             np.savez_compressed(unfinished, codes=codes, prior=prior, samples=model.sample(36))
     keras.utils.clear_session()
-    return {key: value for key, value in flat(found).items() if key in COLUMNS} | {"stopped_by": outcome.stopped_by}
+    numbers = {key: value for key, value in flat(found).items() if key in COLUMNS}
+    return numbers | {"updates": outcome.updates, "stopped_by": outcome.stopped_by}
 
 
 def measured(model: LatentModel, dataset: Dataset, x_test, codes, prior, weighted_images: int, seed: int) -> dict:
@@ -435,7 +436,7 @@ def main(config: Config = Config()) -> dict:
     }
     runs = each_once(folder, parts)
     metrics = {
-        version.name: over_seeds([runs[f"{version.name}, seed {seed}"] for seed in config.seeds], COLUMNS)
+        version.name: over_seeds([runs[f"{version.name}, seed {seed}"] for seed in config.seeds], (*COLUMNS, "updates"))
         for version in wanted(config)
     }
     with whole(folder / "table.md") as unfinished:
@@ -472,6 +473,7 @@ def figure(mistake: Mistake, metrics: dict, config: Config, dataset: Dataset, fo
         numbers = {COLUMNS[key][0].replace(", nats", ""): cell(found, key) for key in mistake.numbers}
         columns.append(plots.Column(row, *pictures, numbers))
     seeds = of_seeds("mean ± standard deviation", config.seeds)
+    updates = metrics[next(iter(mistake.versions.values())).name]["updates"]
     by_class = "" if dataset.y_test is None else " by class"
     return plots.side_by_side(
         columns,
@@ -480,7 +482,7 @@ def figure(mistake: Mistake, metrics: dict, config: Config, dataset: Dataset, fo
         f"{mistake.title}, on {dataset.name}",
         f"{mistake.notice} Top: codes of {len(dataset.x_test):,} test images{by_class}, drawn as in tests; prior "
         f"samples in black. Middle: the decoder's pixel means for z ~ p(z). Pictures of seed {config.seeds[0]}; "
-        f"numbers: {seeds}, in nats but for C2ST, units and modes. {config.updates:,} updates each."
+        f"numbers: {seeds}, in nats but for C2ST, units and modes. {updates:,.0f} updates each."
         f"{notes(mistake, metrics, config, dataset)}",
     )
 

@@ -277,11 +277,15 @@ def test_versions_are_tabulated_and_not_made_again(config, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("name", ["image_moments", "normalised_discriminator", "labels_unseen"])
-def test_every_number_of_a_mistake_is_measured(config, name):
+def test_every_number_of_a_mistake_is_measured(config, name, tmp_path):
     metrics = known_mistakes.main(dataclasses.replace(config, seeds=(0,), mistakes=(name,)))
     assert len(metrics) == 2
-    for found in metrics.values():
+    for version in MISTAKES[name].versions.values():
+        found = metrics[version.name]
         assert all(found[key] is not None for key in MISTAKES[name].numbers)
+        history = (tmp_path / "known_mistakes" / "r" / f"{version.slug}-0" / "history.csv").read_text().splitlines()
+        made = dict(zip(history[0].split(","), history[-1].split(","), strict=True))["updates"]
+        assert found["updates"] == int(float(made))
     keras.utils.clear_session()
 
 
