@@ -333,7 +333,7 @@ def bands(
     description: str,
     references: Mapping[str, Sequence[tuple[float, str]]] | None = None,
     x_scale: str = "linear",
-    y_scale: str = "linear",
+    y_scale: str | Mapping[str, str] = "linear",
     skipped: float = 0.0,
     shared: bool = False,
 ) -> Figure:
@@ -341,8 +341,8 @@ def bands(
 
     panels: name of the vertical axis -> series -> curve; a series keeps its colour through all panels, and what
     stands behind a colon shares that of what stands before. references: panel -> (value, name), ..., drawn as
-    horizontal lines. x_scale, y_scale: "linear" or "log". skipped: the first part of every curve, which the vertical
-    axis need not hold. shared: one vertical scale for all panels.
+    horizontal lines. x_scale, y_scale: "linear" or "log", the latter for all panels or panel -> scale. skipped: the
+    first part of every curve, which the vertical axis need not hold. shared: one vertical scale for all panels.
     """
     figure = new_figure(max(6.5, 4.2 * len(panels) + 0.4), 4.4, title, description, layout="constrained")
     names = list(dict.fromkeys(name.split(":")[0] for series in panels.values() for name in series))
@@ -368,9 +368,10 @@ def bands(
             late.append([value])
         low, high = np.nanmin(np.concatenate(late)), np.nanmax(np.concatenate(late))
         margin = 0.05 * (high - low) or 1.0
-        limits = (low - margin, high + margin) if y_scale == "linear" else (0.9 * low, 1.1 * high)
-        axes.set(xlabel=x_label, ylabel=label, xscale=x_scale, yscale=y_scale, ylim=limits)
-        if y_scale == "log":
+        scale = y_scale if isinstance(y_scale, str) else y_scale.get(label, "linear")
+        limits = (low - margin, high + margin) if scale == "linear" else (0.9 * low, 1.1 * high)
+        axes.set(xlabel=x_label, ylabel=label, xscale=x_scale, yscale=scale, ylim=limits)
+        if scale == "log":
             named = (1, 2, 3, 5) if high > 5 * low else range(1, 10)
             axes.yaxis.set_major_locator(LogLocator(subs=named))
             axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

@@ -113,6 +113,7 @@ COLUMNS = {  # question: key: how the table calls it, digits
         "code_c2st_accuracy": ("C2ST, code to prior", 3),
     },
 }
+KL_AXIS = "KL, nats (AVB: by T)"
 WEIGHTED_SAMPLES = 500
 SHOWN = 12  # images in the figure
 QUICK = {
@@ -485,7 +486,7 @@ def code_size_figure(runs: dict, config: Config, dataset: Dataset):
     updates = planned_updates(asked, len(dataset.x_train))
     panels = {}
     for key in ("active_units", "kl", "test_reconstruction_nats", "code_c2st_accuracy"):
-        title = "KL, nats (AVB: by T)" if key == "kl" else COLUMNS["code_size"][key][0]
+        title = KL_AXIS if key == "kl" else COLUMNS["code_size"][key][0]
         sizes = sorted(config.code_sizes)
         panels[title] = {}
         for name in SCRIPTS:
@@ -502,6 +503,7 @@ def code_size_figure(runs: dict, config: Config, dataset: Dataset):
         "active if the variance of E[z|x] over images is above 0.01. The KL of a point has no value, that of a "
         f"universal AAE is not known. Adversarial weight {config.adversarial_weight:g} for every size",
         x_scale="log",
+        y_scale={KL_AXIS: "log", COLUMNS["code_size"]["active_units"][0]: "log"},
     )
 
 

@@ -333,6 +333,12 @@ def test_curves_of_one_epoch_are_dots():
     assert all(line.get_marker() not in ("None", None) for line in lines)
 
 
+def test_a_panel_may_have_its_own_vertical_scale():
+    curve = {"a": plots.Curve(np.arange(1, 4), np.array([[1.0, 30.0, 900.0]]))}
+    figure = plots.bands({"nats": curve, "error, %": curve}, "updates", "t", "", y_scale={"nats": "log"})
+    assert [axes.get_yscale() for axes in figure.axes] == ["log", "linear"]
+
+
 def test_the_finite_part_of_a_curve_is_drawn_and_its_end_is_told():
     history = {"updates": [550, 1100, 1650], "loss": [2.0, 1.0, np.nan], "val_loss": [np.inf] * 3}
     figure = plots.training_curves(history, "t")
