@@ -341,8 +341,9 @@ def bands(
 
     panels: name of the vertical axis -> series -> curve; a series keeps its colour through all panels, and what
     stands behind a colon shares that of what stands before. references: panel -> (value, name), ..., drawn as
-    horizontal lines. x_scale, y_scale: "linear" or "log", the latter for all panels or panel -> scale. skipped: the
-    first part of every curve, which the vertical axis need not hold. shared: one vertical scale for all panels.
+    horizontal lines. x_scale, y_scale: "linear" or "log", the latter for all panels or panel -> scale; a vertical axis
+    that holds a number of 0 or below stays linear. skipped: the first part of every curve, which the vertical axis need
+    not hold. shared: one vertical scale for all panels.
     """
     figure = new_figure(max(6.5, 4.2 * len(panels) + 0.4), 4.4, title, description, layout="constrained")
     names = list(dict.fromkeys(name.split(":")[0] for series in panels.values() for name in series))
@@ -368,7 +369,8 @@ def bands(
             late.append([value])
         low, high = np.nanmin(np.concatenate(late)), np.nanmax(np.concatenate(late))
         margin = 0.05 * (high - low) or 1.0
-        scale = y_scale if isinstance(y_scale, str) else y_scale.get(label, "linear")
+        asked = y_scale if isinstance(y_scale, str) else y_scale.get(label, "linear")
+        scale = asked if low > 0 else "linear"
         limits = (low - margin, high + margin) if scale == "linear" else (0.9 * low, 1.1 * high)
         axes.set(xlabel=x_label, ylabel=label, xscale=x_scale, yscale=scale, ylim=limits)
         if scale == "log":

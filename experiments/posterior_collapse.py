@@ -11,7 +11,8 @@ not autoencoders"). Three questions:
                E_x KL_u) (Kingma et al., arXiv 1606.04934), an AAE's discriminator on q(z) in place of the KL
     code_size  the models of this project with codes of 2 to 128 dimensions: how many of them does each use?
 
-A dimension u is active if Var_x(E[z_u|x]) > 0.01 (Burda et al., arXiv 1509.00519).
+A dimension u is active if Var_x(E[z_u|x]) > 0.01 (Burda et al., arXiv 1509.00519). That counts dimensions of a few
+hundredths of a nat, slow to fall silent; beside it stand, for code_size, those whose KL is above 0.1 nats.
 
 Run: python -m experiments.posterior_collapse --data mnist.npz (--help lists every flag); --quick on the sample.
 `--questions decoder` asks one of them. Leaves in results/posterior_collapse/<name>/: metrics.json and, a question each,
@@ -24,6 +25,7 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -86,6 +88,8 @@ SCRIPTS = {
     "universal AAE": aae_universal,
     "AVB": avb,
 }
+TOLD = 0.1  # nats of KL above which code_size counts a dimension
+KL_COUNTED = f"dimensions with KL > {TOLD:g} nats"
 COLUMNS = {  # question: key: how the table calls it, digits
     "pixels": {
         "kl_nats": ("KL, nats", 3),
@@ -106,6 +110,7 @@ COLUMNS = {  # question: key: how the table calls it, digits
     },
     "code_size": {
         "active_units": ("active units", 1),
+        "kl_dimensions": (KL_COUNTED, 1),
         "kl_nats": ("KL, closed form, nats", 1),
         "kl_estimated_nats": ("KL by T, nats", 1),
         "code_participation_ratio": ("participation ratio", 1),
@@ -355,6 +360,11 @@ def of_code_size(config: Config, dataset: Dataset, name: str, size: int, seed: i
     found = test_terms(model, x_test) | {"active_units": active_units(model, x_test)}
     found["code_participation_ratio"] = code.participation_ratio(codes)
     found["code_c2st_accuracy"] = code.c2st_accuracy(codes, prior, seed)
+    found["kl_dimensions"] = found["kl_nats"]  # absent for the same reason, unless q(z|x) is Gaussian
+    if model.posterior == "gaussian":
+        inferred = model.inferred(x_test)
+        each = code.kl_per_dimension(inferred["mean"], inferred["log_var"], model.prior.scale)
+        found |= {"kl_per_dimension_nats": each, "kl_dimensions": int((each > TOLD).sum())}
     keras.utils.clear_session()
     return flat(found) | {"stopped_by": outcome.stopped_by}
 
@@ -484,16 +494,25 @@ def code_size_figure(runs: dict, config: Config, dataset: Dataset):
     """Numbers against the size of the code, a line a model."""
     asked = configured(vae_baseline, config, config.seeds[0], updates=LONGER * config.updates)
     updates = planned_updates(asked, len(dataset.x_train))
-    panels = {}
-    for key in ("active_units", "kl", "test_reconstruction_nats", "code_c2st_accuracy"):
-        title = KL_AXIS if key == "kl" else COLUMNS["code_size"][key][0]
-        sizes = sorted(config.code_sizes)
-        panels[title] = {}
-        for name in SCRIPTS:
-            found = [[runs[f"{sized(name, size)}, seed {seed}"] for size in sizes] for seed in config.seeds]
-            values = [[stated_kl(run) if key == "kl" else run[key] for run in of_seed] for of_seed in found]
-            if values[0][0] is not None:
-                panels[title][name] = plots.Curve(np.array(sizes), np.array(values, float))
+    sizes = sorted(config.code_sizes)
+
+    def curves(number: Callable, line: str = "solid", suffix: str = "") -> dict[str, plots.Curve]:
+        """A curve for each model that has the number."""
+        found = {
+            name: [[number(runs[f"{sized(name, size)}, seed {seed}"]) for size in sizes] for seed in config.seeds]
+            for name in SCRIPTS
+        }
+        return {
+            name + suffix: plots.Curve(np.array(sizes), np.array(values, float), line)
+            for name, values in found.items()
+            if values[0][0] is not None
+        }
+
+    titles = {key: title for key, (title, _) in COLUMNS["code_size"].items()}
+    active = curves(itemgetter("active_units")) | curves(itemgetter("kl_dimensions"), "dashed", ": " + KL_COUNTED)
+    panels = {titles["active_units"]: active, KL_AXIS: curves(stated_kl)}
+    for key in ("test_reconstruction_nats", "code_c2st_accuracy"):
+        panels[titles[key]] = curves(itemgetter(key))
     return plots.bands(
         panels,
         "dimensions of the code",
@@ -503,7 +522,7 @@ def code_size_figure(runs: dict, config: Config, dataset: Dataset):
         "active if the variance of E[z|x] over images is above 0.01. The KL of a point has no value, that of a "
         f"universal AAE is not known. Adversarial weight {config.adversarial_weight:g} for every size",
         x_scale="log",
-        y_scale={KL_AXIS: "log", COLUMNS["code_size"]["active_units"][0]: "log"},
+        y_scale={KL_AXIS: "log", titles["active_units"]: "log"},
     )
 
 

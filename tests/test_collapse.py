@@ -12,6 +12,7 @@ from keras import ops
 from scipy.stats import chisquare
 
 import aae_gaussian
+import avb
 import vae_baseline
 from common.data import Dataset, binarise
 from common.evaluation import code, reconstruction
@@ -277,7 +278,7 @@ def test_loss_scaling_is_tabulated_and_not_made_again(tiny, tmp_path, monkeypatc
 
 def test_posterior_collapse_is_tabulated_and_not_made_again(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(posterior_collapse, "WEIGHTED_SAMPLES", 20)
-    monkeypatch.setattr(posterior_collapse, "SCRIPTS", {"VAE": vae_baseline})
+    monkeypatch.setattr(posterior_collapse, "SCRIPTS", {"VAE": vae_baseline, "AVB": avb})
     few = (posterior_collapse.PLAIN, posterior_collapse.FREE, posterior_collapse.ADVERSARIAL)
     all_of = posterior_collapse.versions
     monkeypatch.setattr(posterior_collapse, "versions", lambda config: {name: all_of(config)[name] for name in few})
@@ -288,6 +289,11 @@ def test_posterior_collapse_is_tabulated_and_not_made_again(tiny, tmp_path, monk
     folder = tmp_path / "posterior_collapse" / "r"
     for name in ("decoder.png", "code_size.png", "pixels.md", "decoder.md", "code_size.md"):
         assert (folder / name).is_file()
+    runs = json.loads((folder / "runs.json").read_text())
+    assert runs["AVB, 2-D, seed 3"]["kl_dimensions"] is None
+    vae = runs["VAE, 2-D, seed 3"]
+    assert vae["kl_dimensions"] == sum(kl > 0.1 for kl in vae["kl_per_dimension_nats"])
+    assert sum(vae["kl_per_dimension_nats"]) == pytest.approx(vae["kl_nats"], rel=1e-5)  # single precision
     before = (folder / "runs.json").stat().st_mtime_ns
     assert posterior_collapse.main(config) == metrics
     assert (folder / "runs.json").stat().st_mtime_ns == before

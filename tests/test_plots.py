@@ -339,6 +339,11 @@ def test_a_panel_may_have_its_own_vertical_scale():
     assert [axes.get_yscale() for axes in figure.axes] == ["log", "linear"]
 
 
+def test_an_axis_that_holds_nought_is_linear():
+    curves = {"a": plots.Curve(np.arange(1, 4), np.array([[0.0, 30.0, 900.0]]))}
+    assert plots.bands({"nats": curves}, "updates", "t", "", y_scale="log").axes[0].get_yscale() == "linear"
+
+
 def test_the_finite_part_of_a_curve_is_drawn_and_its_end_is_told():
     history = {"updates": [550, 1100, 1650], "loss": [2.0, 1.0, np.nan], "val_loss": [np.inf] * 3}
     figure = plots.training_curves(history, "t")
