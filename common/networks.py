@@ -48,7 +48,7 @@ def image_features(images, hidden_units, random: np.random.Generator, kind: str 
 def require_plane_images(image_shape):
     """Raises ValueError unless images are (height, width)."""
     if len(image_shape) != 2:
-        raise ValueError(f"convolutions need images of (height, width), not {tuple(image_shape)}")
+        raise ValueError(f"this network needs images of (height, width), not {tuple(image_shape)}")
 
 
 def encoder(image_shape, outputs: int, hidden_units, random: np.random.Generator, noise_dim: int = 0, kind="dense"):

@@ -1,6 +1,6 @@
 """Mistakes that change a result without an error message, each trained beside the right version, with the same seed.
 
-All have been made in public code. For each: two pictures, two rows of numbers, and one sentence on how to notice it.
+For each: two pictures, two rows of numbers, and one sentence on how to notice it.
 
     pixel_mean                 VAE: a mean over the pixels beside a KL that is a sum
     two_readings               VAE: the encoder's s is log sigma where z is drawn, log sigma^2 in the KL
@@ -148,8 +148,8 @@ MISTAKES = {
         "A reversed gradient in place of the mean of T",
         beside(AVB, "reversed_gradient"),
         OF_AVB,
-        "The encoder's term is never above 0, where a KL is never below; and the loss at its end is no bound of "
-        "log p(x).",
+        "The encoder's term is below 0 from the first update to the last, where a KL is never; and the loss at its end "
+        "is no bound of log p(x).",
     ),
     "image_unseen": Mistake(
         "A T that sees z alone, not (x, z)",
@@ -182,8 +182,8 @@ MISTAKES = {
         "Labels that choose the prior's mode and never reach the discriminator",
         beside(LABELS, "labels_unseen"),
         ("test_reconstruction_nats", "code_c2st_accuracy", "own_mode_share", "discriminator_nats"),
-        "Give the discriminator another label beside the same z: its output does not change; coloured by class, the "
-        "codes fill the prior in no order.",
+        "Give the discriminator another label beside the same z: its output does not change; coloured by class, "
+        "few codes are in their own mode.",
     ),
     "earlier_avb": Mistake(
         "An AVB that is none, mended one mistake at a time",
@@ -204,7 +204,11 @@ QUICK = {
 
 @dataclass(frozen=True)
 class Config:
-    """The same networks, data, updates and seeds for all; 2-D codes and rates are those of the scripts."""
+    """The same networks, data, updates and seeds in both rows of a mistake; codes of two dimensions.
+
+    Rates and whether images are binarised are those of the scripts, and for `labels_unseen` of aae_label_prior, which
+    trains on fewer images and hence for another number of whole passes.
+    """
 
     data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz file
     mistakes: tuple[Literal[*MISTAKES], ...] = tuple(MISTAKES)  # which of those above

@@ -6,11 +6,12 @@ objective is
 
     E_x E_q(z|x) [ -log p(x|z) ] + beta E_x KL(q(z|x) || p(z)),   beta = 784 / 128 = 6.1
 
-and it read s, the encoder's second output, as log sigma where it drew z and as log sigma^2 in the KL. Here it becomes
-the evidence lower bound (Kingma & Welling, arXiv 1312.6114) in three steps: s is read in one way; sums take the place
-of means, with the same beta, since gradients 784 times smaller are another training under RMSprop; beta is 1. Next to
-that are a mean over pixels beside a sum over the code, beta = 784, and other weights on sums (beta-VAE; Higgins et
-al., ICLR 2017). Every KL but the one "as reported" is that of the q(z|x) from which z is drawn.
+but that it read s, the encoder's second output, as log sigma where it drew z and as log sigma^2 in the KL, so that beta
+weighed the KL of a q(z|x) wider than the one that was drawn from. Here it becomes the evidence lower bound (Kingma &
+Welling, arXiv 1312.6114) in three steps: s is read in one way; sums take the place of means, with the same beta, since
+gradients 784 times smaller are another training under RMSprop; beta is 1. Next to that are a mean over pixels beside a
+sum over the code, beta = 784, and other weights on sums (beta-VAE; Higgins et al., ICLR 2017). Every KL but the one "as
+reported", that of the loss, is of the q(z|x) from which z is drawn.
 
 A dimension u of the code is live if Var_x(E[z_u|x]) > 0.01 (an active unit; Burda et al., arXiv 1509.00519), else dead.
 A resampled dimension is drawn from the prior instead of q(z|x): a decoder that does not use it does not notice.
@@ -121,8 +122,9 @@ def settings(config: Config, pixels: int) -> dict[str, Setting]:
 def effective_beta(setting: Setting, pixels: int, latent_dim: int) -> float:
     """The weight of the KL, summed over dimensions, against a reconstruction summed over pixels.
 
-    A mean over n is 1 / n of the sum. What both terms are multiplied by changes no optimum, but an optimiser may
-    notice: RMSprop divides by sqrt(E[g^2] + 1e-7), which bounds the step where gradients g are below 3e-4.
+    The KL is the one in the loss, `two_readings` or not. A mean over n is 1 / n of the sum. What both terms are
+    multiplied by changes no optimum, but an optimiser may notice: RMSprop divides by sqrt(E[g^2] + 1e-7), which bounds
+    the step where gradients g are below 3e-4.
     """
     of_pixels = 1.0 / pixels if setting.mistakes.get("pixel_mean") else 1.0
     of_code = 1.0 / latent_dim if setting.mistakes.get("code_mean") else 1.0
@@ -262,7 +264,8 @@ def notes(config: Config, dataset: Dataset) -> str:
     images, few = len(dataset.x_test), min(config.weighted_images, len(dataset.x_test))
     return (
         f"\nOf {images:,} grey test images; ELBO and bound of {few:,}, binarised, {WEIGHTED_SAMPLES:,} draws each. "
-        f"I(x; z) by ELBO surgery, at most log {images:,} = {math.log(images):.1f} nats.\n"
+        f"I(x; z) by ELBO surgery, at most log {images:,} = {math.log(images):.1f} nats. As it was, β weighed the KL "
+        "that was reported, times the dimensions, and not that of the z that are drawn.\n"
     )
 
 
@@ -340,7 +343,10 @@ def resampled_figure(metrics: dict, config: Config, dataset: Dataset, folder: Pa
 
 
 def beta_figure(metrics: dict, runs: dict, config: Config, dataset: Dataset, updates: int):
-    """Numbers against the effective beta: sums as a line, means over pixels, whose gradients are smaller, as points."""
+    """Numbers against the effective beta: sums as a line, means over pixels, whose gradients are smaller, as points.
+
+    Without the notebook as it was, whose beta weighs another KL than that of the z that are drawn.
+    """
     betas = {name: found["effective_beta"] for name, found in by_beta(metrics).items()}
     means = [name for name in betas if name in (ONE_READING, PIXEL_MEAN)]
     series = {
@@ -365,7 +371,8 @@ def beta_figure(metrics: dict, runs: dict, config: Config, dataset: Dataset, upd
         f"{config.latent_dim}-D code, {updates:,} updates, {len(dataset.x_test):,} grey test images; "
         f"{of_seeds('mean and range', config.seeds)}. I(x; z) is at most log {len(dataset.x_test):,} = "
         f"{math.log(len(dataset.x_test)):.1f} nats by ELBO surgery. Means over pixels and code make "
-        f"β = {betas[ONE_READING]:.3g}, a mean over pixels beside a sum over the code {betas[PIXEL_MEAN]:.3g}",
+        f"β = {betas[ONE_READING]:.3g}, a mean over pixels beside a sum over the code {betas[PIXEL_MEAN]:.3g}, "
+        "both with s read in one way",
         references={COLUMNS["test_reconstruction_nats"][0]: [(mean_image, "the mean image")]},
         x_scale="log",
     )

@@ -144,7 +144,7 @@ class Config:
     row_units: PositiveCount = 200  # ReLU units in each of its two layers within a row
     warm_up: Share = 0.5  # share of the epochs after which an annealed KL has its whole weight: here 0.4, 0.8, 1, ...
     free_bits: Factor = 0.5  # nats of each dimension's KL that cost nothing, lambda
-    # Not the scripts' 40, chosen for a 2-D code: of 40, 16, 8, 4 and 2 the best in 8-D (experiments.aae_likelihood).
+    # Not the scripts' 40, chosen for a 2-D code: the choice of experiments.aae_likelihood in 8-D, not tuned here.
     adversarial_weight: Factor = 8.0  # on the AAEs' generator's nats, against nats summed over all pixels
     updates: PositiveCount = 2750  # steps of the optimiser: 5 passes over MNIST; thrice as many but for decoder
     seeds: tuple[Seed, ...] = (0, 1, 2)  # of weights, noise, order and binarisation

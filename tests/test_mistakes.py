@@ -139,6 +139,27 @@ def test_a_reversed_gradient_is_that_of_the_discriminators_loss_on_codes(x):
     assert terms["kl"] == pytest.approx(np.log(1 / (1 + np.exp(-t))).mean(), abs=1e-5)  # E log sigma(T)
 
 
+def test_a_reversed_gradient_turns_the_encoder_and_leaves_the_discriminator(x):
+    built = model({"reversed_gradient": True})
+    drawn = ops.convert_to_tensor(np.random.default_rng(3).normal(size=(6, 2)), "float32")
+    noise = ops.convert_to_tensor(np.random.default_rng(4).normal(size=(6, 2, 3)), "float32")
+    built.prior_like, built.noise = lambda z: drawn, lambda shape: noise
+
+    def reversed_term():
+        return built.objective(x, built(x))["kl"]
+
+    def of_discriminator():
+        return ops.mean(ops.softplus(-built.log_odds(built.discriminator, x, built(x)["z"])))
+
+    encoder = built.encoder.trainable_variables
+    found, expected = gradients(reversed_term, encoder), gradients(of_discriminator, encoder)
+    for wrong, right in zip(found, expected, strict=True):
+        np.testing.assert_allclose(wrong, -right, rtol=1e-4, atol=1e-7)  # single precision
+    assert any(np.abs(gradient).max() > 1e-4 for gradient in found)
+    for gradient in gradients(reversed_term, built.discriminator.trainable_variables):
+        np.testing.assert_array_equal(gradient, 0)
+
+
 def test_s_is_log_sigma_in_the_draw_and_log_variance_in_the_loss(x):
     built = known_mistakes.mistaken_vae(vae_baseline.Config(hidden_units=(8,)), {"two_readings": True}, SHAPE)
     mean, s = np.split(to_numpy(built.encoder(x)).astype("float64"), 2, axis=-1)
