@@ -218,8 +218,8 @@ def test_the_bound_of_an_autoregressive_decoder_nears_its_likelihood_on_a_grid()
     codes = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
     mass = np.exp(norm.logpdf(codes).sum(axis=1)) * (steps[1] - steps[0]) ** 2
     for image, bound in zip(likelihood_images(dataset, 4), bounds, strict=True):
-        at_each_code = np.repeat([image], len(codes), axis=0)
-        logits = model.decoder([at_each_code, codes.astype("float32")])
+        at_each_code = ops.convert_to_tensor(np.repeat([image], len(codes), axis=0))
+        logits = model.decoder([at_each_code, ops.convert_to_tensor(codes, "float32")])
         likelihoods = np.exp(to_numpy(bernoulli_log_likelihood(at_each_code, logits)).astype("float64"))
         exact, square = mass @ likelihoods, mass @ likelihoods**2
         standard_error = np.sqrt((square / exact**2 - 1) / draws)  # of the logarithm of the mean of the draws
