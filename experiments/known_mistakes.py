@@ -204,7 +204,7 @@ QUICK = {
 
 @dataclass(frozen=True)
 class Config:
-    """The same networks, data, updates and seeds in both rows of a mistake; codes of two dimensions.
+    """The same networks, data, updates and seeds in every row of a mistake; codes of two dimensions.
 
     Rates and whether images are binarised are those of the scripts, and for `labels_unseen` of aae_label_prior, which
     trains on fewer images and hence for another number of whole passes.
