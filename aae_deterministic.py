@@ -48,6 +48,7 @@ class Config:
     seed: Seed = 0  # of weights, noise, order and binarisation
     results: str = "results"  # the folder of all runs
     name: str = ""  # this run's folder below results/aae_deterministic/; date and time if empty
+    resume: str = ""  # the folder of a run that was stopped: go on with it, and with its parameters
     tensorboard: bool = False  # write event files for TensorBoard into the run's folder
 
 

@@ -20,13 +20,14 @@ POINTS_IN_TSNE = 2_000
 
 
 def report(model: LatentModel, dataset: Dataset, config, outcome: Outcome, folder: Path) -> dict:
-    """Write metrics.json and every figure that the model's code admits; returns what metrics.json holds."""
+    """Write every figure that the model's code admits and, last, metrics.json; returns what that holds.
+
+    A run that has metrics.json is whole.
+    """
     x_test = test_images(dataset, config)
     codes = model.encode(x_test)
     prior_samples = to_numpy(model.prior.sample(len(codes), model.seed_generator))
     metrics = measure(model, dataset, config, x_test, codes, prior_samples) | cost(outcome)
-    write_json(folder / "metrics.json", metrics)
-
     epochs = len(outcome.history.get("updates", []))
     title = f"{model.title} · {dataset.name} · {epochs} epoch{'s' * (epochs != 1)}, {outcome.updates:,} updates"
     references = reference_lines(model, dataset, x_test)
@@ -37,6 +38,7 @@ def report(model: LatentModel, dataset: Dataset, config, outcome: Outcome, folde
     figures |= image_figures(model, dataset, title, x_test, codes, prior_samples)
     for name, figure in figures.items():
         plots.save(figure, folder / f"{name}.png")
+    write_json(folder / "metrics.json", metrics)
     return metrics
 
 

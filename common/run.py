@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 import zipfile
+import zlib
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
@@ -24,12 +25,15 @@ import keras
 import numpy as np
 import tyro
 
+from common import checkpoint
 from common.data import DataError, Dataset, load_mnist
-from common.files import whole, write_json
+from common.files import RunError, hold, whole, write_json
 from common.priors import PRIORS
 from common.report import report
 from common.training import StopOnInterrupt, planned_epochs, planned_updates, train
 
+UNREADABLE = (OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+UNREADABLE += (MemoryError, NotImplementedError, EOFError, zlib.error, zipfile.BadZipFile)  # what odd files raise
 FEWEST_TEST_IMAGES = 20  # the figures show as many
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -62,23 +66,28 @@ Networks = Literal["dense", "conv"]
 Prior = Literal["gaussian", "mixture", "swiss_roll"]
 
 
-class RunError(ValueError):
-    """A mistake of the user's that one line can explain: an impossible parameter, a folder that cannot be used."""
-
-
 def main_of(main, config_class):
-    """Call `main` with the Config that the command line gives.
+    """Call `main` with the Config that the command line gives, with --resume that of the run to go on with.
 
     The user's mistakes end in one line and exit code 2; a training that was stopped early, in exit code 1.
     """
     try:
-        metrics = main(parse(config_class))
+        config = parse(config_class)
+        if getattr(config, "resume", ""):
+            there = config_of(config.resume, config_class)
+            config = parse(config_class, default=there)
+            if (config.results, config.name) != (there.results, there.name):
+                raise RunError("--resume says where the run is: leave out --results and --name")
+        metrics = main(config)
     except (DataError, RunError) as error:
         sys.exit(refusal(str(error)))
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:
-        sys.exit(refusal(f"{error}; what was written before is whole. Make room, or choose another --results"))
+        remedy = "mend what it says, then go on with --resume and the run's folder"
+        sys.exit(refusal(f"{error}; what was written before is whole: {remedy}"))
+    except MemoryError as error:
+        sys.exit(refusal(f"{str(error) or 'out of memory'}; make the networks, the batches or the data smaller"))
     if metrics.get("stopped_by"):
         sys.exit(1)
 
@@ -92,12 +101,15 @@ class Printed(io.StringIO):
     encoding = "utf-8"  # without it tyro rules its box with hyphens, like a flag's
 
 
-def parse(config_class, arguments=None):
-    """The Config with the flags of the command line; tyro's boxed complaint is put into one line."""
+def parse(config_class, arguments=None, default=None):
+    """The Config with the flags of the command line; tyro's boxed complaint is put into one line.
+
+    What no flag sets is as in `default`, a Config, if there is one.
+    """
     printed = Printed()
     try:
         with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
-            return tyro.cli(config_class, args=arguments)
+            return tyro.cli(config_class, args=arguments, default=default)
     except SystemExit as stop:
         if not stop.code:
             print(printed.getvalue())
@@ -191,9 +203,18 @@ def train_and_report(config, build, script: str) -> dict:
         raise RunError(f"--networks conv needs images of (height, width), not {dataset.image_shape}")
     config = dataclasses.replace(config, epochs=planned_epochs(config, len(dataset.x_train)))
     require_test_images(dataset)
-    folder = create_folder(config.results, script, config.name)
     updates = planned_updates(config, len(dataset.x_train))
-    write_json(folder / "config.json", description(config, script, dataset, updates))
+    about = description(config, script, dataset, updates)
+    if config.resume:
+        folder = Path(config.resume)
+        about = resumed(folder, config, about)
+        if whole_metrics := finished(folder, updates):
+            print(f"{folder} is finished, {updates:,} updates: nothing is left to do; --epochs can prolong it")
+            return whole_metrics
+    else:
+        folder = create_folder(config.results, script, config.name)
+        hold(folder)
+    write_json(folder / "config.json", about)
 
     model = build(config, dataset.image_shape)
     announce(model, config, dataset)
@@ -202,8 +223,57 @@ def train_and_report(config, build, script: str) -> dict:
         print(f"training stopped: {outcome.stopped_by}; what it had learnt is kept", flush=True)
     save_networks(model, folder)
     metrics = report(model, dataset, config, outcome, folder)
+    checkpoint.discard(folder, keep=1)
     print(folder)
     return metrics
+
+
+def finished(folder: Path, updates: int) -> dict | None:
+    """What metrics.json holds if the run in `folder` has made all its `updates`, or would stop again; else None."""
+    if not (folder / "metrics.json").is_file():
+        return None
+    with explained(folder):
+        metrics = json.loads((folder / "metrics.json").read_text())
+        made, stopped_by = metrics["updates"], metrics["stopped_by"]
+    return metrics if stopped_by != StopOnInterrupt.message and (made == updates or stopped_by) else None
+
+
+def resumed(folder: Path, config, about: dict) -> dict:
+    """config.json of the run in `folder` as it goes on with `config`, which may have more epochs and nothing else.
+
+    `about` is the `description` of going on. Raises RunError if the run is another's, or cannot go on as it began.
+    """
+    with explained(folder):
+        there = json.loads((folder / "config.json").read_text())
+        require_same(folder, there, about, prolong=True)
+        hold(folder)
+        if not checkpoint.found(folder):
+            print(f"{folder} has no checkpoint: it is trained from the start", flush=True)
+        elif there["updates"] < about["updates"] and config.final_rate_factor != 1.0:
+            print("only from here on do the rates fall as in the longer training: it is not one begun as such")
+        before = there.get("resumed", [])
+        changed = [key for key in ("versions", "machine", "git_commit") if there[key] != about[key]]
+        if changed:
+            print(f"{', '.join(changed)} changed since {folder} began: its end may differ in the last bits", flush=True)
+        now = {key: about[key] for key in ("updates", "versions", "machine", "git_commit")}
+        return there | {"parameters": about["parameters"], "updates": about["updates"], "resumed": [*before, now]}
+
+
+def require_same(folder: Path, there: dict, about: dict, prolong: bool = False):
+    """Raises RunError unless config.json of `folder`, `there`, asks for the same as `about`; or for fewer epochs."""
+    about = json.loads(json.dumps(about))
+    asked, made = about["parameters"], there["parameters"]
+    if there["script"] != about["script"]:
+        raise RunError(f"{folder} is a run of {there['script']}, not of {about['script']}")
+    places = {"data", "results", "name", "resume", "tensorboard"}
+    longer = {"epochs"} if prolong and asked.get("epochs", 0) >= made.get("epochs", 0) else set()
+    if differing := [key for key in asked if key not in places | longer and asked[key] != made.get(key)]:
+        ways = "only --epochs can be raised; or choose another --name" if prolong else "choose another --name"
+        raise RunError(f"{folder} was made with another {flag(differing[0])}, {made.get(differing[0])}; {ways}")
+    if (there["data"] and there["data"]["sha256"]) != (about["data"] and about["data"]["sha256"]):
+        raise RunError(f"{folder} was made with other data; pass its own with --data, or choose another --name")
+    if there["backend"] != about["backend"]:
+        raise RunError(f"{folder} was made on {there['backend']}; set KERAS_BACKEND={there['backend']}")
 
 
 def save_networks(model, folder: Path):
@@ -269,16 +339,17 @@ def claim_folder(folder: Path, script: str, config, dataset: Dataset | None, upd
 
     Raises RunError if other parameters or data made it, or if it cannot be written.
     """
-    about = json.loads(json.dumps(description(config, script, dataset, updates)))
+    about = description(config, script, dataset, updates)
     try:
+        if config.resume and folder.resolve() != Path(config.resume).resolve():
+            raise RunError(f"{config.resume} is where no run of {script} lies: move it to {folder.parent}")
         if (folder / "config.json").is_file():
-            there = json.loads((folder / "config.json").read_text())
-            parameters = [part["parameters"] | {"data": "", "results": "", "name": ""} for part in (there, about)]
-            checksums = [part["data"] and part["data"]["sha256"] for part in (there, about)]
-            if parameters[0] != parameters[1] or checksums[0] != checksums[1]:
-                raise RunError(f"{folder} was made with other parameters or data; choose another --name")
+            with explained(folder):
+                require_same(folder, json.loads((folder / "config.json").read_text()), about)
+            hold(folder)
             return
         folder.mkdir(parents=True, exist_ok=True)
+        hold(folder)
         write_json(folder / "config.json", about)
     except OSError as error:
         raise RunError(f"cannot write to {folder} ({error.strerror}); choose another --results") from None
@@ -288,15 +359,19 @@ def each_once(folder: Path, parts: dict) -> dict:
     """The results of an experiment's parts, by name: what runs.json in `folder` holds, and what is called for.
 
     `parts` maps each name to a function without arguments, whose result, as JSON takes it, is written at once: a
-    killed experiment loses the part in progress alone. Says how many minutes are left.
+    killed experiment goes on with the part in progress, from its last checkpoint. Says how many minutes are left.
     """
     path = folder / "runs.json"
     found = json.loads(path.read_text()) if path.is_file() else {}
     missing = [name for name in parts if name not in found]
+    if not missing:
+        print(f"{folder}: all {len(parts)} parts are there; tables and figures are made anew", flush=True)
     start = time.perf_counter()
     for number, name in enumerate(missing):
         found[name] = parts[name]()
         write_json(path, found)
+        for trained in folder.glob("*/"):
+            checkpoint.discard(trained)
         left = (time.perf_counter() - start) / (number + 1) * (len(missing) - number - 1)
         print(f"{name}: done; {len(missing) - number - 1} to go, {left / 60:.0f} minutes left", flush=True)
     return {name: found[name] for name in parts}
@@ -305,22 +380,27 @@ def each_once(folder: Path, parts: dict) -> dict:
 def complete_run(script, config) -> tuple[Path, bool]:
     """The folder of the run of `script`, a module, that `config` asks for, and whether it had to be trained for it.
 
-    A run that was killed or interrupted is begun anew. Raises RunError if the folder holds a run of other parameters.
+    A run that was killed or interrupted goes on. Raises RunError if the folder holds a run of other parameters.
     """
     folder = Path(config.results) / script.__name__ / config.name
-    if (folder / "metrics.json").is_file():
-        asked = dataclasses.asdict(dataclasses.replace(config, epochs=None))
-        there = dataclasses.asdict(dataclasses.replace(config_of(folder), epochs=None))
-        differing = [key for key in asked if key not in ("data", "results") and asked[key] != there[key]]
-        if differing:
+    if (folder / "config.json").is_file():
+        there = config_of(folder)
+        asked = dataclasses.replace(config, epochs=there.epochs, resume=str(folder))
+        places = ("data", "results", "resume")
+        if differing := [
+            key for key, value in vars(asked).items() if key not in places and value != getattr(there, key)
+        ]:
             raise RunError(f"{folder} was trained with another {flag(differing[0])}; choose another --name")
-        if json.loads((folder / "metrics.json").read_text())["stopped_by"] != StopOnInterrupt.message:
+        saved = json.loads((folder / "config.json").read_text())
+        if finished(folder, saved["updates"]):
             return folder, False
-    if folder.is_dir():
-        print(f"{folder} is not complete: begun anew", flush=True)
+        print(f"{folder} is not complete", flush=True)
+        config = asked
+    elif folder.is_dir():
         shutil.rmtree(folder)
     if script.main(config)["stopped_by"] == StopOnInterrupt.message:
         raise KeyboardInterrupt
+    checkpoint.discard(folder)
     keras.utils.clear_session()
     return folder, True
 
@@ -358,7 +438,7 @@ def description(config, script: str, dataset: Dataset | None, updates: int) -> d
     packages = ["keras", "numpy", backend]
     return {
         "script": script,
-        "parameters": dataclasses.asdict(config),
+        "parameters": {name: value for name, value in dataclasses.asdict(config).items() if name != "resume"},
         "data": dataset
         and {
             "name": dataset.name,
@@ -401,14 +481,24 @@ def load_run(folder):
     return model
 
 
-def config_of(folder):
-    """The Config of a run, with its script's own class. Raises RunError if the folder holds no run."""
+def config_of(folder, config_class=None):
+    """The Config of a run, of its script's own class unless another is given, that would go on with it.
+
+    Raises RunError if the folder holds no run, or one of a script with other parameters.
+    """
     folder = Path(folder)
     with explained(folder):
         saved, module = saved_run(folder)
         parameters = saved["parameters"].items()
         parameters = {name: tuple(value) if isinstance(value, list) else value for name, value in parameters}
-        config = module.Config(**parameters | {"tensorboard": False})
+        place = folder if len(folder.parts) > 2 else folder.resolve()
+        parameters |= {"results": str(place.parent.parent), "name": place.name}
+        if config_class is None:
+            config_class, parameters["tensorboard"] = module.Config, False
+        fields = {field.name for field in dataclasses.fields(config_class)}
+        if unknown := parameters.keys() - fields - {"tensorboard"}:
+            raise RunError(f"{folder} is a run of {saved['script']}, which has other parameters: {min(unknown)}")
+        config = config_class(**{name: value for name, value in parameters.items() if name in fields})
         check(config)
     return config
 
@@ -417,9 +507,11 @@ def saved_run(folder: Path):
     """What config.json holds, and the module of the script that wrote it."""
     saved = json.loads((folder / "config.json").read_text())
     script = saved["script"]
-    if not script.isidentifier() or not (ROOT / f"{script}.py").is_file():
-        raise RunError(f"{folder / 'config.json'} names no script of this project: {script!r}")
-    return saved, importlib.import_module(script)
+    if isinstance(script, str) and script.isidentifier():
+        for package, place in (("", ROOT), ("experiments.", ROOT / "experiments")):
+            if (place / f"{script}.py").is_file():
+                return saved, importlib.import_module(f"{package}{script}")
+    raise RunError(f"{folder / 'config.json'} names no script of this project: {script!r}")
 
 
 @contextlib.contextmanager
@@ -427,7 +519,7 @@ def explained(folder: Path):
     """Whatever goes wrong with what the folder holds, as a RunError of one line."""
     try:
         yield
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         if isinstance(error, RunError) and str(error).startswith(str(folder)):
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())

@@ -10,8 +10,10 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from common import checkpoint
 from common.backend import keep_freed_memory
 from common.data import Dataset, binarise
+from common.files import append_line, whole
 from common.model import even_batch_size
 
 MOST_EPOCHS = 40  # of a small data set, unless --epochs asks for more
@@ -126,30 +128,34 @@ class Progress(keras.callbacks.Callback):
     """One line for the whole training, with the time left, on a terminal; one line an epoch elsewhere.
 
     Writes `updates` and `seconds` into the epoch's logs and takes the summed loss out: the sum of what two
-    opponents minimise says nothing about either.
+    opponents minimise says nothing about either. `begun` epochs were made before, in `seconds`.
     """
 
-    def __init__(self, epochs: int, updates_an_epoch: int):
+    def __init__(self, epochs: int, updates_an_epoch: int, begun: int = 0, seconds: float = 0.0):
         super().__init__()
-        self.epochs, self.total, self.updates = epochs, epochs * updates_an_epoch, 0
+        self.epochs, self.total = epochs, epochs * updates_an_epoch
+        self.before = self.updates = begun * updates_an_epoch
+        self.seconds_before = seconds
         self.on_terminal = sys.stdout.isatty()
 
     def on_train_begin(self, logs=None):
         self.start = time.perf_counter()
         if self.on_terminal:
-            self.bar = keras.utils.Progbar(self.total, stateful_metrics=self.model.terms, unit_name="update")
+            ahead = self.total - self.before
+            self.bar = keras.utils.Progbar(ahead, stateful_metrics=self.model.terms, unit_name="update")
 
     def on_train_batch_end(self, batch, logs=None):
         self.updates += 1
         if self.on_terminal:
             values = [(term, float(logs[term])) for term in self.model.terms]
-            self.bar.update(self.updates, values, finalize=self.updates == self.total)
+            self.bar.update(self.updates - self.before, values, finalize=self.updates == self.total)
 
     def on_epoch_end(self, epoch, logs=None):
         logs.pop("loss", None), logs.pop("val_loss", None)
-        logs["updates"], logs["seconds"] = self.updates, time.perf_counter() - self.start
+        seconds = time.perf_counter() - self.start
+        logs["updates"], logs["seconds"] = self.updates, self.seconds_before + seconds
         if not self.on_terminal:
-            left = logs["seconds"] * (self.total / self.updates - 1)
+            left = seconds * (self.total - self.updates) / (self.updates - self.before)
             terms = ", ".join(f"{term} {logs[term]:.4g}" for term in self.model.terms)
             print(
                 f"epoch {epoch + 1}/{self.epochs}, {self.updates} updates: {terms} nats; "
@@ -160,6 +166,36 @@ class Progress(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         if self.on_terminal and self.updates < self.total:
             print(flush=True)
+
+
+class History(keras.callbacks.Callback):
+    """Keeps every epoch's logs, a dict of numbers each, and adds them to a CSV file, a line an epoch.
+
+    `rows` are those of the epochs before, if the training goes on.
+    """
+
+    def __init__(self, path: Path, rows: list[dict[str, float]]):
+        super().__init__()
+        self.path, self.rows = path, rows
+        with whole(path) as partial:
+            partial.write_text("".join(f"{line}\n" for line in self.lines()))
+
+    def lines(self) -> list[str]:
+        """The header and a line a row; nothing where there are no rows."""
+        names = [",".join(["epoch", *sorted(row)]) for row in self.rows[:1]]
+        return names + [self.line(epoch) for epoch in range(len(self.rows))]
+
+    def line(self, epoch: int) -> str:
+        return ",".join(map(str, [epoch, *(self.rows[epoch][name] for name in sorted(self.rows[epoch]))]))
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.rows.append({name: float(value) if name != "updates" else value for name, value in logs.items()})
+        for line in self.lines() if epoch == 0 else [self.line(epoch)]:
+            append_line(self.path, line)
+
+    def columns(self) -> dict[str, list[float]]:
+        """A list of numbers, one an epoch, for each name in the logs."""
+        return {name: [row[name] for row in self.rows] for name in (self.rows[0] if self.rows else ())}
 
 
 class WarmUp(keras.callbacks.Callback):
@@ -178,8 +214,12 @@ class StopOnNonFinite(keras.callbacks.Callback):
 
     reason = None
 
+    def __init__(self, updates_before: int = 0):
+        super().__init__()
+        self.updates = updates_before
+
     def on_train_begin(self, logs=None):
-        self.good_weights, self.updates = self.model.get_weights(), 0
+        self.good_weights = self.model.get_weights()
 
     def on_train_batch_end(self, batch, logs=None):
         self.updates += 1
@@ -241,25 +281,34 @@ def train(model, dataset: Dataset, config, folder) -> Outcome:
 def fit(
     model, batches: Batches, validation, config, epochs: int, folder, measures=(), optimizer=adam_per_network
 ) -> Outcome:
-    """Train `model` on `batches` and write history.csv, a line an epoch, into `folder`.
+    """Train `model` on `batches` and write history.csv, a line an epoch, and checkpoints into `folder`.
 
+    If there is a checkpoint already the training goes on from it, and ends as if it had never been stopped.
     `validation` is all that the model takes in a batch, for the validation images. `measures` are callbacks whose
     numbers, put into an epoch's logs, join the history. `optimizer` makes one of model, config and updates; the usual
     one reads from `config`: batch_size, learning_rate, final_rate_factor, beta_1 and, where it has them, a rate factor
     for each network. So are warm_up and tensorboard.
     """
     compile_model(model, config, epochs * len(batches), optimizer)
-    progress, finite, interrupt = Progress(epochs, len(batches)), StopOnNonFinite(), StopOnInterrupt()
+    begun, kept = checkpoint.restore(folder, model)
+    if begun:
+        print(f"goes on after epoch {begun} of {epochs}", flush=True)
+    history = History(folder / "history.csv", kept.get("history", []))
+    before = history.rows[-1]["seconds"] if begun else 0.0
+    progress, interrupt = Progress(epochs, len(batches), begun, before), StopOnInterrupt()
+    finite = StopOnNonFinite(progress.updates)
     # Not in Batches.on_epoch_end: Keras calls that before the first epoch too, if the model is new.
     order = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: batches.shuffle(epoch))
-    callbacks = [order, progress, *measures, finite, interrupt, keras.callbacks.CSVLogger(folder / "history.csv")]
+    callbacks = [order, progress, *measures, finite, interrupt, history]
     if getattr(config, "warm_up", 0.0):
         callbacks.append(WarmUp(config.warm_up, epochs))
     if getattr(config, "tensorboard", False):
         callbacks.append(keras.callbacks.TensorBoard(folder / "tensorboard"))
+    callbacks.append(checkpoint.Checkpoints(folder, epochs, lambda: {"history": history.rows}))
     start = time.perf_counter()
-    fitted = model.fit(
+    model.fit(
         batches,
+        initial_epoch=begun,
         epochs=epochs,
         shuffle=False,
         validation_data=(validation,),
@@ -268,9 +317,9 @@ def fit(
         verbose=0,
     )
     return Outcome(
-        history=fitted.history,
+        history=history.columns(),
         updates=progress.updates,
-        seconds=time.perf_counter() - start,
+        seconds=before + time.perf_counter() - start,
         images=progress.updates * config.batch_size,
         stopped_by=finite.reason or interrupt.reason,
     )

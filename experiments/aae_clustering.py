@@ -99,6 +99,7 @@ class Config:
     quick: bool = False  # whatever is not asked for is small: the sample, 16 clusters, one seed, 800 updates
     results: str = "results"  # the folder of all runs
     name: str = ""  # the folder below results/aae_clustering/; "default" or "quick" if empty
+    resume: str = ""  # the folder of a run that was stopped: go on with it, and with its parameters
 
 
 def build(config: Config, number: int, image_shape, seed: int) -> CategoricalAAE:

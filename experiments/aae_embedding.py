@@ -107,6 +107,7 @@ class Config:
     quick: bool = False  # whatever is not asked for is small: the sample, one seed, 400 updates, no larger maps
     results: str = "results"  # the folder of all runs
     name: str = ""  # the folder below results/aae_embedding/; "default" or "quick" if empty
+    resume: str = ""  # the folder of a run that was stopped: go on with it, and with its parameters
 
 
 class Case(NamedTuple):

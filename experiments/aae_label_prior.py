@@ -95,6 +95,7 @@ class Config:
     quick: bool = False  # whatever is not asked for is small: sample, networks, one seed, 1000 updates
     results: str = "results"  # the folder of all runs
     name: str = ""  # the folder below results/aae_label_prior/; "default" or "quick" if empty
+    resume: str = ""  # the folder of a run that was stopped: go on with it, and with its parameters
 
 
 class MixedBatches(LabelledBatches):

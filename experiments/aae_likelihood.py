@@ -103,6 +103,7 @@ class Config:
     quick: bool = False  # whatever is not asked for is small: the sample, one seed, 200 updates
     results: str = "results"  # the folder of all runs
     name: str = ""  # the folder below results/aae_likelihood/; "default" or "quick" if empty
+    resume: str = ""  # the folder of a run that was stopped: go on with it, and with its parameters
 
 
 def configured(config: Config, model: str, seed: int):

@@ -133,6 +133,7 @@ class Config:
     quick: bool = False  # whatever is not asked for is small: the sample, 100 labels, one draw, 400 updates
     results: str = "results"  # the folder of all runs
     name: str = ""  # the folder below results/aae_semisupervised/; "default" or "quick" if empty
+    resume: str = ""  # the folder of a run that was stopped: go on with it, and with its parameters
 
 
 class PlainNetwork(CategoricalAAE):

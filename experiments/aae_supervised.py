@@ -86,6 +86,7 @@ class Config:
     quick: bool = False  # whatever is not asked for is small: the sample, small networks, one seed, 600 updates
     results: str = "results"  # the folder of all runs
     name: str = ""  # the folder below results/aae_supervised/; "default" or "quick" if empty
+    resume: str = ""  # the folder of a run that was stopped: go on with it, and with its parameters
 
 
 class StyleAAE(aae_deterministic.DeterministicAAE):

@@ -145,6 +145,7 @@ class Config:
     quick: bool = False  # whatever is not asked for is small: the sample, 8 dimensions, one seed, 200 updates
     results: str = "results"  # the folder of all runs
     name: str = ""  # the folder below results/avb_mnist/; the networks, "search" and "quick" if empty
+    resume: str = ""  # the folder of a run that was stopped: go on with it, and with its parameters
 
 
 def wanted(config: Config, model: str, latent_dim: int, seed: int, folder: Path, name: str, changes: dict):

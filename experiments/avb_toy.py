@@ -84,6 +84,7 @@ class Config:
     quick: bool = False  # whatever is not asked for is small: one seed, 1,000 updates
     results: str = "results"  # the folder of all runs
     name: str = ""  # the folder below results/avb_toy/; "default" or "quick" if empty
+    resume: str = ""  # the folder of a run that was stopped: go on with it, and with its parameters
 
 
 class BlackBoxAVB(AVB):

@@ -112,6 +112,7 @@ class Config:
     quick: bool = False  # whatever is not asked for is small: the sample, one seed, 800 updates; minutes, not hours
     results: str = "results"  # the folder of all runs
     name: str = ""  # the folder below results/compare/; the size of the code, and "quick", if empty
+    resume: str = ""  # the folder of a run that was stopped: go on with it, and with its parameters
 
 
 def main(config: Config = Config()) -> dict:

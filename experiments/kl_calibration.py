@@ -83,6 +83,7 @@ class Config:
     quick: bool = False  # whatever is not asked for is small: one dimension, one seed, few updates
     results: str = "results"  # the folder of all runs
     name: str = ""  # the folder below results/kl_calibration/; "default" or "quick" if empty
+    resume: str = ""  # the folder of a run that was stopped: go on with it, and with its parameters
 
 
 # What is known

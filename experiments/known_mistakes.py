@@ -219,6 +219,7 @@ class Config:
     quick: bool = False  # whatever is not asked for is small: the sample, one seed, 200 updates, no earlier_avb
     results: str = "results"  # the folder of all runs
     name: str = ""  # the folder below results/known_mistakes/; "default" or "quick" if empty
+    resume: str = ""  # the folder of a run that was stopped: go on with it, and with its parameters
 
 
 class MistakenVAE(vae_baseline.VAE):

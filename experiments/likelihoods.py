@@ -68,6 +68,7 @@ class Config:
     window_samples: Annotated[int, Range(1)] = 10_000  # digits, or centroids of them, that Parzen windows stand on
     results: str = "results"  # the folder of all runs
     name: str = "default"  # the folder below results/likelihoods/
+    resume: str = ""  # the folder of a run that was stopped: go on with it, and with its parameters
 
 
 def decoders(config: Config, folder: Path, dataset: Dataset) -> dict:

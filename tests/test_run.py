@@ -158,7 +158,17 @@ RANGES = {  # kind of number, least, whether the least itself is allowed, bound 
     "discriminator_steps": (WHOLE, 0, False, math.inf),
     "seed": (WHOLE, 0, True, 2**32),
 }
-OTHER_FIELDS = {"data", "binarisation", "networks", "prior", "adaptive_contrast", "results", "name", "tensorboard"}
+OTHER_FIELDS = {
+    "data",
+    "binarisation",
+    "networks",
+    "prior",
+    "adaptive_contrast",
+    "results",
+    "name",
+    "tensorboard",
+    "resume",
+}
 
 
 def numbers(script, name, inside: bool):
@@ -504,7 +514,9 @@ def test_a_complete_run_is_not_made_again_and_an_incomplete_one_is(tmp_path, dat
         complete_run(vae_baseline, wanted(tmp_path, data, beta=2.0))
     (folder / "metrics.json").unlink()  # as if it had been killed before
     assert complete_run(vae_baseline, wanted(tmp_path, data)) == (folder, True)
-    assert trained == ["r", "r"] and "begun anew" in capsys.readouterr().out
+    assert trained == ["r", "r"] and "r is not complete" in capsys.readouterr().out
+    (folder / "config.json").unlink()  # as if that had been as far as it came
+    assert complete_run(vae_baseline, wanted(tmp_path, data)) == (folder, True)
 
 
 def test_an_interrupted_run_ends_the_experiment_and_is_made_again(tmp_path, data, monkeypatch):
@@ -520,7 +532,7 @@ def test_a_folder_is_claimed_once_for_the_same_parameters_and_data(tmp_path, dat
     saved = (folder / "config.json").read_text()
     claim_folder(folder, "compare", wanted(tmp_path / "elsewhere", data), dataset, 7)
     assert (folder / "config.json").read_text() == saved
-    with pytest.raises(RunError, match="other parameters or data"):
+    with pytest.raises(RunError, match=r"made with another --beta, 1\.0;"):
         claim_folder(folder, "compare", wanted(tmp_path, data, beta=2.0), dataset, 7)
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot write"):
