@@ -255,7 +255,8 @@ def resumed(folder: Path, config, about: dict) -> dict:
         changed = [key for key in ("versions", "machine", "git_commit") if there[key] != about[key]]
         if changed:
             print(f"{', '.join(changed)} changed since {folder} began: its end may differ in the last bits", flush=True)
-        now = {key: about[key] for key in ("updates", "versions", "machine", "git_commit")}
+        now = {key: about[key] for key in ("versions", "machine", "git_commit")}
+        now["updates_before"] = there["updates"]
         return there | {"parameters": about["parameters"], "updates": about["updates"], "resumed": [*before, now]}
 
 
@@ -434,8 +435,6 @@ def announce(model, config, dataset: Dataset):
 
 def description(config, script: str, dataset: Dataset | None, updates: int) -> dict:
     """All that it takes to understand a run, and to repeat it; no data set where a formula gives the data."""
-    backend = keras.backend.backend()
-    packages = ["keras", "numpy", backend]
     return {
         "script": script,
         "parameters": {name: value for name, value in dataclasses.asdict(config).items() if name != "resume"},
@@ -447,13 +446,18 @@ def description(config, script: str, dataset: Dataset | None, updates: int) -> d
             "sha256": dataset.checksum,
         },
         "updates": updates,
-        "backend": backend,
+        "backend": keras.backend.backend(),
         "device": str(keras.ops.zeros(()).device),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
-        "versions": {"python": platform.python_version()}
-        | {package: importlib.metadata.version(package) for package in packages},
+        "versions": versions(),
         "git_commit": git_commit(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that a run's numbers depend on."""
+    packages = ("keras", "numpy", "scipy", "scikit-learn", keras.backend.backend())
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
 
 
 def git_commit() -> str | None:

@@ -265,7 +265,7 @@ def test_a_finished_run_can_be_prolonged(config, capsys):
     assert left_by(folder) == left_by(folder.with_name("whole"))
     saved = json.loads((folder / "config.json").read_text())
     assert saved["parameters"]["epochs"] == 9 and saved["updates"] == 108
-    assert [part["updates"] for part in saved["resumed"]] == [108]
+    assert [part["updates_before"] for part in saved["resumed"]] == [72]
     with pytest.raises(RunError, match="made with another --epochs, 9; only --epochs can be raised"):
         resumed(steady, epochs=8)
 

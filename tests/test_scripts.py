@@ -262,7 +262,7 @@ def check_config(case, ended, path):
         "sha256": dataset.checksum,
     }
     assert (saved["updates"], saved["backend"]) == (2 * UPDATES_AN_EPOCH, BACKEND)
-    packages = {name: importlib.metadata.version(name) for name in ("keras", "numpy", BACKEND)}
+    packages = {name: importlib.metadata.version(name) for name in ("keras", "numpy", "scipy", "scikit-learn", BACKEND)}
     assert saved["versions"] == packages | {"python": platform.python_version()}
     assert re.search("cpu|gpu|cuda", saved["device"], re.IGNORECASE)
     assert saved["git_commit"] is None or re.fullmatch(r"[0-9a-f]{40}(\+changes)?", saved["git_commit"])

@@ -1,0 +1,101 @@
+"""A run that is made again from its config.json: the same numbers, or a line that says which are not."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import vae_baseline
+from common.files import RunError, write_json
+from experiments import reproduce
+
+RUN = Path("results/vae_baseline/r")
+
+
+def read(file: str) -> dict:
+    """What the run's config or metrics say."""
+    return json.loads((RUN / f"{file}.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The folder of a small run."""
+    folder = tmp_path_factory.mktemp("made")
+    x = np.random.default_rng(0).integers(0, 256, (300, 8, 6), np.uint8)
+    np.savez(folder / "tiny.npz", x=x)
+    small = {"hidden_units": (8,), "batch_size": 20, "epochs": 2, "binarisation": "dynamic"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vae_baseline.VAE, "faster_with_xla", False)
+        patch.chdir(folder)
+        vae_baseline.main(vae_baseline.Config(data="tiny.npz", results="results", name="r", **small))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def here(made, monkeypatch):
+    monkeypatch.chdir(made)
+    monkeypatch.setattr(vae_baseline.VAE, "faster_with_xla", False)
+
+
+def changed(name: str, **changes) -> str:
+    """A copy of the run whose files `config` or `metrics` say something else."""
+    folder = RUN.with_name(name)
+    folder.mkdir(exist_ok=True)
+    for file in ("config", "metrics"):
+        write_json(folder / f"{file}.json", read(file) | changes.get(file, {}))
+    return str(folder)
+
+
+def test_a_run_of_one_seed_is_had_again_to_the_last_digit(capsys):
+    reproduce.reproduce(reproduce.Config(str(RUN)))
+    printed = capsys.readouterr().out
+    assert "every metric is within 0 of what was recorded" in printed
+    compared = [line.split(":")[0] for line in printed.splitlines() if "differs by 0" in line]
+    assert {key for key, value in read("metrics").items() if isinstance(value, float)} - {*reproduce.COSTS} <= {
+        *compared
+    }
+
+
+def test_a_metric_that_is_not_had_again_ends_in_exit_code_1(capsys):
+    folder = changed("other", metrics={"kl_nats": 1.001 * read("metrics")["kl_nats"]})
+    with pytest.raises(SystemExit) as stop:
+        reproduce.reproduce(reproduce.Config(folder))
+    assert stop.value.code == 1
+    assert "1 metrics differ by more than 0, kl_nats by 0.000999" in capsys.readouterr().out
+    reproduce.reproduce(reproduce.Config(folder, tolerance=0.002))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metrics": {"stopped_by": "it was interrupted"}}, "was interrupted"),
+        ({"config": {"resumed": [{"updates_before": 5}]}}, "was prolonged"),
+        ({"config": {"backend": "abacus"}}, "set KERAS_BACKEND=abacus"),
+        ({"config": {"script": "os"}}, "names no script of this project"),
+        ({"config": {"data": {"sha256": "0"}}}, "trained on other data"),
+    ],
+)
+def test_what_cannot_be_made_again_is_refused(changes, message):
+    with pytest.raises(RunError, match=message):
+        reproduce.main(reproduce.Config(changed("odd", **changes)))
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "results"])
+def test_a_folder_without_a_run_is_refused(folder):
+    with pytest.raises(RunError, match="holds no complete run"):
+        reproduce.main(reproduce.Config(folder))
+
+
+@pytest.mark.parametrize(
+    ("recorded", "again", "by"),
+    [(2.0, 2.0, 0.0), (2.0, 1.0, 0.5), (-2.0, 2.0, 2.0), (None, None, 0.0), (None, 1.0, math.inf), (0, 1e-9, math.inf)],
+)
+def test_a_difference_is_relative_to_what_was_recorded(recorded, again, by):
+    assert reproduce.difference(recorded, again) == by
+
+
+def test_metrics_are_compared_one_by_one_but_for_what_they_cost():
+    nested = {"a": {"b": [1, {"seconds": 2.0, "c": "d"}]}, "train_seconds": 3, "e": None}
+    assert reproduce.flat_metrics(nested) == {"a: b: 0": 1, "a: b: 1: c": "d", "e": None}
