@@ -22,19 +22,31 @@ from common import networks
 from common.adversarial import discriminator_loss, frozen, generator_loss
 from common.model import LatentModel, binary_cross_entropy, gaussian_kl
 from common.priors import PRIORS, GaussianPrior
-from common.run import Count, Decay, Factor, Positive, PositiveCount, Prior, Seed, Targets, main_of, train_and_report
+from common.run import (
+    Count,
+    Decay,
+    Factor,
+    Positive,
+    PositiveCount,
+    Prior,
+    Scale,
+    Seed,
+    Targets,
+    main_of,
+    train_and_report,
+)
 
 
 @dataclass(frozen=True)
 class Config:
     """The paper's values where it gives them; the others were chosen on validation images."""
 
-    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz file
+    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz or .npy file
     binarisation: Targets = "none"  # none (the paper), dynamic (pixels drawn anew each epoch), threshold (at 0.5)
     latent_dim: PositiveCount = 2  # dimensions of z (2 in the paper's Fig. 2, 8 in its section 3)
     hidden_units: tuple[PositiveCount, ...] = (1000, 1000)  # ReLU units a layer, all networks (appendix A.1)
     prior: Prior = "gaussian"  # gaussian, mixture (10 Gaussians, Fig. 2) or swiss_roll (Fig. 4)
-    prior_scale: Positive = 1.0  # factor on the prior's samples; 5 in the paper's likelihood experiment
+    prior_scale: Scale = 1.0  # factor on the prior's samples; 5 in the paper's likelihood experiment
     adversarial_weight: Factor = 40.0  # on the generator's nats, against nats summed over all pixels
     epochs: Count | None = None  # passes over the training images; None: as `updates` take, at most 40
     updates: PositiveCount = 8250  # steps of the optimiser if epochs is None: 15 passes over MNIST

@@ -33,6 +33,7 @@ from common.run import (
     Positive,
     PositiveCount,
     Range,
+    Scale,
     Seed,
     Share,
     Targets,
@@ -45,7 +46,7 @@ from common.run import (
 class Config:
     """The official code's values for the encoder's noise; the rest was chosen on validation images."""
 
-    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz file
+    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz or .npy file
     binarisation: Targets = "dynamic"  # none, dynamic (pixels drawn anew each epoch: the paper), threshold (at 0.5)
     latent_dim: PositiveCount = 2  # dimensions of z (MNIST in the paper: 8 and 32)
     adaptive_contrast: bool = True  # compare q(z|x) with a Gaussian of its own moments instead of the prior
@@ -55,7 +56,7 @@ class Config:
     noise_basis: PositiveCount = 16  # noise vectors v_i in z = z0 + sum_i a_i v_i (official code: 16 for 8-D)
     noise_dim: PositiveCount = 32  # normal numbers that each v_i is a function of (official code: 32 for 8-D)
     noise_units: tuple[PositiveCount, ...] = (64, 64)  # ELU units a layer in each v_i (official code: 128, 128, 128)
-    prior_scale: Positive = 1.0  # standard deviation of the Gaussian prior
+    prior_scale: Scale = 1.0  # standard deviation of the Gaussian prior
     warm_up: Share = 0.0  # share of the epochs in which the KL's weight rises from 0 to 1
     epochs: Count | None = None  # passes over the training images; None: as `updates` take, at most 40
     updates: PositiveCount = 8250  # steps of the optimiser if epochs is None: 15 passes over MNIST

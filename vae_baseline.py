@@ -27,6 +27,7 @@ from common.run import (
     Networks,
     Positive,
     PositiveCount,
+    Scale,
     Seed,
     Share,
     Targets,
@@ -39,12 +40,12 @@ from common.run import (
 class Config:
     """The networks and data of the AAE scripts; the rest was chosen on validation images."""
 
-    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz file
+    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz or .npy file
     binarisation: Targets = "none"  # none, dynamic (pixels drawn anew each epoch), threshold (at 0.5)
     latent_dim: PositiveCount = 2  # dimensions of z
     hidden_units: tuple[PositiveCount, ...] = (1000, 1000)  # ReLU units a layer, both networks
     networks: Networks = "dense"  # dense, or conv: three convolutions and one of those layers
-    prior_scale: Positive = 1.0  # standard deviation of the Gaussian prior
+    prior_scale: Scale = 1.0  # standard deviation of the Gaussian prior
     beta: Factor = 1.0  # on the KL, both terms being sums; 1 is the evidence lower bound
     warm_up: Share = 0.0  # share of the epochs in which the KL's weight rises from 0 to beta
     epochs: Count | None = None  # passes over the training images; None: as `updates` take, at most 40

@@ -44,7 +44,7 @@ def discard(folder: Path, keep: int = 0):
 
 def save(folder: Path, model: keras.Model, epochs: int, content: dict):
     """Write the checkpoint after `epochs` epochs: the variables, and `content` as JSON takes it."""
-    arrays = [keras.ops.convert_to_numpy(variable) for variable in variables_of(model)]
+    arrays = [keras.ops.convert_to_numpy(variable.value) for variable in variables_of(model)]
     kinds = [[array.dtype.name, array.shape] for array in arrays]
     header = json.dumps({"epochs": epochs, "content": content, "variables": kinds}, allow_nan=False)
     parts = [f"{header}\n".encode(), *(np.ascontiguousarray(array).tobytes() for array in arrays)]

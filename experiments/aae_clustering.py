@@ -76,7 +76,7 @@ QUICK = {"data": "sample", "clusters": (16,), "seeds": (0,), "updates": 800, "hi
 class Config:
     """The paper's values where a comment says so; the others were chosen on validation images."""
 
-    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz file
+    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz or .npy file
     clusters: tuple[Annotated[int, Range(1)], ...] = (16, 30)  # categories of y (the paper's)
     seeds: tuple[Seed, ...] = (0, 1, 2, 3, 4)  # of weights, noise and order
     style_dim: PositiveCount = 5  # dimensions of z (the paper's)

@@ -77,7 +77,7 @@ QUICK |= {"hidden_units": (300, 300), "map_images": 500}
 class Config:
     """The paper's values where a comment says so; what was searched of the others stands above."""
 
-    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz file
+    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz or .npy file
     labels: tuple[Count, ...] = (0, 100, 1000)  # images whose class is known, for the maps of two dimensions (Fig. 11)
     larger_labels: tuple[Count, ...] | None = (100,)  # the same for the larger representation; None for none of it
     larger_dim: Annotated[int, Range(2)] = 10  # its dimensions (the paper's)

@@ -83,7 +83,7 @@ QUICK = {"data": "sample", "hidden_units": (200, 200), "updates": 1000, "seeds":
 class Config:
     """The paper's values where it gives them; whatever is not here is as in aae_deterministic.py."""
 
-    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz file; with labels from 0 to 9
+    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or an .npz file; with labels from 0 to 9
     labelled_images: PositiveCount = 10_000  # of the training images (section 2.3); in proportion where there are fewer
     unlabelled_images: Count = 40_000  # of the training images (section 2.3)
     classes: tuple[Annotated[int, Range(0, MODES, inclusive=True)], ...] = tuple(range(MODES))  # that have labels

@@ -87,7 +87,7 @@ QUICK = {
 class Config:
     """Code, prior and networks are the paper's; rates are those of the two scripts."""
 
-    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz file
+    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz or .npy file
     binarisation: Literal["none", "dynamic"] = "none"  # of what the models are trained on: none (the paper), dynamic
     latent_dim: PositiveCount = 8  # dimensions of z (section 3)
     prior_scale: Positive = 5.0  # standard deviation of the AAE's prior (section 3); the VAE's is 1

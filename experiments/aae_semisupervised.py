@@ -108,7 +108,7 @@ QUICK = {"data": "sample", "labels": (100,), "draws": (0,), "updates": 400, "hid
 class Config:
     """Sizes and weights of `ours`; the paper's where a comment says so. What is set otherwise holds for all recipes."""
 
-    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz file
+    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz or .npy file
     labels: tuple[PositiveCount | Literal["all"], ...] = (100, 1000, "all")  # images whose class is known (Table 2)
     draws: tuple[Count, ...] = (0, 1, 2, 3, 4)  # of the labelled images; seeds of weights, noise and order too
     recipes: tuple[Recipe, ...] = ("ours", "without_consistency", "paper", "labels_moved", "labels_only")

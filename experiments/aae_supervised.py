@@ -77,7 +77,7 @@ QUICK = {"data": "sample", "hidden_units": (300, 300), "updates": 600, "seeds": 
 class Config:
     """Whatever is not here is as in aae_deterministic.py; dimensions and weight were chosen on validation images."""
 
-    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz file; with labels
+    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz or .npy file; with labels
     latent_dim: PositiveCount = 5  # dimensions of z: a point encoder fills no larger prior (paper: 15)
     hidden_units: tuple[PositiveCount, ...] = (500, 500)  # ReLU units a layer, all networks (paper: 1000)
     adversarial_weight: Factor = 8.0  # on the generator's nats, against nats summed over all pixels

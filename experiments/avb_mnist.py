@@ -129,7 +129,7 @@ QUICK = {
 class Config:
     """What the models share; their own settings are in CHOSEN and CHOSEN_BEYOND_8."""
 
-    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz file
+    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz or .npy file
     latent_dims: tuple[PositiveCount, ...] = (8, 32)  # dimensions of z
     hidden_units: tuple[PositiveCount, ...] = (300, 300)  # ReLU units a layer, all networks
     networks: Networks = "dense"  # dense, or conv: three convolutions and one of those layers (paper: convolutional)

@@ -99,7 +99,7 @@ QUICK = {
 class Config:
     """What the models share; everything else is as in their scripts."""
 
-    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz file
+    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz or .npy file
     latent_dim: Annotated[int, Range(1)] = 8  # dimensions of z
     hidden_units: tuple[PositiveCount, ...] = (300, 300)  # ReLU units a layer, all networks
     updates: PositiveCount = 8250  # steps of the optimiser: 15 passes over MNIST

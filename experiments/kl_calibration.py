@@ -62,7 +62,7 @@ QUICK = {
 class Config:
     """Nothing was tuned: rates are those of avb.py."""
 
-    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz file
+    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz or .npy file
     divergences: tuple[Positive, ...] = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0)  # true KL(q || p), nats
     dimensions: tuple[PositiveCount, ...] = (2, 8, 32)  # of z
     discriminator_units: tuple[PositiveCount, ...] = (256, 256)  # ReLU units a layer of T

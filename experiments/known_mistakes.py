@@ -210,7 +210,7 @@ class Config:
     trains on fewer images and hence for another number of whole passes.
     """
 
-    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz file
+    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz or .npy file
     mistakes: tuple[Literal[*MISTAKES], ...] = tuple(MISTAKES)  # which of those above
     hidden_units: tuple[PositiveCount, ...] = (300, 300)  # ReLU units a layer, all networks
     updates: PositiveCount = 5500  # steps of the optimiser: 10 passes over MNIST

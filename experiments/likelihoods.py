@@ -35,6 +35,7 @@ from common.run import (
     load_run,
     main_of,
     require_images,
+    require_in_memory,
 )
 from common.tables import markdown, plus_minus
 from common.training import planned_updates
@@ -54,7 +55,7 @@ COLUMNS = {  # key in metrics.json: how the table calls it, digits after the poi
 class Config:
     """What the decoders share, and what is spent on each."""
 
-    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz file
+    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz or .npy file
     latent_dim: PositiveCount = 8  # dimensions of z
     hidden_units: tuple[PositiveCount, ...] = (300, 300)  # ReLU units a layer, all networks
     updates: PositiveCount = 8250  # steps of the optimiser: 15 passes over MNIST
@@ -95,6 +96,7 @@ def main(config: Config = Config()) -> dict:
     """Train and measure what is not there yet; returns what metrics.json holds."""
     check(config)
     dataset = load_mnist(config.data)
+    require_in_memory(dataset)
     require_images(dataset, vae_baseline.Config().batch_size)
     folder = Path(config.results) / "likelihoods" / config.name
     claim_folder(folder, "likelihoods", config, dataset, config.updates)

@@ -91,7 +91,7 @@ QUICK = {"data": "sample", "epochs": 8, "seeds": (0,), "weighted_images": 50}
 class Config:
     """The earlier notebook's set-up, which all settings share."""
 
-    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz file
+    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz or .npy file
     latent_dim: PositiveCount = 128  # dimensions of z
     hidden_units: tuple[PositiveCount, ...] = (256, 256)  # ReLU units a layer, both networks
     epochs: PositiveCount = 32  # passes over the training images

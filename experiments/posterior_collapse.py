@@ -70,6 +70,7 @@ from common.run import (
     main_of,
     quickened,
     require_images,
+    require_in_memory,
     require_labels,
 )
 from common.tables import markdown, of_seeds, over_seeds, plus_minus, titled
@@ -135,7 +136,7 @@ QUICK = {
 class Config:
     """What all share; whatever is not here is as in the models' scripts."""
 
-    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz file
+    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz or .npy file
     questions: tuple[Literal["pixels", "decoder", "code_size"], ...] = ("pixels", "decoder", "code_size")
     latent_dim: PositiveCount = 8  # dimensions of z, but for code_size
     code_sizes: tuple[PositiveCount, ...] = (2, 8, 32, 128)  # dimensions of z for code_size
@@ -393,6 +394,7 @@ def main(config: Config = Config()) -> dict:
     if config.quick:
         config = quickened(config, QUICK)
     dataset = load_mnist(config.data)
+    require_in_memory(dataset)
     refuse_unusable(dataset, config)
     folder = Path(config.results) / "posterior_collapse" / (config.name or ("quick" if config.quick else "default"))
     updates = planned_updates(configured(vae_baseline, config, config.seeds[0]), len(dataset.x_train))

@@ -35,7 +35,7 @@ KEYS = ("test_reconstruction_nats", "code_std_min", "code_std_max", "code_mean_n
 class Config:
     """Everything else is as in aae_deterministic.py."""
 
-    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz file
+    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz or .npy file
     epochs: PositiveCount = 5  # passes over the training images
     seeds: tuple[Seed, ...] = (0, 1, 2)  # of weights, order and prior draws
     results: str = "results"  # the folder of all runs

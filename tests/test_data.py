@@ -188,6 +188,7 @@ REFUSALS = {
     "deep header": (with_text(b"-" * 5000 + b"1"), "x cannot be read"),
     "header of brackets": (with_text(b"(" * 5000), "x cannot be read"),
     "header of code": (with_text(b"__import__('os').system('false')"), "x cannot be read"),
+    "long header": (with_text(b"{}", b"\x02\x00"), "x has no plain numbers (format (2, 0))"),
     "another format": (with_text(b"{}", b"\x03\x00"), "x has no plain numbers (format (3, 0))"),
     "no such format": (with_text(b"{}", b"\x09\x00"), "x has no plain numbers (format (9, 0))"),
     "784 GB": (claimed, "needs 6,272.0 GB of memory, and there are"),
@@ -516,6 +517,12 @@ def test_npy_and_npz_give_the_same_numbers(tmp_path, load, monkeypatch, kind, fo
 def test_one_npy_is_a_set_in_one_piece(tmp_path, load):
     np.save(tmp_path / "mine.npy", numbered(500))
     assert load_mnist(str(tmp_path / "mine.npy")).checksum == load(x=numbered(500)).checksum
+
+
+def test_a_folder_has_its_own_name_from_wherever_it_is_given(tmp_path, monkeypatch):
+    path = as_npy(tmp_path / "mine", {"x": numbered(50)})
+    monkeypatch.chdir(path)
+    assert load_mnist(".").name == load_mnist(path).name == load_mnist(f"{path}/").name == "mine"
 
 
 def test_mapped_images_are_indexed_like_an_array(tmp_path):

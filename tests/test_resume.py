@@ -1,6 +1,7 @@
 """A training that was stopped and goes on ends with the same bits as one that was not."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -404,3 +405,30 @@ def test_a_run_that_an_experiment_asks_for_goes_on(config, undisturbed, monkeypa
     assert "goes on after epoch 2 of 6" in capsys.readouterr().out
     made = json.loads((folder / "metrics.json").read_text())
     assert {k: v for k, v in made.items() if k not in VARYING} == undisturbed["metrics"]
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"",
+        b"\n",
+        b"[]\n",
+        b"{}\n",
+        b'{"variables": 3}\n',
+        b'{"variables": [["f4", [-1]]], "epochs": 1, "content": {}}\n',
+        b'{"variables": [["O", [1]]], "epochs": 1, "content": {}}\n12345678',
+        b'{"variables": [["float32", [2]]], "epochs": 1, "content": {}}\n1234',
+        b'{"variables": [], "epochs": "1", "content": {}}\n',
+        b"[" * 100_000 + b"\n",
+    ],
+)
+def test_what_is_no_checkpoint_is_passed_over_though_its_checksum_is_right(tmp_path, config, capsys, rest):
+    path = tmp_path / "checkpoint-4"
+    path.write_bytes(hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest)
+    model = vae_baseline.build(config, (8, 6))
+    training.compile_model(model, config)
+    try:
+        assert checkpoint.restore(tmp_path, model) == (0, {})
+        assert f"{path} is damaged, it is no checkpoint" in capsys.readouterr().out
+    except RunError as refused:
+        assert "is of another model" in str(refused)

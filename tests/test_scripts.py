@@ -401,6 +401,19 @@ def test_a_seed_gives_one_run_and_another_seed_another(quick, place, data):
     assert not equal_weights(weights(first.folder), weights(other.folder))
 
 
+@pytest.mark.skipif(BACKEND == "torch", reason="PyTorch traces nothing")
+def test_more_epochs_are_no_more_traces(quick, place, data, monkeypatch):
+    """A model whose graph grows by the epoch would run out of memory in a night."""
+    traces, objective = [], vae_baseline.VAE.objective
+    monkeypatch.setattr(vae_baseline.VAE, "objective", lambda *args: traces.append(1) or objective(*args))
+    counts = []
+    for epochs in (1, 6):
+        traces.clear()
+        finish(vae_baseline, place(vae_baseline, f"of-{epochs}"), data=data["labelled"], **SMALL | {"epochs": epochs})
+        counts.append(len(traces))
+    assert counts[0] == counts[1] <= 4  # training and validation, on TensorFlow each once more to find the shapes
+
+
 # A trained model from its folder
 
 

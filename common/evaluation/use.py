@@ -13,6 +13,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from common.arrays import chunks
 from common.data import Dataset
 from common.evaluation import Estimate, share_of
 from common.files import whole
@@ -141,8 +142,17 @@ def frechet_estimate(first: np.ndarray, second: np.ndarray, resamples: int = 20,
     return Estimate(frechet_distance(first, second), float(np.std(found, ddof=1)))
 
 
-def nearest_images(images: np.ndarray, train_images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Index of the training image nearest to each image, and the Euclidean distance over pixels: two of (n,)."""
-    near = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(train_images.reshape(len(train_images), -1))
-    distances, indices = near.kneighbors(images.reshape(len(images), -1))
-    return indices[:, 0], distances[:, 0]
+def nearest_images(images: np.ndarray, train_images) -> tuple[np.ndarray, np.ndarray]:
+    """Index of the training image nearest to each image, and the Euclidean distance over pixels: two of (n,).
+
+    Training images, (m, *image_shape), may be mapped from a file; of equally near ones it is any.
+    """
+    flat = images.reshape(len(images), -1)
+    indices, distances, start = np.zeros(len(images), int), np.full(len(images), np.inf), 0
+    for chunk in chunks(train_images):
+        near = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(chunk.reshape(len(chunk), -1))
+        found, index = (column[:, 0] for column in near.kneighbors(flat))
+        nearer = found < distances
+        distances[nearer], indices[nearer] = found[nearer], start + index[nearer]
+        start += len(chunk)
+    return indices, distances

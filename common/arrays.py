@@ -1,0 +1,220 @@
+"""Arrays in files: judged by their headers before anything is unpacked, and read by rows where they are too large."""
+
+import contextlib
+import math
+import os
+import re
+import warnings
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+CHUNK = 2**23  # numbers of an array that are looked at together, where it may be too large to be held whole
+PLAIN = (1, 0)  # the format's version; headers of later ones can be 4 GB long
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message is one line: what was wrong and what to do."""
+
+    def __init__(self, message):
+        line = " ".join(str(message).split())
+        # A file's own names may hold what a terminal obeys.
+        super().__init__("".join(letter if letter.isprintable() else "?" for letter in line))
+
+
+class Header(NamedTuple):
+    """What an array will be, before it is read."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def size(self) -> int:
+        """How many numbers, without overflow."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """An array in a file: `open()` gives its `size` bytes, header first; `path` is that of an .npy, else None.
+
+    Every method raises DataError if the array cannot be read. Pickles are never loaded.
+    """
+
+    key: str
+    open: Callable
+    size: int
+    path: Path | None = None
+
+    @cached_property
+    def header(self) -> Header:
+        """Its shape and type, which agree with its size in bytes."""
+        with readable(self.key), self.open() as file:
+            version = np.lib.format.read_magic(file)
+            if version != PLAIN:
+                raise DataError(f"{self.key} has no plain numbers (format {version}); save it with numpy.save")
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            start = file.tell()
+        if dtype.hasobject:
+            raise DataError(f"{self.key} holds pickled objects, never loaded; save a plain array of numbers")
+        if dtype.names or dtype.subdtype:
+            raise DataError(f"{self.key} has named or nested fields; save a plain array of numbers")
+        if not all(type(length) is int and 0 <= length < 2**63 for length in shape):
+            raise DataError(f"{self.key} has an impossible shape; copy or save the file anew")
+        header = Header(shape, dtype)
+        if start + header.size * dtype.itemsize != self.size:
+            raise DataError(f"{self.key} is not as long as its shape {shape} says (cut short?); copy it anew")
+        return header
+
+    def read(self) -> np.ndarray:
+        """The whole array, in memory."""
+        with readable(self.key), self.open() as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+
+    def mapped(self) -> np.memmap:
+        """The array of an .npy where it is, for reading."""
+        with readable(self.key):
+            return np.lib.format.open_memmap(self.path, mode="r")
+
+
+@contextlib.contextmanager
+def readable(what: str):
+    """Whatever a broken file raises, as a DataError."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of a header that an older Python wrote
+            yield
+    except DataError:
+        raise
+    except Exception as error:  # of a dozen kinds: zip, zlib, the parser of headers and NumPy's types have their own
+        reason = error if str(error) else type(error).__name__
+        raise DataError(f"{what} cannot be read ({str(reason)[:200]}); copy or save the file anew") from error
+
+
+@contextlib.contextmanager
+def arrays_in(path):
+    """The arrays of an .npz, of a folder's .npy files, or of one .npy, called x: StoredArray by name.
+
+    They can be read within the context. Raises DataError if it is none of the three.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = [file for file in sorted(path.glob("*.npy")) if file.is_file()]
+        if not files:
+            raise DataError("is a folder without .npy files; give one with them, or an .npz file")
+        yield {file.stem: in_npy(file, file.stem) for file in files}
+        return
+    if not path.is_file():  # but a pipe, which could be waited for in vain
+        raise DataError("is neither a file nor a folder; give the path of an .npz or .npy file")
+    with readable("it"), path.open("rb") as file:
+        beginning = file.read(6)
+    if beginning == np.lib.format.MAGIC_PREFIX:
+        yield {"x": in_npy(path, "x")}
+    elif beginning.startswith(b"\x1f\x8b"):
+        raise DataError("is packed by gzip; unpack it with gunzip, and save images as .npz or .npy")
+    else:
+        with opened_zip(path) as archive:
+            yield in_zip(archive)
+
+
+def in_npy(path: Path, key: str) -> StoredArray:
+    """An .npy file's array."""
+    return StoredArray(key, partial(path.open, "rb"), path.stat().st_size, path)
+
+
+def opened_zip(path: Path) -> zipfile.ZipFile:
+    """The archive. Raises DataError if it is none."""
+    try:
+        return zipfile.ZipFile(path)
+    except Exception as error:  # as in `readable`
+        raise DataError(
+            "is not a readable .npz file (cut short?); save it with numpy.savez_compressed or copy it anew"
+        ) from error
+
+
+def in_zip(archive: zipfile.ZipFile) -> dict[str, StoredArray]:
+    """The arrays of an .npz by name; one that is there twice is refused, since tools differ in which they take."""
+    found = {}
+    for info in archive.infolist():
+        key = info.filename.removesuffix(".npy")
+        if key in found:
+            raise DataError(f"holds {key} twice; save the file anew")
+        found[key] = StoredArray(key, partial(open_member, archive, info), info.file_size)
+    return found
+
+
+def open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo):
+    """The unpacked bytes of an archive's member, as a file."""
+    if info.flag_bits & 1:
+        raise DataError(f"{info.filename} is encrypted; save it without a password")
+    # Python unpacks the others without a limit: 4 kB of bzip2 can become 4 GB at once.
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise DataError(f"{info.filename} is packed in a way NumPy does not use; save it with numpy.savez_compressed")
+    return archive.open(info)
+
+
+def memory_available() -> float:
+    """Bytes of memory that a process here can have, as far as the system says; infinite where it says nothing."""
+    limits = [math.inf]
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # Windows has no sysconf
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with contextlib.suppress(OSError):
+        free = re.search(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text())
+        limits += [1024 * int(free[1])] if free else []
+    groups = [""]  # of processes: a container's own is at the top
+    with contextlib.suppress(OSError):
+        groups += [line.split(":", 2)[2] for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    for group in groups:
+        for limit in (f"{group}/memory.max", f"memory/{group}/memory.limit_in_bytes"):
+            with contextlib.suppress(OSError, ValueError):  # not there, or "max"
+                limits.append(int(Path(f"/sys/fs/cgroup/{limit}").read_text()))
+    return min(limit for limit in limits if limit > 0)
+
+
+def as_floats(images: np.ndarray) -> np.ndarray:
+    """uint8 images or floats in [0, 1] as float32 in [0, 1], row after row; no copy if they are that already."""
+    if images.dtype == np.uint8:
+        return np.divide(images, 255, dtype=np.float32, order="C")
+    return images.astype(np.float32, order="C", copy=False)
+
+
+class MappedImages:
+    """Some images of an .npy that stays where it is: an index, a slice or an array of indices reads float32 in [0, 1].
+
+    Stands for `stored[rows]`, but is never in memory as a whole; `chunks` goes through it.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, stored: np.memmap, rows):
+        self.stored, self.rows = stored, np.arange(len(stored))[rows]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As an array's: (n, height, width) or (n, d)."""
+        return len(self.rows), *self.stored.shape[1:]
+
+    @property
+    def ndim(self) -> int:
+        """As an array's: 3 or 2."""
+        return self.stored.ndim
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, which):
+        return np.asarray(as_floats(self.stored[self.rows[which]]))
+
+    def __array__(self, dtype=None, copy=None):
+        raise DataError("this needs all training images in memory at once; save them as .npz, perhaps fewer of them")
+
+
+def chunks(rows):
+    """Consecutive slices of an array or of MappedImages, of at most CHUNK numbers or one row."""
+    size = max(1, CHUNK // math.prod(rows.shape[1:]))
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]

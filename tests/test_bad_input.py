@@ -1,0 +1,564 @@
+"""Thousands of damaged, lying and odd inputs: each is taken for what it is or refused in one line, soon.
+
+Three doors: the path of `load_mnist`, the flags of the five scripts, and the folder of a run. The seeded fuzzer tries a
+few hundred inputs at each, and under `pytest -m long` some thousands, of which it prints how many were taken.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import time
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import aae_deterministic
+import aae_gaussian
+import aae_universal
+import avb
+import vae_baseline
+from common.arrays import MappedImages
+from common.data import DataError, load_mnist
+from common.files import write_json
+from common.run import RunError, check, config_of, description, flag, load_run, parse, save_networks
+
+SCRIPTS = [aae_deterministic, aae_gaussian, aae_universal, avb, vae_baseline]
+SECONDS = 30  # that one input may take
+MEMORY = 2**30  # bytes that all inputs may take on top of what the process has
+FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None)
+
+
+class Hangs(BaseException):
+    """Not an Exception, which the code under test may catch."""
+
+
+def hangs(number, frame):
+    raise Hangs(f"no outcome after {SECONDS} s")
+
+
+@contextlib.contextmanager
+def bounded():
+    """Time for one input and memory: a process that reaches for more gets a MemoryError, which is then refused."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    earlier = signal.signal(signal.SIGALRM, hangs)
+    resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, hard))
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        signal.signal(signal.SIGALRM, earlier)
+
+
+def outcome(attempt, refusal, valid) -> str:
+    """ "taken" if `attempt()` gives what passes `valid`, "refused" if it raises `refusal`; else an assertion fails."""
+    try:
+        with bounded():
+            found = attempt()
+    except refusal as error:
+        message = str(error)
+        assert message and len(message.splitlines()) == 1, repr(message)
+        assert "Traceback" not in message
+        return "refused"
+    valid(found)
+    return "taken"
+
+
+# Damage
+
+
+def cut(random, content):
+    return content[: random.randrange(len(content) + 1)]
+
+
+def flip(random, content):
+    place = random.randrange(len(content))
+    return content[:place] + bytes([content[place] ^ 1 << random.randrange(8)]) + content[place + 1 :]
+
+
+def insert(random, content):
+    place = random.randrange(len(content) + 1)
+    return content[:place] + random.randbytes(random.choice([1, 2, 8, 100])) + content[place:]
+
+
+def delete(random, content):
+    place = random.randrange(len(content))
+    return content[:place] + content[place + random.choice([1, 2, 8, 100]) :]
+
+
+def splice(random, content):
+    """A part of it over another part."""
+    source, target, length = random.randrange(len(content)), random.randrange(len(content)), random.choice([4, 16, 64])
+    return content[:target] + content[source : source + length] + content[target + length :]
+
+
+def odd_number(random, content):
+    place, number = random.randrange(len(content)), random.choice([0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**63, 2**64 - 1])
+    width = random.choice([1, 2, 4, 8])
+    return content[:place] + (number % 256**width).to_bytes(width, "little") + content[place + width :]
+
+
+def digits(random, content):
+    """Another number for one that stands there as text, as in the header of an array."""
+    places = [place for place, byte in enumerate(content) if 48 <= byte < 58] or [0]
+    place = random.choice(places)
+    return content[:place] + random.choice([b"0", b"-1", b"9", b"9" * 30, b"1e9", b"nan"]) + content[place + 1 :]
+
+
+DAMAGE = [cut, flip, insert, delete, splice, odd_number, digits]
+
+
+def damaged(random, content: bytes) -> tuple[str, bytes]:
+    """Content with one to three kinds of damage, and the name of the first."""
+    kinds = random.choices(DAMAGE, k=random.choice([1, 1, 2, 3]))
+    for kind in kinds:
+        content = kind(random, content) if content else content
+    return kinds[0].__name__, content
+
+
+class Tried:
+    """How many inputs of each kind were taken and refused."""
+
+    def __init__(self):
+        self.counts = collections.Counter()
+        self.start, self.seconds = time.perf_counter(), 0.0
+
+    def add(self, kind, result):
+        self.counts[kind, result] += 1
+        self.seconds = time.perf_counter() - self.start
+
+    def __str__(self):
+        kinds = sorted({kind for kind, _ in self.counts})
+        lines = [
+            f"{kind}: {self.counts[kind, 'taken']} taken, {self.counts[kind, 'refused']} refused" for kind in kinds
+        ]
+        total = f"{self.counts.total():,} inputs in {self.seconds:.0f} s"
+        return "\n".join([*lines, total])
+
+
+# Images
+
+
+def is_dataset(dataset):
+    """Whether all that `Dataset` promises is so."""
+    shape = dataset.image_shape
+    assert len(shape) in (1, 2) and min(shape) > 0
+    labels = [dataset.y_train, dataset.y_val, dataset.y_test]
+    assert len({y is None for y in labels}) == 1
+    for images, y in zip((dataset.x_train, dataset.x_val, dataset.x_test), labels, strict=True):
+        assert isinstance(images, np.ndarray | MappedImages) and len(images) > 0
+        pixels = images[:]
+        assert pixels.dtype == images.dtype == np.float32 and pixels.shape == images.shape == (len(images), *shape)
+        assert pixels.min() >= 0 and pixels.max() <= 1  # false of NaN
+        assert y is None or (y.dtype == np.int64 and y.shape == (len(images),) and y.min() >= 0)
+    assert len(dataset.checksum) == 64
+
+
+def npy(array, **more) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array, **more)
+    return file.getvalue()
+
+
+def npz(pack=np.savez, **arrays) -> bytes:
+    file = io.BytesIO()
+    pack(file, **arrays)
+    return file.getvalue()
+
+
+def zipped(members: dict[str, bytes], compression=zipfile.ZIP_STORED) -> bytes:
+    """An .npz of members that are no longer arrays."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+    return file.getvalue()
+
+
+def images(shape=(24, 3, 2), kind=np.uint8):
+    x = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    return x if kind == np.uint8 else (x / 255).astype(kind)
+
+
+FOUR = {"x_train": images(), "y_train": np.arange(24) % 3, "x_test": images((9, 3, 2)), "y_test": np.arange(9) % 3}
+ONE = {"x": images((24, 5), np.float64), "y": np.arange(24, dtype=np.uint8) % 2}
+WHOLE_FILES = {
+    "npz": npz(**FOUR),
+    "npz, deflated": npz(np.savez_compressed, **ONE),
+    "npy": npy(images()),
+    "npy of floats": npy(np.asfortranarray(images(kind=np.float32))),
+}
+
+
+def try_files(count: int, path: Path) -> Tried:
+    """Damage to whole files, and to arrays within an .npz whose checksums agree."""
+    tried, chance = Tried(), random.Random(count)
+    for number in range(count):
+        kind, content = chance.choice(list(WHOLE_FILES.items()))
+        if number % 3 == 0:
+            kind, arrays = "npz, inside", dict(chance.choice([FOUR, ONE]))
+            members = {key: npy(array) for key, array in arrays.items()}
+            key = chance.choice(list(members))
+            damage, members[key] = damaged(chance, members[key])
+            content = zipped(members, chance.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]))
+        else:
+            damage, content = damaged(chance, content)
+        path.write_bytes(content)
+        tried.add(f"{kind}, {damage}", outcome(lambda: load_mnist(str(path)), DataError, is_dataset))
+    return tried
+
+
+def test_damaged_files(tmp_path):
+    tried = try_files(300, tmp_path / "mine.npz")
+    assert {result for _, result in tried.counts} == {"taken", "refused"}
+
+
+KEYS = st.sampled_from(["x", "y", "x_train", "y_train", "x_test", "y_test", "other", "", "../x"])
+SHAPES = st.tuples(st.integers(8, 14)) | st.tuples(st.integers(8, 14), st.integers(0, 3))
+SHAPES |= st.tuples(st.integers(8, 14), st.integers(1, 3), st.integers(1, 3)) | hnp.array_shapes(min_dims=0, max_dims=4)
+DTYPES = st.sampled_from([np.uint8, np.float32]) | hnp.scalar_dtypes() | hnp.array_dtypes(max_size=2)
+ARRAYS = hnp.arrays(DTYPES, SHAPES) | hnp.arrays(np.float64, SHAPES, elements=st.floats(0, 1))
+
+
+@given(st.dictionaries(KEYS, ARRAYS, max_size=5), st.sampled_from(["npz", "deflated", "folder", "npy"]))
+@FEW
+def test_arrays_of_any_kind(tmp_path_factory, named, form):
+    """Any types and shapes, NaN, infinities and pickles among them, under any names, in all forms of a file."""
+    path = tmp_path_factory.mktemp("any") / "mine"
+    if form == "folder":
+        path.mkdir()
+        for name, array in named.items():
+            (path / f"{os.path.basename(name)}.npy").write_bytes(npy(array))
+    elif form == "npy":
+        path.write_bytes(npy(next(iter(named.values()), np.zeros(0))))
+    else:
+        members = {name: npy(array) for name, array in named.items()}
+        path.write_bytes(zipped(members, zipfile.ZIP_STORED if form == "npz" else zipfile.ZIP_DEFLATED))
+    outcome(lambda: load_mnist(str(path)), DataError, is_dataset)
+    shutil.rmtree(path.parent)
+
+
+ODD_DESCRIPTIONS = [
+    "|u1",
+    "<f4",
+    ">f8",
+    "|O",
+    "<U9",
+    "f99",
+    "",
+    "u1,u1",
+    "(2,2)f4",
+    "V0",
+    "S0",
+    "<M8[s]",
+    None,
+    7,
+    "|b1",
+]
+ODD_DESCRIPTIONS += [[("a", "<f4")], [("a", "|O")], ("<f4", (2,)), [("a", "<f4", (2,))], [()], [("", "")], {}, ["|u1"]]
+ODD_LENGTHS = st.sampled_from([0, 1, 3, 24, -1, True, 2**31, 2**63, 10**30, 2.0, None, "3"])
+HEADERS = st.fixed_dictionaries(
+    {
+        "descr": st.sampled_from(ODD_DESCRIPTIONS),
+        "fortran_order": st.sampled_from([True, False, 0, None]),
+        "shape": st.just((24, 3)) | st.lists(ODD_LENGTHS, max_size=5).map(tuple) | st.none() | st.integers(),
+    }
+).map(repr) | st.text(max_size=40)
+
+
+@given(HEADERS, st.sampled_from([1, 2, 3, 0]), st.integers(0, 300), st.booleans())
+@FEW
+def test_headers_that_lie(tmp_path_factory, text, version, length, in_zip):
+    header = text.encode("latin1", "replace") + b"\n"
+    size = len(header).to_bytes(2 if version == 1 else 4, "little")
+    content = b"\x93NUMPY" + bytes([version, 0]) + size + header + bytes(length)
+    path = tmp_path_factory.getbasetemp() / "lies"
+    path.write_bytes(zipped({"x": content}) if in_zip else content)
+    outcome(lambda: load_mnist(str(path)), DataError, is_dataset)
+
+
+@given(
+    st.text(max_size=300) | st.sampled_from(["", "/", "~", "~nobody/x", "\0", "a" * 5000, "/dev/zero", "/proc/self"])
+)
+@FEW
+def test_paths_of_any_text(path):
+    with contextlib.chdir("/proc/self/fdinfo"):  # a folder without anything that a short text could name
+        outcome(lambda: load_mnist(path) if path not in ("auto", "mnist") else None, DataError, lambda found: None)
+
+
+# Flags
+
+FLAGS = sorted({field.name for script in SCRIPTS for field in dataclasses.fields(script.Config)})
+ODD_VALUES = [
+    "",
+    " ",
+    "0",
+    "1",
+    "2",
+    "-1",
+    "3.5",
+    "nan",
+    "inf",
+    "-inf",
+    "1e400",
+    "1e-400",
+    "9" * 30,
+    "9" * 5000,
+    "0x10",
+]
+ODD_VALUES += [
+    "None",
+    "True",
+    "none",
+    "dynamic",
+    "conv",
+    "swiss_roll",
+    "mixture",
+    "a\nb",
+    "a\x1b[2Jb",
+    "é",
+    "٣",
+    "\ud800",
+]
+ODD_VALUES += [
+    "'",
+    '"',
+    "'\"'\"'",
+    "--",
+    "-",
+    "-h",
+    "--help",
+    "x" * 10_000,
+    "a b",
+    "$(false)",
+    "../..",
+    "1,2",
+    "[1, 2]",
+]
+ODD_VALUES += ["{}", "%s%n", "\0", "--latent-dim", "--no-tensorboard", "1_0", "１", "+5", "1e3", "\u2028", "│", "╭──╮"]
+
+
+def odd_arguments(chance) -> list[str]:
+    """A few flags, some misspelt, with values of which some are right."""
+    arguments = []
+    for _ in range(chance.choice([1, 1, 2, 3, 5])):
+        name = flag(chance.choice(FLAGS))
+        if chance.random() < 0.2:
+            name = damaged(chance, name.encode())[1].decode("utf-8", "surrogateescape")
+        value = chance.choice(ODD_VALUES) if chance.random() < 0.7 else str(chance.choice([1, 2, 0.5, "none", "dense"]))
+        form = chance.random()
+        if form < 0.7:
+            arguments += [name, value]
+        elif form < 0.85:
+            arguments += [f"{name}={value}"]
+        else:
+            arguments += [chance.choice([name, value])]
+    return arguments
+
+
+def try_flags(count: int) -> Tried:
+    tried, chance = Tried(), random.Random(count)
+
+    def checked(script, arguments):
+        try:
+            config = parse(script.Config, arguments)
+        except SystemExit as stop:
+            assert not stop.code  # --help
+            return None
+        check(config)
+        return config
+
+    def is_config(config):
+        assert config is None or dataclasses.replace(config) == config
+
+    for _ in range(count):
+        script, arguments = chance.choice(SCRIPTS), odd_arguments(chance)
+        with contextlib.redirect_stdout(io.StringIO()):
+            result = outcome(lambda script=script, given=arguments: checked(script, given), RunError, is_config)
+        tried.add(f"flags of {script.__name__}", result)
+    return tried
+
+
+def test_odd_flags():
+    tried = try_flags(250)
+    assert {result for _, result in tried.counts} == {"taken", "refused"}
+
+
+# The folder of a run
+
+SMALL = {"hidden_units": (5, 4), "latent_dim": 2}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Folders with what `load_run` needs of a run of each script."""
+    dataset = load_mnist(save(tmp_path_factory.mktemp("data") / "mine.npz", WHOLE_FILES["npz"]))
+    folders = {}
+    for script in SCRIPTS:
+        config = script.Config(**SMALL, epochs=1, name="small")
+        folders[script] = folder = tmp_path_factory.mktemp("runs") / "results" / script.__name__ / "small"
+        folder.mkdir(parents=True)
+        write_json(folder / "config.json", description(config, script.__name__, dataset, 1))
+        save_networks(script.build(config, dataset.image_shape), folder)
+        load_run(folder)
+    return folders
+
+
+def save(path: Path, content: bytes) -> str:
+    path.write_bytes(content)
+    return str(path)
+
+
+def is_model(model):
+    """Whether it takes images and gives codes; a damaged file may have given it other sizes."""
+    codes = model.encode(np.zeros((2, *model.encoder.inputs[0].shape[1:]), "float32"))
+    assert codes.shape == (2, model.prior.latent_dim)
+
+
+@contextlib.contextmanager
+def instead(path: Path, content: bytes):
+    """Other content in a file for a while."""
+    earlier = path.read_bytes()
+    path.write_bytes(content)
+    try:
+        yield
+    finally:
+        path.write_bytes(earlier)
+
+
+def odd_weights(chance, content: bytes) -> tuple[str, bytes]:
+    """A network's file with damage to its weights, which the checksums of the zip do not tell."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as whole, zipfile.ZipFile(file, "w") as archive:
+        for name in whole.namelist():
+            member = whole.read(name)
+            if name.endswith(".h5"):
+                damage, member = damaged(chance, member)
+            archive.writestr(name, member)
+    return damage, file.getvalue()
+
+
+def try_folders(count: int, runs) -> Tried:
+    """Damage to config.json, to a network's file, and to the weights within one."""
+    tried, chance = Tried(), random.Random(count)
+    for number in range(count):
+        folder = runs[chance.choice(SCRIPTS)]
+        kind = ("config.json", "a .keras", "a .keras, inside")[number % 3]
+        path = folder / "config.json" if number % 3 == 0 else chance.choice(sorted(folder.glob("*.keras")))
+        damage, content = (odd_weights if kind.endswith("inside") else damaged)(chance, path.read_bytes())
+        with instead(path, content):
+            result = outcome(lambda folder=folder: load_run(folder), RunError, is_model)
+        keras.utils.clear_session()
+        tried.add(f"{kind}, {damage}", result)
+    return tried
+
+
+def test_damaged_folders(runs):
+    tried = try_folders(21, runs)
+    assert {result for _, result in tried.counts} == {"taken", "refused"}
+
+
+def places(value, path=()):
+    """The way to every part of a JSON value."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, part in inner for place in places(part, (*path, key)))]
+
+
+PLAIN = st.none() | st.booleans() | st.integers(-3, 40) | st.floats() | st.text(max_size=9)
+PLAIN |= st.sampled_from([10**12, 10**30, 10**400, -(2**63), 1e308, "nan", "os", "../x", "conv", "\0", "\ud800"])
+JSON = st.recursive(
+    PLAIN, lambda part: st.lists(part, max_size=3) | st.dictionaries(st.text(max_size=5), part), max_leaves=5
+)
+
+
+@given(st.data())
+@FEW
+def test_odd_values_in_config_json(runs, data):
+    path = runs[vae_baseline] / "config.json"
+    content = json.loads(path.read_text())
+    *way, last = data.draw(st.sampled_from(places(content)[1:]))
+    inner = content
+    for key in way:
+        inner = inner[key]
+    inner[last] = data.draw(JSON)
+    with instead(path, json.dumps(content).encode()):
+        outcome(lambda: load_run(path.parent), RunError, is_model)
+        outcome(lambda: config_of(path.parent, vae_baseline.Config), RunError, lambda config: None)
+
+
+ODD_TEXTS = {
+    "empty": "",
+    "not a dict": "[3]",
+    "nothing": "null",
+    "deep lists": "[" * 100_000,
+    "deep dicts": '{"script":' * 100_000,
+    "a long number": f'{{"script": {"9" * 5000}}}',
+    "a mark of byte order": "\ufeff{}",
+}
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS)
+def test_odd_texts_in_config_json(runs, text):
+    path = runs[vae_baseline] / "config.json"
+    with instead(path, text.encode()):
+        assert outcome(lambda: load_run(path.parent), RunError, is_model) == "refused"
+
+
+@pytest.mark.parametrize(
+    "script",
+    ["trap", "os", "../trap", "trap.py", "common.run", "tests", "", "trap\0", "ｖae_baseline", None, 3, ["trap"], {}],
+)
+def test_only_scripts_of_this_project_are_imported(runs, tmp_path, monkeypatch, script):
+    (tmp_path / "trap.py").write_text(f"import pathlib\npathlib.Path({str(tmp_path / 'sprung')!r}).touch()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = runs[vae_baseline] / "config.json"
+    content = json.dumps(json.loads(path.read_text()) | {"script": script})
+    with instead(path, content.encode()), pytest.raises(RunError, match="names no script of this project"):
+        load_run(path.parent)
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("in_a_model_of_its_own", [True, False])
+def test_a_network_with_code_of_its_own_is_refused_and_not_run(runs, tmp_path, in_a_model_of_its_own):
+    path, sprung = runs[vae_baseline] / "encoder.keras", tmp_path / "sprung"
+    encoder = keras.models.load_model(path)
+
+    def trap(x):
+        sprung.touch()
+        return x
+
+    x = images = keras.Input((3, 2), name="images")
+    for layer in [encoder] if in_a_model_of_its_own else encoder.layers[1:]:
+        x = layer(x)
+    network = keras.Model(images, keras.layers.Lambda(trap)(x), name="encoder")
+    network.save(tmp_path / "trap.keras")
+    network(np.zeros((1, 3, 2)))
+    assert sprung.exists()
+    sprung.unlink()
+    with instead(path, (tmp_path / "trap.keras").read_bytes()):
+        assert outcome(lambda: load_run(path.parent), RunError, is_model) == "refused"
+    assert not sprung.exists()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_ten_thousand_inputs(runs, tmp_path, capsys):
+    tried = [try_files(6500, tmp_path / "mine.npz"), try_flags(2500), try_folders(1200, runs)]
+    with capsys.disabled():
+        print("", *tried, sep="\n\n")
+    assert sum(each.counts.total() for each in tried) >= 10_000
