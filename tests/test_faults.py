@@ -125,7 +125,7 @@ def started(process: subprocess.Popen, line: str):
     raise AssertionError(f"no {line!r}: {process.wait()}")
 
 
-@pytest.mark.parametrize(("kills", "epochs"), [(2, 60), pytest.param(40, 600, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("kills", "epochs"), [(2, 60), pytest.param(40, 1200, marks=pytest.mark.long)])
 @pytest.mark.timeout(3000)
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_path, data, kills, epochs):
     """At random moments, from its first second on, and every third time within the writing of a checkpoint."""
