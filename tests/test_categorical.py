@@ -355,7 +355,7 @@ def test_an_experiment_does_not_train_again(finished, monkeypatch):
     module, config, metrics, _ = finished
     monkeypatch.setattr(module, "fit_part", None)
     assert module.main(config) == metrics
-    with pytest.raises(RunError, match="other parameters"):
+    with pytest.raises(RunError, match="made with another --"):
         module.main(dataclasses.replace(config, hidden_units=(9,)))
 
 

@@ -230,6 +230,6 @@ def test_priors_are_tabulated_and_not_made_again(tmp_path, monkeypatch, seeds, a
     assert [path.stem for path in folder.glob("*.png")] == list(metrics) == [prior]
     monkeypatch.setattr(aae_label_prior, "fit_part", None)  # nothing is left to do
     assert aae_label_prior.main(config) == metrics
-    with pytest.raises(RunError, match="other parameters"):
+    with pytest.raises(RunError, match="made with another --"):
         aae_label_prior.main(dataclasses.replace(config, adversarial_weight=9.0))
     keras.utils.clear_session()

@@ -292,7 +292,7 @@ def test_versions_are_tabulated_and_not_made_again(config, tmp_path, monkeypatch
     assert table.count("\n| VAE |") == 2
     monkeypatch.setattr(known_mistakes, "train_part", None)  # nothing is left to do
     assert known_mistakes.main(config) == metrics
-    with pytest.raises(RunError, match="other parameters"):
+    with pytest.raises(RunError, match="made with another --"):
         known_mistakes.main(dataclasses.replace(config, hidden_units=(9,)))
     keras.utils.clear_session()
 
