@@ -84,6 +84,7 @@ def restore(folder: Path, model: keras.Model) -> tuple[int, dict]:
             about, values = read(path)
         except ValueError as error:
             print(f"{path} is damaged, {error}: the one before it is used, or none", flush=True)
+            path.unlink()  # else it would count among the latest, and new ones would be deleted as older
             continue
         variables = variables_of(model)
         if about["variables"] != [[v.dtype, list(v.shape)] for v in variables]:

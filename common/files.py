@@ -31,7 +31,8 @@ def hold(folder: Path):
                 f"{folder} is in use by another process; wait for its end, or choose another --name"
             ) from None
     for left in path.parent.rglob(f"{PARTIAL}*"):
-        left.unlink(missing_ok=True)
+        if left.parent == path.parent or not (left.parent / ".lock").exists():  # which another process may hold
+            left.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

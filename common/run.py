@@ -28,7 +28,7 @@ import tyro
 from common import checkpoint
 from common.arrays import memory_available
 from common.data import DataError, Dataset, load_mnist
-from common.files import RunError, hold, whole, write_json
+from common.files import PARTIAL, RunError, hold, whole, write_json
 from common.priors import PRIORS
 from common.report import report
 from common.training import StopOnInterrupt, planned_epochs, planned_updates, train
@@ -84,8 +84,9 @@ def main_of(main, config_class):
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:
-        remedy = "mend what it says, then go on with --resume and the run's folder"
-        sys.exit(refusal(f"{error}; what was written before is whole: {remedy}"))
+        named = {field.name for field in dataclasses.fields(config_class)}
+        remedy = ", then go on with --resume and the run's folder" * ("resume" in named)
+        sys.exit(refusal(f"{error}; what was written before is whole: mend what it says{remedy}"))
     except MemoryError as error:
         sys.exit(refusal(f"{str(error) or 'out of memory'}; make the networks, the batches or the data smaller"))
     if metrics.get("stopped_by"):
@@ -93,6 +94,7 @@ def main_of(main, config_class):
 
 
 def refusal(message: str) -> int:
+    """Say why nothing is done; the exit code for it."""
     print(f"error: {message}", file=sys.stderr)
     return 2
 
@@ -172,7 +174,10 @@ def flag(name: str) -> str:
 
 
 def create_folder(results: str, script: str, name: str) -> Path:
-    """A new folder results/script/name; without a name, the date and time. Raises RunError if it exists."""
+    """A new folder results/script/name; without a name, the date and time.
+
+    Raises RunError if it exists and holds more than what a process leaves that is killed before it does anything.
+    """
     parent = Path(results) / script
     chosen = parent / (name or time.strftime("%Y-%m-%d_%H-%M-%S"))
     attempt = 1
@@ -183,6 +188,8 @@ def create_folder(results: str, script: str, name: str) -> Path:
         except FileExistsError as error:
             if not (chosen.is_dir() and parent.is_dir()):
                 raise RunError(f"{error.filename} is a file, not a folder; choose another --results") from None
+            if name and all(path.name.startswith((".lock", PARTIAL)) for path in chosen.iterdir()):
+                return chosen
             if name:
                 raise RunError(f"{chosen} exists and is left as it is; choose another --name") from None
             attempt += 1
@@ -210,16 +217,25 @@ def train_and_report(config, build, script: str) -> dict:
     about = description(config, script, dataset, updates)
     if config.resume:
         folder = Path(config.resume)
-        about = resumed(folder, config, about)
+        with explained(folder):
+            there = json.loads((folder / "config.json").read_text())
+            require_same(folder, there, about, prolong=True)
         hold(folder)
         if metrics := finished(folder, updates):
             left = f"it stopped since {metrics['stopped_by']}, and would again"
             left = left if metrics["stopped_by"] else "nothing is left to do; --epochs can prolong it"
             print(f"{folder} is finished, {metrics['updates']:,} updates: {left}")
             return metrics
+        if not checkpoint.found(folder):
+            print(f"{folder} has no checkpoint: it is trained from the start", flush=True)
+        elif there["updates"] < updates and not prolongs_evenly(there["parameters"]):
+            print("only from here on do rates and weights change as in the longer training: it is not the same")
+        about = gone_on(folder, there, about)
     else:
         folder = create_folder(config.results, script, config.name)
         hold(folder)
+        if (folder / "config.json").exists():  # another process was quicker
+            raise RunError(f"{folder} exists and is left as it is; choose another --name")
     write_json(folder / "config.json", about)
 
     model = build(config, dataset.image_shape)
@@ -244,24 +260,23 @@ def finished(folder: Path, updates: int) -> dict | None:
     return metrics if stopped_by != StopOnInterrupt.message and (made == updates or stopped_by) else None
 
 
-def resumed(folder: Path, config, about: dict) -> dict:
-    """config.json of the run in `folder` as it goes on with `config`, which may have more epochs and nothing else.
+def prolongs_evenly(parameters: dict) -> bool:
+    """Whether a training of these parameters that is prolonged is the same as one that was as long from the start."""
+    return parameters.get("final_rate_factor", 1.0) == 1.0 and not parameters.get("warm_up", 0.0)
 
-    `about` is the `description` of going on. Raises RunError if the run is another's, or cannot go on as it began.
+
+def gone_on(folder: Path, there: dict, about: dict) -> dict:
+    """config.json of a run, `there`, as it goes on: with the parameters of `about` and, under "resumed", where.
+
+    Says what is not as it was.
     """
+    places = ("versions", "device", "machine", "git_commit")
     with explained(folder):
-        there = json.loads((folder / "config.json").read_text())
-        require_same(folder, there, about, prolong=True)
-        if not checkpoint.found(folder):
-            print(f"{folder} has no checkpoint: it is trained from the start", flush=True)
-        elif there["updates"] < about["updates"] and config.final_rate_factor != 1.0:
-            print("only from here on do the rates fall as in the longer training: it is not one begun as such")
         before = there.get("resumed", [])
-        changed = [key for key in ("versions", "machine", "git_commit") if there[key] != about[key]]
-        if changed:
+        last = before[-1] if before else there
+        if changed := [key for key in places if last[key] != about[key]]:
             print(f"{', '.join(changed)} changed since {folder} began: its end may differ in the last bits", flush=True)
-        now = {key: about[key] for key in ("versions", "machine", "git_commit")}
-        now["updates_before"] = there["updates"]
+        now = {key: about[key] for key in places} | {"updates_before": there["updates"]}
         return there | {"parameters": about["parameters"], "updates": about["updates"], "resumed": [*before, now]}
 
 
@@ -365,11 +380,16 @@ def claim_folder(folder: Path, script: str, config, dataset: Dataset | None, upd
     about = description(config, script, dataset, updates)
     try:
         if config.resume and folder.resolve() != Path(config.resume).resolve():
-            raise RunError(f"{config.resume} is where no run of {script} lies: move it to {folder.parent}")
+            raise RunError(f"{config.resume} is no folder of a run of {script}: those are <results>/{script}/<name>")
         if (folder / "config.json").is_file():
             with explained(folder):
-                require_same(folder, json.loads((folder / "config.json").read_text()), about)
+                there = json.loads((folder / "config.json").read_text())
+                require_same(folder, there, about)
             hold(folder)
+            last = [there, *there.get("resumed", [])][-1]
+            if any(last.get(key) != about[key] for key in ("versions", "machine", "git_commit")):
+                parameters = {"parameters": there["parameters"]}  # names and paths stay those of the beginning
+                write_json(folder / "config.json", gone_on(folder, there, about) | parameters)
             return
         folder.mkdir(parents=True, exist_ok=True)
         hold(folder)
@@ -388,7 +408,7 @@ def each_once(folder: Path, parts: dict) -> dict:
     found = json.loads(path.read_text()) if path.is_file() else {}
     missing = [name for name in parts if name not in found]
     if not missing:
-        print(f"{folder}: all {len(parts)} parts are there; tables and figures are made anew", flush=True)
+        print(f"{folder}: all {len(parts)} parts are there", flush=True)
     start = time.perf_counter()
     for number, name in enumerate(missing):
         found[name] = parts[name]()
@@ -407,6 +427,7 @@ def complete_run(script, config) -> tuple[Path, bool]:
     """
     folder = Path(config.results) / script.__name__ / config.name
     if (folder / "config.json").is_file():
+        hold(folder)
         there = config_of(folder)
         asked = dataclasses.replace(config, epochs=there.epochs, resume=str(folder))
         places = ("data", "results", "resume")
@@ -415,6 +436,8 @@ def complete_run(script, config) -> tuple[Path, bool]:
         ]:
             raise RunError(f"{folder} was trained with another {flag(differing[0])}; choose another --name")
         saved = json.loads((folder / "config.json").read_text())
+        if planned_epochs(config, saved["data"]["images"]["train"]) != there.epochs:
+            raise RunError(f"{folder} was trained for {there.epochs} epochs; choose another --name")
         if finished(folder, saved["updates"]):
             return folder, False
         print(f"{folder} is not complete", flush=True)

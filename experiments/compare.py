@@ -167,9 +167,11 @@ def made_and_evaluated(model, seed, config, folder, dataset, classifier, setting
         name=f"{prefix}seed-{seed}",
     )
     run, trained = complete_run(script, wanted)
-    if json.loads((run / "metrics.json").read_text()).get("evaluation", {}).get("likelihood") == settings.as_json():
+    there = json.loads((run / "metrics.json").read_text()).get("evaluation", {})
+    if there.get("likelihood") == settings.as_json():
         return True, run
-    evaluate(run, dataset, classifier, settings, measured=trained)
+    # A run without any evaluation has been measured by its script alone, now or before this process was killed.
+    evaluate(run, dataset, classifier, settings, measured=trained or not there)
     return False, run
 
 

@@ -17,7 +17,7 @@ import tyro
 from common import plots
 from common.data import Dataset, load_mnist
 from common.evaluation.use import Classifier, nearest_images
-from common.files import write_json
+from common.files import hold, write_json
 from common.measure import LikelihoodSettings, measure, measure_likelihood, measure_use, merge, test_images
 from common.model import to_numpy
 from common.run import PositiveCount, Range, RunError, TimeLeft, check, config_of, git_commit, load_run, main_of
@@ -75,7 +75,9 @@ def evaluate(
             figures["annealing"] = annealing_figure(parts[-1], title, dataset.name)
     there, commit = read_metrics(folder), git_commit()
     spent = {"likelihood": settings.as_json(), "likelihood_git_commit": commit} if settings else {}
-    metrics = merge(there, *parts) | {"evaluation": there.get("evaluation", {}) | {"git_commit": commit} | spent}
+    again = {"measured_again": True} if not measured else {}
+    about = there.get("evaluation", {}) | {"git_commit": commit} | again | spent
+    metrics = merge(there, *parts) | {"evaluation": about}
     write_json(folder / "metrics.json", metrics)
     for name, figure in figures.items():
         plots.save(figure, folder / f"{name}.png")
@@ -119,6 +121,7 @@ def main(config: Config) -> dict:
     check(config)
     folder = Path(config.run).resolve()
     load_run(folder)  # refuses what is no complete run before any work
+    hold(folder)
     read_metrics(folder)
     dataset = run_data(folder, config.data)
     classifier = (

@@ -19,10 +19,11 @@ import keras
 import tyro
 
 from common.files import RunError
-from common.run import Factor, check, config_of, explained, git_commit, main_of, saved_run, versions
+from common.run import Factor, check, config_of, explained, git_commit, main_of, prolongs_evenly, saved_run, versions
 from common.training import StopOnInterrupt
-from experiments.evaluate import run_data
+from experiments import evaluate
 
+LEFT_OUT = ("evaluation",)  # who measured, when
 COSTS = ("seconds", "seconds_sd", "train_seconds", "samples_per_second", "peak_memory_mib")  # never twice the same
 
 
@@ -39,7 +40,7 @@ class Config:
 def flat_metrics(metrics, name: str = "") -> dict:
     """Every number, word and null of nested metrics by its path, but for what a run costs."""
     if isinstance(metrics, dict):
-        entries = ((key, value) for key, value in metrics.items() if key not in COSTS)
+        entries = ((key, value) for key, value in metrics.items() if key not in COSTS + LEFT_OUT)
     elif isinstance(metrics, list):
         entries = ((str(index), value) for index, value in enumerate(metrics))
     else:
@@ -62,27 +63,34 @@ def recorded_metrics(folder: Path, saved: dict) -> dict:
         metrics = json.loads((folder / "metrics.json").read_text())
     if metrics.get("stopped_by") == StopOnInterrupt.message:
         raise RunError(f"{folder} was interrupted, at no moment that could be met again; finish it with --resume first")
-    if any(part["updates_before"] < saved["updates"] for part in saved.get("resumed", [])):
-        raise RunError(f"{folder} was prolonged: its rates are those of no single training")
+    prolonged = any(part["updates_before"] < saved["updates"] for part in saved.get("resumed", []))
+    if prolonged and not prolongs_evenly(saved["parameters"]):
+        raise RunError(f"{folder} was prolonged: its rates or weights are those of no single training")
     if saved["backend"] != keras.backend.backend():
         raise RunError(f"{folder} was made on {saved['backend']}; set KERAS_BACKEND={saved['backend']}")
     return metrics
 
 
 def made_again(config: Config, folder: Path) -> tuple[dict, dict]:
-    """Metrics of the run as recorded, and as they come out now; those that another command added are left out."""
+    """Metrics of the run as recorded, and as they come out now, evaluated again if it was by `experiments.evaluate`."""
     with explained(folder):
         saved, module = saved_run(folder)
     recorded = recorded_metrics(folder, saved)
     asked = config_of(folder)
     if saved["data"]:
-        run_data(folder, config.data)  # refuses other data before any work
+        evaluate.run_data(folder, config.data)  # refuses other data before any work
         asked = dataclasses.replace(asked, data=config.data or asked.data)
     now = versions() | {"commit": git_commit()}
     for name, then in (saved["versions"] | {"commit": saved["git_commit"]}).items():
         if then != now.get(name):
             print(f"{name}: then {then}, now {now.get(name)}", flush=True)
-    again = module.main(dataclasses.replace(asked, results=config.results, name=time.strftime("%Y-%m-%d_%H-%M-%S")))
+    name = time.strftime("%Y-%m-%d_%H-%M-%S")
+    again = module.main(dataclasses.replace(asked, results=config.results, name=name))
+    if (evaluation := recorded.get("evaluation", {})).get("measured_again"):
+        spent = evaluation.get("likelihood")
+        run = str(Path(config.results) / saved["script"] / name)
+        settings = {key: tuple(value) if isinstance(value, list) else value for key, value in (spent or {}).items()}
+        again = evaluate.main(evaluate.Config(run, likelihood=bool(spent), data=asked.data, **settings))
     again = flat_metrics(json.loads(json.dumps(again)))
     return {key: value for key, value in flat_metrics(recorded).items() if key in again}, again
 

@@ -520,6 +520,8 @@ def test_a_complete_run_is_not_made_again_and_an_incomplete_one_is(tmp_path, dat
     (folder / "metrics.json").unlink()  # as if it had been killed before
     assert complete_run(vae_baseline, wanted(tmp_path, data)) == (folder, True)
     assert trained == ["r", "r"] and "r is not complete" in capsys.readouterr().out
+    with pytest.raises(RunError, match="was trained for 0 epochs"):
+        complete_run(vae_baseline, wanted(tmp_path, data, epochs=2))
     (folder / "config.json").unlink()  # as if that had been as far as it came
     assert complete_run(vae_baseline, wanted(tmp_path, data)) == (folder, True)
 
