@@ -232,7 +232,7 @@ def test_compare_tabulates_models_and_goes_on_where_it_stopped(quick, digits, tm
     trained = evaluated | {"evaluation": {}, "code_mlp_accuracy": -1.0}
     write_json(stopped, trained)
     compare.main(config)
-    assert json.loads(stopped.read_text()) == evaluated  # its script's numbers, and the evaluation's from the same draws
+    assert json.loads(stopped.read_text()) == evaluated  # from the same draws
     first = json.loads((folder / "metrics.json").read_text())
 
     monkeypatch.setattr(compare, "evaluate", None)  # nothing is left to do
