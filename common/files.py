@@ -27,9 +27,7 @@ def hold(folder: Path):
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise RunError(
-                f"{folder} is in use by another process; wait for its end, or choose another --name"
-            ) from None
+            raise RunError(f"{folder} is in use by another process; wait for its end") from None
     for left in path.parent.rglob(f"{PARTIAL}*"):
         if left.parent == path.parent or not (left.parent / ".lock").exists():  # which another process may hold
             left.unlink(missing_ok=True)

@@ -33,6 +33,7 @@ from common.priors import PRIORS
 from common.report import report
 from common.training import StopOnInterrupt, planned_epochs, planned_updates, train
 
+PLACES = ("versions", "device", "machine", "git_commit")  # of config.json: where a run was made, and by what
 FEWEST_TEST_IMAGES = 20  # the figures show as many
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -217,26 +218,14 @@ def train_and_report(config, build, script: str) -> dict:
     about = description(config, script, dataset, updates)
     if config.resume:
         folder = Path(config.resume)
-        with explained(folder):
-            there = json.loads((folder / "config.json").read_text())
-            require_same(folder, there, about, prolong=True)
-        hold(folder)
-        if metrics := finished(folder, updates):
-            left = f"it stopped since {metrics['stopped_by']}, and would again"
-            left = left if metrics["stopped_by"] else "nothing is left to do; --epochs can prolong it"
-            print(f"{folder} is finished, {metrics['updates']:,} updates: {left}")
+        if metrics := taken_up(folder, about):
             return metrics
-        if not checkpoint.found(folder):
-            print(f"{folder} has no checkpoint: it is trained from the start", flush=True)
-        elif there["updates"] < updates and not prolongs_evenly(there["parameters"]):
-            print("only from here on do rates and weights change as in the longer training: it is not the same")
-        about = gone_on(folder, there, about)
     else:
         folder = create_folder(config.results, script, config.name)
         hold(folder)
         if (folder / "config.json").exists():  # another process was quicker
             raise RunError(f"{folder} exists and is left as it is; choose another --name")
-    write_json(folder / "config.json", about)
+        write_json(folder / "config.json", about)
 
     model = build(config, dataset.image_shape)
     announce(model, config, dataset)
@@ -248,6 +237,28 @@ def train_and_report(config, build, script: str) -> dict:
     checkpoint.discard(folder, keep=1)
     print(folder)
     return metrics
+
+
+def taken_up(folder: Path, about: dict) -> dict | None:
+    """Get the run in `folder` ready to go on as `about`, a `description`, asks; its metrics if nothing is left to do.
+
+    Raises RunError if the run was made otherwise, or is in use.
+    """
+    with explained(folder):
+        there = json.loads((folder / "config.json").read_text())
+        require_same(folder, there, about, prolong=True)
+    hold(folder)
+    if metrics := finished(folder, about["updates"]):
+        left = f"it stopped since {metrics['stopped_by']}, and would again"
+        left = left if metrics["stopped_by"] else "nothing is left to do; --epochs can prolong it"
+        print(f"{folder} is finished, {metrics['updates']:,} updates: {left}")
+        return metrics
+    if not checkpoint.found(folder):
+        print(f"{folder} has no checkpoint: it is trained from the start", flush=True)
+    elif there["updates"] < about["updates"] and not prolongs_evenly(there["parameters"]):
+        print("only from here on do rates and weights change as in the longer training: it is not the same")
+    write_json(folder / "config.json", gone_on(folder, there, about))
+    return None
 
 
 def finished(folder: Path, updates: int) -> dict | None:
@@ -265,18 +276,22 @@ def prolongs_evenly(parameters: dict) -> bool:
     return parameters.get("final_rate_factor", 1.0) == 1.0 and not parameters.get("warm_up", 0.0)
 
 
+def moved(there: dict, about: dict) -> list[str]:
+    """Which of the PLACES of config.json, `there`, are not as they were when the run last began."""
+    last = [there, *there.get("resumed", [])][-1]
+    return [key for key in PLACES if last[key] != about[key]]
+
+
 def gone_on(folder: Path, there: dict, about: dict) -> dict:
     """config.json of a run, `there`, as it goes on: with the parameters of `about` and, under "resumed", where.
 
     Says what is not as it was.
     """
-    places = ("versions", "device", "machine", "git_commit")
     with explained(folder):
         before = there.get("resumed", [])
-        last = before[-1] if before else there
-        if changed := [key for key in places if last[key] != about[key]]:
+        if changed := moved(there, about):
             print(f"{', '.join(changed)} changed since {folder} began: its end may differ in the last bits", flush=True)
-        now = {key: about[key] for key in places} | {"updates_before": there["updates"]}
+        now = {key: about[key] for key in PLACES} | {"updates_before": there["updates"]}
         return there | {"parameters": about["parameters"], "updates": about["updates"], "resumed": [*before, now]}
 
 
@@ -385,9 +400,9 @@ def claim_folder(folder: Path, script: str, config, dataset: Dataset | None, upd
             with explained(folder):
                 there = json.loads((folder / "config.json").read_text())
                 require_same(folder, there, about)
+                anew = moved(there, about)
             hold(folder)
-            last = [there, *there.get("resumed", [])][-1]
-            if any(last.get(key) != about[key] for key in ("versions", "machine", "git_commit")):
+            if anew:
                 parameters = {"parameters": there["parameters"]}  # names and paths stay those of the beginning
                 write_json(folder / "config.json", gone_on(folder, there, about) | parameters)
             return

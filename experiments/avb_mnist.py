@@ -204,9 +204,12 @@ def candidate(
     )
     log_likelihood = chains.forward(SEARCH_TEMPERATURES).lower()
     keras.utils.clear_session()
+    stated_elbo = None  # of a training that was stopped the last pass is not that of the weights it ends with
+    if not outcome.stopped_by:
+        stated_elbo = -outcome.history["val_reconstruction"][-1] - outcome.history["val_kl"][-1]
     return {
         "validation_log_likelihood_nats": float(log_likelihood.mean()),
-        "stated_elbo_nats": -outcome.history["val_reconstruction"][-1] - outcome.history["val_kl"][-1],
+        "stated_elbo_nats": stated_elbo,
         "stopped_by": outcome.stopped_by,
     }
 

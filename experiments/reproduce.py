@@ -23,8 +23,8 @@ from common.run import Factor, check, config_of, explained, git_commit, main_of,
 from common.training import StopOnInterrupt
 from experiments import evaluate
 
-LEFT_OUT = ("evaluation",)  # who measured, when
-COSTS = ("seconds", "seconds_sd", "train_seconds", "samples_per_second", "peak_memory_mib")  # never twice the same
+COSTS = ("seconds", "seconds_sd", "train_seconds", "samples_per_second", "peak_memory_mib")
+NEVER_THE_SAME = (*COSTS, "evaluation")  # which says at which commit a run was evaluated
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Config:
 
 
 def flat_metrics(metrics, name: str = "") -> dict:
-    """Every number, word and null of nested metrics by its path, but for what a run costs."""
+    """Every number, word and null of nested metrics by its path, but for NEVER_THE_SAME."""
     if isinstance(metrics, dict):
-        entries = ((key, value) for key, value in metrics.items() if key not in COSTS + LEFT_OUT)
+        entries = ((key, value) for key, value in metrics.items() if key not in NEVER_THE_SAME)
     elif isinstance(metrics, list):
         entries = ((str(index), value) for index, value in enumerate(metrics))
     else:

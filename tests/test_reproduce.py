@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 import vae_baseline
 from common.files import RunError, write_json
-from experiments import reproduce
+from experiments import evaluate, reproduce
 
 RUN = Path("results/vae_baseline/r")
 
@@ -65,6 +66,19 @@ def test_a_metric_that_is_not_had_again_ends_in_exit_code_1(capsys):
     assert stop.value.code == 1
     assert "1 metrics differ by more than 0, kl_nats by 0.000999" in capsys.readouterr().out
     reproduce.reproduce(reproduce.Config(folder, tolerance=0.002))
+
+
+def test_a_run_that_was_evaluated_is_evaluated_again(capsys, monkeypatch):
+    """`experiments.evaluate` draws codes and samples of its own: the script's numbers alone would not be had again."""
+    folder = changed("evaluated")
+    for path in RUN.glob("*.keras"):
+        shutil.copy(path, folder)
+    evaluate.main(evaluate.Config(folder))
+    kept = json.loads((Path(folder) / "metrics.json").read_text())
+    assert kept["negative_elbo_nats"] != read("metrics")["negative_elbo_nats"]
+    reproduce.reproduce(reproduce.Config(folder, results="evaluated-again"))
+    printed = capsys.readouterr().out
+    assert f"sample_nearest_distance: {kept['sample_nearest_distance']}, again" in printed
 
 
 @pytest.mark.parametrize(
