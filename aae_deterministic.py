@@ -15,33 +15,22 @@ where the paper takes a reconstruction, a discriminator and a generator step in 
 
 from dataclasses import dataclass
 
+from common import networks
+from common.adversarial import discriminator_loss, frozen, generator_loss
+from common.command import run_main
+from common.config import Count, Factor, Fraction, Positive, PositiveCount, Prior, RunConfig, Scale, Targets
+from common.model import LatentModel, binary_cross_entropy
+from common.priors import PRIORS
+from common.run import train_and_report
+
 import numpy as np
 from keras import ops
 
-from common import networks
-from common.adversarial import discriminator_loss, frozen, generator_loss
-from common.model import LatentModel, binary_cross_entropy
-from common.priors import PRIORS
-from common.run import (
-    Count,
-    Decay,
-    Factor,
-    Positive,
-    PositiveCount,
-    Prior,
-    Scale,
-    Seed,
-    Targets,
-    main_of,
-    train_and_report,
-)
-
 
 @dataclass(frozen=True)
-class Config:
+class Config(RunConfig):
     """The paper's values where it gives them; the others were chosen on validation images."""
 
-    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz or .npy file
     binarisation: Targets = "none"  # none (the paper), dynamic (pixels drawn anew each epoch), threshold (at 0.5)
     latent_dim: PositiveCount = 2  # dimensions of z (2 in the paper's Fig. 2, 8 in its section 3)
     hidden_units: tuple[PositiveCount, ...] = (1000, 1000)  # ReLU units a layer, all networks (appendix A.1)
@@ -53,15 +42,10 @@ class Config:
     batch_size: PositiveCount = 100  # images an update (appendix A.1)
     learning_rate: Positive = 1e-3  # of Adam, at the start
     final_rate_factor: Factor = 0.05  # times learning_rate: where a cosine takes it by the last update
-    beta_1: Decay = 0.5  # Adam's decay of the mean gradient
+    beta_1: Fraction = 0.5  # Adam's decay of the mean gradient
     encoder_rate_factor: Factor = 1.0  # times learning_rate
     decoder_rate_factor: Factor = 1.0  # times learning_rate
     discriminator_rate_factor: Factor = 3.0  # times learning_rate
-    seed: Seed = 0  # of weights, noise, order and binarisation
-    results: str = "results"  # the folder of all runs
-    name: str = ""  # this run's folder below results/aae_deterministic/; date and time if empty
-    resume: str = ""  # the folder of a run that was stopped: go on with it, and with its parameters
-    tensorboard: bool = False  # write event files for TensorBoard into the run's folder
 
 
 class DeterministicAAE(LatentModel):
@@ -109,4 +93,4 @@ def main(config: Config = Config()) -> dict:
 
 
 if __name__ == "__main__":
-    main_of(main, Config)
+    run_main(main, Config)

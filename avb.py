@@ -18,35 +18,33 @@ import math
 from dataclasses import dataclass
 from typing import Annotated
 
-import numpy as np
-from keras import ops
-
 from common import networks
 from common.adversarial import discriminator_loss, frozen
-from common.model import LatentModel, binary_cross_entropy
-from common.priors import GaussianPrior
-from common.run import (
+from common.command import run_main
+from common.config import (
+    AtLeast,
     Count,
-    Decay,
     Factor,
+    Fraction,
     Networks,
     Positive,
     PositiveCount,
-    Range,
+    RunConfig,
     Scale,
-    Seed,
-    Share,
     Targets,
-    main_of,
-    train_and_report,
 )
+from common.model import LatentModel, binary_cross_entropy
+from common.priors import GaussianPrior
+from common.run import train_and_report
+
+import numpy as np
+from keras import ops
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RunConfig):
     """The official code's values for the encoder's noise; the rest was chosen on validation images."""
 
-    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz or .npy file
     binarisation: Targets = "dynamic"  # none, dynamic (pixels drawn anew each epoch: the paper), threshold (at 0.5)
     latent_dim: PositiveCount = 2  # dimensions of z (MNIST in the paper: 8 and 32)
     adaptive_contrast: bool = True  # compare q(z|x) with a Gaussian of its own moments instead of the prior
@@ -57,22 +55,17 @@ class Config:
     noise_dim: PositiveCount = 32  # normal numbers that each v_i is a function of (official code: 32 for 8-D)
     noise_units: tuple[PositiveCount, ...] = (64, 64)  # ELU units a layer in each v_i (official code: 128, 128, 128)
     prior_scale: Scale = 1.0  # standard deviation of the Gaussian prior
-    warm_up: Share = 0.0  # share of the epochs in which the KL's weight rises from 0 to 1
+    warm_up: Fraction = 0.0  # share of the epochs in which the KL's weight rises from 0 to 1
     epochs: Count | None = None  # passes over the training images; None: as `updates` take, at most 40
     updates: PositiveCount = 8250  # steps of the optimiser if epochs is None: 15 passes over MNIST
-    batch_size: Annotated[int, Range(1)] = 100  # images an update; the moments of q(z|x) are taken over its noise
+    batch_size: Annotated[int, AtLeast(2)] = 100  # images an update; the moments of q(z|x) are taken over its noise
     learning_rate: Positive = 1e-3  # of Adam, at the start
     final_rate_factor: Factor = 0.05  # times learning_rate: where a cosine takes it by the last update
-    beta_1: Decay = 0.5  # Adam's decay of the mean gradient (official code)
+    beta_1: Fraction = 0.5  # Adam's decay of the mean gradient (official code)
     encoder_rate_factor: Factor = 1.0  # times learning_rate
     decoder_rate_factor: Factor = 1.0  # times learning_rate
     discriminator_rate_factor: Factor = 2.0  # times learning_rate (official code: 2)
     discriminator_steps: PositiveCount = 1  # updates of T for each of encoder and decoder (official code: 1)
-    seed: Seed = 0  # of weights, noise, order and binarisation
-    results: str = "results"  # the folder of all runs
-    name: str = ""  # this run's folder below results/avb/; date and time if empty
-    resume: str = ""  # the folder of a run that was stopped: go on with it, and with its parameters
-    tensorboard: bool = False  # write event files for TensorBoard into the run's folder
 
 
 class AVB(LatentModel):
@@ -170,4 +163,4 @@ def main(config: Config = Config()) -> dict:
 
 
 if __name__ == "__main__":
-    main_of(main, Config)
+    run_main(main, Config)

@@ -14,53 +14,36 @@ Run: python vae_baseline.py (--help lists every flag). What to expect: README.md
 
 from dataclasses import dataclass
 
+from common import networks
+from common.command import run_main
+from common.config import Count, Factor, Fraction, Networks, Positive, PositiveCount, RunConfig, Scale, Targets
+from common.model import LatentModel, binary_cross_entropy, gaussian_kl
+from common.priors import GaussianPrior
+from common.run import train_and_report
+
 import numpy as np
 from keras import ops
 
-from common import networks
-from common.model import LatentModel, binary_cross_entropy, gaussian_kl
-from common.priors import GaussianPrior
-from common.run import (
-    Count,
-    Decay,
-    Factor,
-    Networks,
-    Positive,
-    PositiveCount,
-    Scale,
-    Seed,
-    Share,
-    Targets,
-    main_of,
-    train_and_report,
-)
-
 
 @dataclass(frozen=True)
-class Config:
+class Config(RunConfig):
     """The networks and data of the AAE scripts; the rest was chosen on validation images."""
 
-    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz or .npy file
     binarisation: Targets = "none"  # none, dynamic (pixels drawn anew each epoch), threshold (at 0.5)
     latent_dim: PositiveCount = 2  # dimensions of z
     hidden_units: tuple[PositiveCount, ...] = (1000, 1000)  # ReLU units a layer, both networks
     networks: Networks = "dense"  # dense, or conv: three convolutions and one of those layers
     prior_scale: Scale = 1.0  # standard deviation of the Gaussian prior
     beta: Factor = 1.0  # on the KL, both terms being sums; 1 is the evidence lower bound
-    warm_up: Share = 0.0  # share of the epochs in which the KL's weight rises from 0 to beta
+    warm_up: Fraction = 0.0  # share of the epochs in which the KL's weight rises from 0 to beta
     epochs: Count | None = None  # passes over the training images; None: as `updates` take, at most 40
     updates: PositiveCount = 8250  # steps of the optimiser if epochs is None: 15 passes over MNIST
     batch_size: PositiveCount = 100  # images an update
     learning_rate: Positive = 1e-3  # of Adam, at the start
     final_rate_factor: Factor = 0.05  # times learning_rate: where a cosine takes it by the last update
-    beta_1: Decay = 0.9  # Adam's decay of the mean gradient
+    beta_1: Fraction = 0.9  # Adam's decay of the mean gradient
     encoder_rate_factor: Factor = 1.0  # times learning_rate
     decoder_rate_factor: Factor = 1.0  # times learning_rate
-    seed: Seed = 0  # of weights, noise, order and binarisation
-    results: str = "results"  # the folder of all runs
-    name: str = ""  # this run's folder below results/vae_baseline/; date and time if empty
-    resume: str = ""  # the folder of a run that was stopped: go on with it, and with its parameters
-    tensorboard: bool = False  # write event files for TensorBoard into the run's folder
 
 
 class VAE(LatentModel):
@@ -107,4 +90,4 @@ def main(config: Config = Config()) -> dict:
 
 
 if __name__ == "__main__":
-    main_of(main, Config)
+    run_main(main, Config)

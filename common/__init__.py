@@ -1,1 +1,6 @@
-"""What the five scripts share: data, networks, priors, the base model, training, evaluation, figures, runs."""
+"""What the scripts, and the tools on a run, use."""
+
+import os
+
+# Before Keras loads its backend, whose log would stand before our first line; TensorFlow reads it at its import.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

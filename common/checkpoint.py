@@ -12,10 +12,10 @@ import math
 import time
 from pathlib import Path
 
+from common.files import RunError, whole
+
 import keras
 import numpy as np
-
-from common.files import RunError, whole
 
 PREFIX = "checkpoint-"
 KEPT = 2  # the latest, and the one before it in case the latest is damaged

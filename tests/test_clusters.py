@@ -2,15 +2,16 @@
 
 import itertools
 
+from common.arrays import DataError
+from experiments.aae import clusters
+from experiments.aae.categorical import balanced_draw
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import softmax
 from sklearn.metrics import adjusted_rand_score
-
-from common.data import DataError, balanced_draw
-from common.evaluation import clusters
 
 ASSIGNED = np.array([0, 0, 0, 1, 1, 2, 2, 2, 2])
 LABELS = np.array([5, 5, 1, 1, 1, 5, 1, 1, 0])

@@ -3,6 +3,16 @@
 import dataclasses
 import json
 
+import aae_gaussian
+import avb
+import vae_baseline
+from common.data import Dataset, binarise
+from common.evaluation import latent, reconstruction
+from common.files import RunError
+from common.measure_likelihood import LikelihoodSettings, importance_weighted, likelihood_images
+from common.model import LatentModel, bernoulli_log_likelihood, to_numpy
+from experiments.pitfalls import loss_scaling, posterior_collapse
+
 import keras
 import numpy as np
 import pytest
@@ -10,16 +20,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 from scipy.stats import chisquare, norm
-
-import aae_gaussian
-import avb
-import vae_baseline
-from common.data import Dataset, binarise
-from common.evaluation import code, reconstruction
-from common.measure import LikelihoodSettings, importance_weighted, likelihood_images
-from common.model import LatentModel, bernoulli_log_likelihood, to_numpy
-from common.run import RunError
-from experiments import loss_scaling, posterior_collapse
 
 SHAPE = (4, 3)
 
@@ -114,9 +114,9 @@ def test_a_decoder_that_ignores_a_dimension_does_not_notice_its_resampling(x):
 def test_active_dimensions_are_those_that_draws_show():
     random = np.random.default_rng(0)
     means = random.normal(size=(2000, 4)) * np.array([1.0, 0.2, 0.05, 0.0])  # variances 1, 0.04, 0.0025, 0
-    np.testing.assert_array_equal(code.active_dimensions(means), [True, True, False, False])
+    np.testing.assert_array_equal(latent.active_dimensions(means), [True, True, False, False])
     draws = means + 0.5 * random.normal(size=(8, 2000, 4))
-    assert code.active_units(draws) == 2
+    assert latent.active_units(draws) == 2
 
 
 # A decoder that can do without a code
@@ -233,7 +233,7 @@ def test_free_bits_cost_nothing(x):
     kl = float(to_numpy(ops.mean(model.divergences(x, outputs)["kl_nats"])))
     assert numbers(model.objective(x, outputs))["kl"] == pytest.approx(kl, rel=1e-5)
     assert numbers(generous.objective(x, outputs))["kl"] == pytest.approx(100.0)
-    each = code.kl_per_dimension(*(to_numpy(outputs[key]) for key in ("mean", "log_var")))
+    each = latent.kl_per_dimension(*(to_numpy(outputs[key]) for key in ("mean", "log_var")))
     between = autoregressive_vae(free_bits=float(each.mean()))
     expected = np.maximum(each, each.mean()).sum()
     assert numbers(between.objective(x, outputs))["kl"] == pytest.approx(expected, rel=1e-4)

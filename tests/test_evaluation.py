@@ -2,16 +2,7 @@
 
 import itertools
 
-import numpy as np
-import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.integrate import quad
-from scipy.spatial.distance import pdist
-from scipy.stats import bernoulli, entropy, multivariate_normal, norm, sem
-
-from common.evaluation import mean_of, share_of
-from common.evaluation.code import (
+from common.evaluation.latent import (
     ROWS,
     active_units,
     c2st_accuracy,
@@ -29,6 +20,15 @@ from common.evaluation.code import (
     participation_ratio,
 )
 from common.evaluation.reconstruction import cross_entropy_floor, mean_image_cross_entropy
+from common.numbers import mean_of, share_of
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.integrate import quad
+from scipy.spatial.distance import pdist
+from scipy.stats import bernoulli, entropy, multivariate_normal, norm, sem
 
 seeds = st.integers(0, 2**32 - 1)
 property_test = settings(deadline=None, max_examples=30, derandomize=True)

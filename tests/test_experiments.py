@@ -3,19 +3,23 @@
 import dataclasses
 import json
 
-import keras
-import numpy as np
-import pytest
-
 import aae_deterministic
 import avb
 import vae_baseline
 from common import measure, report
 from common.evaluation import likelihood
-from common.files import write_json
+from common.files import RunError, write_json
 from common.model import LatentModel
-from common.run import RunError, complete_run, load_run
-from experiments import avb_mnist, compare, evaluate, likelihoods, update_order
+from common.run import load_run
+from experiments.aae import update_order
+from experiments.avb import mnist
+from experiments.comparison import compare, likelihoods
+from experiments.study import complete_run
+from tools import evaluate
+
+import keras
+import numpy as np
+import pytest
 
 BACKEND = keras.backend.backend()
 on_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="the in-turn loop needs a gradient tape")
@@ -275,7 +279,7 @@ def test_likelihoods_measures_decoders_and_windows(quick, digits, tmp_path, monk
 
 def test_avb_mnist_sets_what_is_stated_beside_log_p(quick, digits, tmp_path):
     np.savez(tmp_path / "twice.npz", x=np.tile(np.load(digits)["x"], (2, 1, 1)))  # the VAE's batches are of 200
-    config = avb_mnist.Config(
+    config = mnist.Config(
         data=str(tmp_path / "twice.npz"),
         latent_dims=(2,),
         hidden_units=(8,),
@@ -286,10 +290,10 @@ def test_avb_mnist_sets_what_is_stated_beside_log_p(quick, digits, tmp_path):
         **FEW | {"temperatures": (3,)},
     )
     with pytest.raises(RunError, match="200 or more"):
-        avb_mnist.main(dataclasses.replace(config, data=digits))
-    metrics = avb_mnist.main(config)
+        mnist.main(dataclasses.replace(config, data=digits))
+    metrics = mnist.main(config)
     folder = tmp_path / "avb_mnist" / "conv"
-    assert list(metrics) == [f"{model}, 2-D" for model in avb_mnist.MODELS]
+    assert list(metrics) == [f"{model}, 2-D" for model in mnist.MODELS]
     for model, found in metrics.items():
         difference = found["stated_elbo_nats"] - found["annealed_log_likelihood_nats"]
         assert found["violation_nats"] == pytest.approx(difference)
@@ -319,13 +323,13 @@ def test_avb_mnist_takes_the_settings_of_its_code_size(latent_dim, noise, rate_f
         asked.append(config)
         raise InterruptedError
 
-    monkeypatch.setattr(avb_mnist, "complete_run", complete_run)
+    monkeypatch.setattr(mnist, "complete_run", complete_run)
     with pytest.raises(InterruptedError):
-        avb_mnist.measured(avb_mnist.Config(), None, "AVB, adaptive contrast", latent_dim, 0, tmp_path)
+        mnist.measured(mnist.Config(), None, "AVB, adaptive contrast", latent_dim, 0, tmp_path)
     (config,) = asked
     assert (config.noise_basis, config.noise_dim) == noise
     assert (config.encoder_rate_factor, config.decoder_rate_factor) == rate_factors
-    assert config.updates == config.discriminator_steps * avb_mnist.Config().updates
+    assert config.updates == config.discriminator_steps * mnist.Config().updates
 
 
 def test_the_search_ranks_candidates_by_validation_images_alone(quick, digits, tmp_path, monkeypatch):
@@ -333,19 +337,19 @@ def test_the_search_ranks_candidates_by_validation_images_alone(quick, digits, t
         "VAE": {"still": {"learning_rate": 1e-12}, "warm-up": {"warm_up": 0.5, "learning_rate": 0.03}},
         "AVB": {"two updates of T": {"discriminator_steps": 2}},
     }
-    monkeypatch.setattr(avb_mnist, "CANDIDATES", few)
-    monkeypatch.setattr(avb_mnist, "MODELS", {model: avb_mnist.MODELS[model] for model in few})
-    monkeypatch.setattr(avb_mnist, "SEARCH_IMAGES", 10)
-    monkeypatch.setattr(avb_mnist, "SEARCH_TEMPERATURES", 3)
-    monkeypatch.setattr(avb_mnist, "SEARCH_SEEDS", (100, 101))
-    monkeypatch.setattr(avb_mnist, "FINALISTS", 1)
+    monkeypatch.setattr(mnist, "CANDIDATES", few)
+    monkeypatch.setattr(mnist, "MODELS", {model: mnist.MODELS[model] for model in few})
+    monkeypatch.setattr(mnist, "SEARCH_IMAGES", 10)
+    monkeypatch.setattr(mnist, "SEARCH_TEMPERATURES", 3)
+    monkeypatch.setattr(mnist, "SEARCH_SEEDS", (100, 101))
+    monkeypatch.setattr(mnist, "FINALISTS", 1)
     x, blank = np.load(digits)["x"], np.zeros((20, 8, 6), np.uint8)
     paths = [str(tmp_path / name) for name in ("seen.npz", "blank.npz")]
     for path, x_test in zip(paths, (x[180:], blank), strict=True):
         np.savez(path, x_train=x[:180], y_train=np.arange(180) % 3, x_test=x_test, y_test=np.arange(20) % 3)
-    config = avb_mnist.Config(search=True, latent_dims=(2,), hidden_units=(8,), search_updates=2, results=str(tmp_path))
+    config = mnist.Config(search=True, latent_dims=(2,), hidden_units=(8,), search_updates=2, results=str(tmp_path))
     found = [
-        avb_mnist.main(dataclasses.replace(config, data=path, name=name))
+        mnist.main(dataclasses.replace(config, data=path, name=name))
         for path, name in zip(paths, ("seen", "blank"), strict=True)
     ]
     # The candidate that learns is the one that is trained with the second seed too, and stands first.

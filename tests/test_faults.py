@@ -15,13 +15,13 @@ import sys
 import time
 from pathlib import Path
 
-import keras
-import numpy as np
-import pytest
-
 import vae_baseline
 from common import checkpoint, files, run
 from common.files import append_line, hold, whole
+
+import keras
+import numpy as np
+import pytest
 
 ROOT = Path(vae_baseline.__file__).parent
 VARYING = ("train_seconds", "samples_per_second", "peak_memory_mib")
@@ -44,9 +44,9 @@ def die_between(partial, path):
 
 os.replace = die_between
 import vae_baseline
-from common.run import main_of
+from common.run import run_main
 sys.argv[0] = vae_baseline.__file__
-main_of(vae_baseline.main, vae_baseline.Config)
+run_main(vae_baseline.main, vae_baseline.Config)
 """
 TABLE: list[tuple[str, int, int]] = []  # fault, times tried, times that anything was lost
 
@@ -168,14 +168,14 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_path, 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, data):
-    """What is left of the run of `config_of` if nothing happens, and how often it writes a file."""
+    """What is left of the run of `load_config` if nothing happens, and how often it writes a file."""
     written, fsync = [], os.fsync
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vae_baseline.VAE, "faster_with_xla", False)
         patch.setattr(checkpoint, "LEAST_WORK", 0)
         patch.setattr(files.os, "fsync", lambda file: (written.append(file.name), fsync(file)))
         folder = tmp_path_factory.mktemp("undisturbed")
-        vae_baseline.main(config_of(data, folder))
+        vae_baseline.main(load_config(data, folder))
     return left_by(folder / "vae_baseline" / "r"), [Path(name).name.removeprefix(files.PARTIAL) for name in written]
 
 
@@ -186,7 +186,7 @@ def small(monkeypatch):
     monkeypatch.setattr(checkpoint, "LEAST_WORK", 0)
 
 
-def config_of(data, results, **changes) -> vae_baseline.Config:
+def load_config(data, results, **changes) -> vae_baseline.Config:
     small = {"hidden_units": (32,), "batch_size": 20, "epochs": 3, "binarisation": "dynamic"}
     return vae_baseline.Config(data=data, results=str(results), name="r", **small | changes)
 
@@ -197,7 +197,7 @@ def goes_on(config) -> dict:
     if not (folder / "config.json").is_file():
         vae_baseline.main(config)
     else:
-        vae_baseline.main(config_of(config.data, config.results, resume=str(folder)))
+        vae_baseline.main(load_config(config.data, config.results, resume=str(folder)))
     return left_by(folder)
 
 
@@ -205,10 +205,10 @@ def one_line(config, capsys, monkeypatch) -> str:
     """What the script writes to standard error, which must be a line, when it is called for `config` and fails."""
     with monkeypatch.context() as patch:
         patch.setattr(run, "parse", lambda *arguments, **more: config)
-        patch.setattr(run, "config_of", lambda *arguments: config)
+        patch.setattr(run, "load_config", lambda *arguments: config)
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
-            run.main_of(vae_baseline.main, vae_baseline.Config)
+            run.run_main(vae_baseline.main, vae_baseline.Config)
     assert stop.value.code == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     return line
@@ -229,7 +229,7 @@ def test_a_disk_that_is_full_at_any_file_loses_nothing(tmp_path, data, small, un
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             fsync(file)
 
-        config = config_of(data, tmp_path / f"at-{victim}")
+        config = load_config(data, tmp_path / f"at-{victim}")
         with monkeypatch.context() as patch:
             patch.setattr(files.os, "fsync", full)
             line = one_line(config, capsys, monkeypatch)
@@ -271,7 +271,7 @@ def test_a_file_system_that_fills_up_loses_nothing(tmp_path, data, small, undist
         size = 60 + number * needed // sizes
         place = tmp_path / f"disk-{number}"
         with file_system(place, size):
-            config = config_of(data, place)
+            config = load_config(data, place)
             try:
                 vae_baseline.main(config)
             except OSError as error:
@@ -288,7 +288,7 @@ def test_a_file_system_that_fills_up_loses_nothing(tmp_path, data, small, undist
 def test_a_file_system_that_turns_read_only_loses_nothing(tmp_path, data, small, undisturbed, monkeypatch, capsys):
     place = tmp_path / "disk"
     with file_system(place, 64 * 1024):
-        config, save = config_of(data, place), checkpoint.save
+        config, save = load_config(data, place), checkpoint.save
 
         def then_read_only(folder, model, epochs, content):
             save(folder, model, epochs, content)
@@ -300,7 +300,7 @@ def test_a_file_system_that_turns_read_only_loses_nothing(tmp_path, data, small,
             patch.setattr(checkpoint, "save", then_read_only)
             line = one_line(config, capsys, monkeypatch)
         assert "Read-only file system" in line and "--resume" in line
-        assert "cannot write" in one_line(config_of(data, place / "more"), capsys, monkeypatch)
+        assert "cannot write" in one_line(load_config(data, place / "more"), capsys, monkeypatch)
         subprocess.run(["mount", "-o", "remount,rw", str(place)], check=True)
         lost = goes_on(config) != undisturbed[0]
         release(place)
@@ -309,7 +309,7 @@ def test_a_file_system_that_turns_read_only_loses_nothing(tmp_path, data, small,
 
 
 def test_a_folder_that_vanishes_is_one_line(tmp_path, data, small, monkeypatch, capsys):
-    config, save = config_of(data, tmp_path / "results"), checkpoint.save
+    config, save = load_config(data, tmp_path / "results"), checkpoint.save
 
     def then_gone(folder, model, epochs, content):
         save(folder, model, epochs, content)
@@ -325,7 +325,7 @@ def test_a_folder_that_vanishes_is_one_line(tmp_path, data, small, monkeypatch, 
 def test_a_clock_that_steps_back_changes_nothing(tmp_path, data, small, undisturbed, monkeypatch):
     now = iter(range(2_000_000_000, 0, -3600))
     monkeypatch.setattr(time, "time", lambda: float(next(now)))
-    vae_baseline.main(config_of(data, tmp_path))
+    vae_baseline.main(load_config(data, tmp_path))
     lost = left_by(tmp_path / "vae_baseline" / "r") != undisturbed[0]
     TABLE.append(("a clock that steps back an hour whenever it is read", 1, int(lost)))
     assert not lost

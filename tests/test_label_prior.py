@@ -3,26 +3,27 @@
 import dataclasses
 import json
 
+import aae_deterministic
+from common.data import Dataset
+from common.files import RunError
+from common.model import LatentModel, to_numpy
+from common.priors import PRIORS
+from experiments.aae import label_prior
+from experiments.aae.label_prior import UNLABELLED
+from experiments.aae_label_prior import MODES
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
 from test_mathematics import gradients
 
-import aae_deterministic
-from common.data import Dataset
-from common.model import LatentModel, to_numpy
-from common.priors import PRIORS
-from common.run import RunError
-from experiments import aae_label_prior
-from experiments.aae_label_prior import MODES, UNLABELLED
-
 SHAPE = (4, 3)
 LABELS = np.array([0, 3, 9, UNLABELLED])
 
 
 def model(prior="mixture", seed=0):
-    return aae_label_prior.build(aae_deterministic.Config(hidden_units=(8,), prior=prior, seed=seed), SHAPE)
+    return label_prior.build(aae_deterministic.Config(hidden_units=(8,), prior=prior, seed=seed), SHAPE)
 
 
 def dataset(count=200, classes=10):
@@ -109,37 +110,37 @@ def test_draws_are_seeded():
 
 
 def test_a_fifth_of_the_images_has_its_own_label_and_the_choice_is_seeded():
-    data, config = dataset(), aae_label_prior.Config(seeds=(0,))
-    images, labels = aae_label_prior.training_images(data, config, 0)
+    data, config = dataset(), label_prior.Config(seeds=(0,))
+    images, labels = label_prior.training_images(data, config, 0)
     assert images.shape == (200, *SHAPE) and np.sum(labels != UNLABELLED) == 40
     own = {image.tobytes(): label for image, label in zip(data.x_train, data.y_train, strict=True)}
     assert len({image.tobytes() for image in images}) == 200
     for image, label in zip(images, labels, strict=True):
         assert label in (UNLABELLED, own[image.tobytes()])
-    same, other = (aae_label_prior.training_images(data, config, seed) for seed in (0, 1))
+    same, other = (label_prior.training_images(data, config, seed) for seed in (0, 1))
     np.testing.assert_array_equal(labels, same[1])
     np.testing.assert_array_equal(images, same[0])
     assert not np.array_equal(images, other[0])
 
 
 def test_no_more_images_are_taken_than_asked_for():
-    config = aae_label_prior.Config(labelled_images=30, unlabelled_images=90)
-    images, labels = aae_label_prior.training_images(dataset(), config, 0)
+    config = label_prior.Config(labelled_images=30, unlabelled_images=90)
+    images, labels = label_prior.training_images(dataset(), config, 0)
     assert len(images) == 120 and np.sum(labels == UNLABELLED) == 90
 
 
 def test_classes_that_are_not_named_have_no_labels():
-    config = aae_label_prior.Config(labelled_images=100, unlabelled_images=100, classes=(2, 7))
-    _, labels = aae_label_prior.training_images(dataset(), config, 0)
+    config = label_prior.Config(labelled_images=100, unlabelled_images=100, classes=(2, 7))
+    _, labels = label_prior.training_images(dataset(), config, 0)
     assert set(labels) == {2, 7, UNLABELLED} and 0 < np.sum(labels != UNLABELLED) < 60
-    shown = aae_label_prior.shown_labels(np.array([2, 3, 7, 9]), config)
+    shown = label_prior.shown_labels(np.array([2, 3, 7, 9]), config)
     np.testing.assert_array_equal(shown, [2, UNLABELLED, 7, UNLABELLED])
 
 
 def test_half_of_every_batch_has_labels_and_the_order_is_seeded():
-    data, config = dataset(1000), aae_label_prior.Config()
-    images, labels = aae_label_prior.training_images(data, config, 0)
-    batches, same, other = (aae_label_prior.MixedBatches(images, labels, 100, "none", seed) for seed in (0, 0, 1))
+    data, config = dataset(1000), label_prior.Config()
+    images, labels = label_prior.training_images(data, config, 0)
+    batches, same, other = (label_prior.MixedBatches(images, labels, 100, "none", seed) for seed in (0, 0, 1))
     assert len(batches) == 10
     for index in range(10):
         (taken,) = batches[index]
@@ -158,7 +159,7 @@ def test_half_of_every_batch_has_labels_and_the_order_is_seeded():
 
 @pytest.mark.parametrize("label", [4, UNLABELLED])
 def test_batches_are_full_where_all_or_none_have_labels(label):
-    batches = aae_label_prior.MixedBatches(dataset().x_train, np.full(200, label), 100, "none", 0)
+    batches = label_prior.MixedBatches(dataset().x_train, np.full(200, label), 100, "none", 0)
     assert sorted(batches.order) == list(range(200))
 
 
@@ -167,17 +168,17 @@ def test_batches_are_full_where_all_or_none_have_labels(label):
 )
 def test_data_whose_classes_have_no_mode_are_refused(change, message):
     with pytest.raises(RunError, match=message):
-        aae_label_prior.require_modes(dataclasses.replace(dataset(), **change), aae_label_prior.Config())
+        label_prior.require_modes(dataclasses.replace(dataset(), **change), label_prior.Config())
 
 
 def test_too_few_images_and_classes_that_are_not_there_are_refused():
-    config = aae_label_prior.Config(labelled_images=10, unlabelled_images=20)
+    config = label_prior.Config(labelled_images=10, unlabelled_images=20)
     with pytest.raises(RunError, match="100 or more"):
-        aae_label_prior.require_modes(dataset(), config)
+        label_prior.require_modes(dataset(), config)
     with pytest.raises(RunError, match="none would have a label"):
-        aae_label_prior.require_modes(dataset(), aae_label_prior.Config(labelled_images=10))
+        label_prior.require_modes(dataset(), label_prior.Config(labelled_images=10))
     with pytest.raises(RunError, match="no test image of --classes 8"):
-        aae_label_prior.require_modes(dataset(classes=3), aae_label_prior.Config(classes=(8,)))
+        label_prior.require_modes(dataset(classes=3), label_prior.Config(classes=(8,)))
 
 
 # Numbers
@@ -188,17 +189,17 @@ def test_codes_in_their_own_mode_are_counted():
     angle = 2 * np.pi * np.arange(10) / 10
     centres = 1.4 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
     labels = np.where(np.arange(10) < 7, np.arange(10), 0)
-    assert aae_label_prior.own_mode_share(prior, centres, labels).value == pytest.approx(0.7)
+    assert label_prior.own_mode_share(prior, centres, labels).value == pytest.approx(0.7)
 
 
 def test_a_class_is_compared_with_its_own_mode(monkeypatch):
     """Class 0 lies in its mode, class 1 in another: one classifier guesses, the other knows. Class 2 is too small."""
-    monkeypatch.setattr(aae_label_prior, "CLASS_POINTS", 100)
+    monkeypatch.setattr(label_prior, "CLASS_POINTS", 100)
     prior = PRIORS["mixture"](2)
     labels = np.repeat([0, 1, 2], [300, 300, 3])
     codes = to_numpy(prior.sample(603, 0, np.where(labels == 1, 5, labels)))
     own = to_numpy(prior.sample(603, 2, labels))
-    found = aae_label_prior.of_classes(codes, own, labels, seed=0)
+    found = label_prior.of_classes(codes, own, labels, seed=0)
     assert found["classes"] == [0, 1]
     near, far = found["class_c2st_accuracy_each"]
     assert abs(near - 0.5) < 0.15 and far > 0.95
@@ -215,9 +216,9 @@ def test_priors_are_tabulated_and_not_made_again(tmp_path, monkeypatch, seeds, a
     x, y = random.integers(0, 256, (260, *SHAPE), dtype=np.uint8), random.integers(0, 3, 260)
     np.savez(tmp_path / "tiny.npz", x=x, y=y)
     monkeypatch.setattr(LatentModel, "faster_with_xla", False)
-    config = aae_label_prior.Config(data=str(tmp_path / "tiny.npz"), hidden_units=(8,), updates=2, seeds=seeds)
+    config = label_prior.Config(data=str(tmp_path / "tiny.npz"), hidden_units=(8,), updates=2, seeds=seeds)
     config = dataclasses.replace(config, results=str(tmp_path), name="r", **asked)
-    metrics = aae_label_prior.main(config)
+    metrics = label_prior.main(config)
     folder = tmp_path / "aae_label_prior" / "r"
     runs = json.loads((folder / "runs.json").read_text())
     for prior, found in metrics.items():
@@ -228,8 +229,8 @@ def test_priors_are_tabulated_and_not_made_again(tmp_path, monkeypatch, seeds, a
     assert all((folder / f"{asked['priors'][0]}-{seed}" / "history.csv").is_file() for seed in seeds)
     (prior,) = asked["priors"]
     assert [path.stem for path in folder.glob("*.png")] == list(metrics) == [prior]
-    monkeypatch.setattr(aae_label_prior, "fit_part", None)  # nothing is left to do
-    assert aae_label_prior.main(config) == metrics
+    monkeypatch.setattr(label_prior, "fit_part", None)  # nothing is left to do
+    assert label_prior.main(config) == metrics
     with pytest.raises(RunError, match="made with another --"):
-        aae_label_prior.main(dataclasses.replace(config, adversarial_weight=9.0))
+        label_prior.main(dataclasses.replace(config, adversarial_weight=9.0))
     keras.utils.clear_session()

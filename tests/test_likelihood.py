@@ -7,19 +7,9 @@ integrals are sums over a fine grid. "Four standard errors" are those of the num
 
 from types import SimpleNamespace
 
-import numpy as np
-import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import array_shapes, arrays
-from keras import ops
-from scipy.spatial.distance import cdist
-from scipy.special import expit, logsumexp
-from scipy.stats import bernoulli, multivariate_normal, norm
-
 from common import networks
 from common.backend import compiled, value_and_gradient
-from common.evaluation import Estimate, likelihood, mean_of
+from common.evaluation import likelihood
 from common.evaluation.likelihood import (
     AnnealedImportanceSampling,
     effective_sample_size,
@@ -33,7 +23,18 @@ from common.evaluation.likelihood import (
     squared_distances,
 )
 from common.model import to_numpy
+from common.numbers import Estimate, mean_of
 from common.priors import GaussianPrior, MixturePrior
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from keras import ops
+from scipy.spatial.distance import cdist
+from scipy.special import expit, logsumexp
+from scipy.stats import bernoulli, multivariate_normal, norm
 
 SCALE = 1.5  # of the prior: a formula that leaves it out must not pass
 

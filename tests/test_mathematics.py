@@ -10,16 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import keras
-import numpy as np
-import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from keras import layers, ops
-from scipy.integrate import quad
-from scipy.special import expit
-from scipy.stats import bernoulli, kstest, norm
-
 import aae_deterministic
 import aae_gaussian
 import aae_universal
@@ -30,6 +20,16 @@ from common.adversarial import discriminator_loss, frozen, generator_loss
 from common.data import Dataset
 from common.model import binary_cross_entropy, gaussian_kl, to_numpy
 from common.training import Batches, WarmUp, adam_per_network, train
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import layers, ops
+from scipy.integrate import quad
+from scipy.special import expit
+from scipy.stats import bernoulli, kstest, norm
 
 BACKEND = keras.backend.backend()
 JIT = BACKEND == "jax"  # TensorFlow compiles a tiny network by XLA for longer than the test runs it

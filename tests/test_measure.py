@@ -2,15 +2,16 @@
 
 import json
 
-import numpy as np
-import pytest
-
 import vae_baseline
 from common import measure
 from common.data import Dataset
-from common.evaluation import Estimate
-from common.evaluation.code import Discrepancy
-from common.measure import Absent, flat, information, likelihood_images, merge, parzen
+from common.evaluation.latent import Discrepancy
+from common.measure import information
+from common.measure_likelihood import likelihood_images, parzen
+from common.numbers import Absent, Estimate, flat, merge
+
+import numpy as np
+import pytest
 
 
 def test_estimates_have_twins_and_what_does_not_exist_a_reason():

@@ -4,23 +4,23 @@ import dataclasses
 import itertools
 import json
 
-import keras
-import numpy as np
-import pytest
-from keras import ops
-from test_mathematics import gradients
-
 import aae_deterministic
 import aae_gaussian
 import avb
 import vae_baseline
 from common import measure
 from common.adversarial import frozen, generator_loss
+from common.files import RunError
 from common.model import LatentModel, to_numpy
-from common.run import RunError
-from experiments import known_mistakes
-from experiments.aae_label_prior import UNLABELLED, LabelPriorAAE
-from experiments.known_mistakes import EARLIER_AVB, MISTAKES, Version
+from experiments.aae.label_prior import UNLABELLED, LabelPriorAAE
+from experiments.pitfalls import known_mistakes
+from experiments.pitfalls.known_mistakes import EARLIER_AVB, MISTAKES, Version
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from test_mathematics import gradients
 
 SMALL = {"hidden_units": (8,), "discriminator_units": (8,), "noise_basis": 2, "noise_dim": 3, "noise_units": (4,)}
 SHAPE = (4, 3)

@@ -4,13 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from common import plots
+from experiments import figures
+
 import numpy as np
 import pytest
 from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 from scipy.stats import chi2
-
-from common import plots
 
 RANDOM = np.random.default_rng(0)
 CODES = RANDOM.normal(size=(300, 2))
@@ -18,7 +19,7 @@ LABELS = np.arange(300) % 10
 PRIOR = RANDOM.normal(size=(500, 2))
 IMAGES = RANDOM.random((7, 4, 4))
 HISTORY = {"epoch": [1, 2, 3], "loss": [9.0, 7.0, 6.0], "val_loss": [9.5, 7.5, 6.5]}
-SPECTRUM = plots.Spectrum(np.array([2.0, 1.0, 0.0]), IMAGES, "KL 3.0 nats")
+SPECTRUM = figures.Spectrum(np.array([2.0, 1.0, 0.0]), IMAGES, "KL 3.0 nats")
 LONG = "A Gaussian adversarial autoencoder on MNIST, adversarial weight 100, learning rate 0.0002 · " * 3
 
 CURVE = [
@@ -34,29 +35,32 @@ FIGURES = {
     "reconstructions": lambda title: plots.image_pairs(IMAGES, IMAGES, ("a", "b"), title, LONG, columns=3),
     "manifold": lambda title: plots.manifold(np.zeros((3, 3, 8, 8)), np.array([5, 50, 95]), title, LONG),
     "interpolations": lambda title: plots.interpolations(np.zeros((2, 3, 8, 8)), title, LONG),
-    "named tiles": lambda title: plots.named_tiles(
+    "named tiles": lambda title: figures.named_tiles(
         np.zeros((2, 3, 8, 8)), ["z of a\ntest image", ""], "abc", "label", title, LONG, together=1
     ),
-    "codes and walks": lambda title: plots.codes_and_walks(
+    "codes and walks": lambda title: figures.codes_and_walks(
         CODES, LABELS, PRIOR, np.zeros((10, 4, 8, 8)), ("outwards", "mode"), title, LONG
     ),
     "curves": lambda title: plots.training_curves(HISTORY, title, {"loss": [(6.2, "a name"), (900.0, "far away")]}),
     "annealing": lambda title: plots.annealing_curves(CURVE, title, LONG, "MNIST"),
-    "dots": lambda title: plots.dots(
+    "dots": lambda title: figures.dots(
         {"nats": {"bound": {"a": (1, 0.1)}}, "more": {"b": {"c": (2, 1)}}}, "abc", title, LONG
     ),
-    "bands": lambda title: plots.bands(
-        {"error, %": {"a": plots.Curve(np.arange(3), np.array([[9.0, 3.0, 1.0]]))}},
+    "bands": lambda title: figures.bands(
+        {"error, %": {"a": figures.Curve(np.arange(3), np.array([[9.0, 3.0, 1.0]]))}},
         "updates",
         title,
         LONG,
         y_scale="log",
     ),
-    "spectra": lambda title: plots.spectra(
+    "spectra": lambda title: figures.spectra(
         {"and sums, the same β\nβ = 6.13": SPECTRUM}, IMAGES, title, LONG, "dimension", "nats"
     ),
-    "maps": lambda title: plots.maps(
-        [plots.Map("a map", CODES, ("z₁", "z₂"), CODES[:3]), plots.Map("another", PRIOR[:300], ("t-SNE 1", "t-SNE 2"))],
+    "maps": lambda title: figures.maps(
+        [
+            figures.Map("a map", CODES, ("z₁", "z₂"), CODES[:3]),
+            figures.Map("another", PRIOR[:300], ("t-SNE 1", "t-SNE 2")),
+        ],
         LABELS,
         title,
         LONG,
@@ -103,8 +107,8 @@ def test_title_and_axes_are_named_and_nothing_is_cut_off(name):
 
 @pytest.mark.parametrize("labels", [LABELS, None])
 def test_models_side_by_side_have_their_names_and_numbers_and_nothing_is_cut_off(labels):
-    columns = [plots.Column(f"model {n}", CODES + n, PRIOR, IMAGES, {"log p(x)": f"−9{n}.0 ± 0.1"}) for n in range(3)]
-    figure = plots.side_by_side(
+    columns = [figures.Column(f"model {n}", CODES + n, PRIOR, IMAGES, {"log p(x)": f"−9{n}.0 ± 0.1"}) for n in range(3)]
+    figure = figures.side_by_side(
         columns, labels, ("first principal component", "second principal component"), LONG, LONG
     )
     figure.draw_without_rendering()
@@ -274,7 +278,7 @@ def test_interpolations_are_labelled_from_0_to_1():
 
 def test_named_tiles_lie_under_the_names_of_their_rows_and_columns():
     values = np.array([[0.1, 0.2, np.nan], [0.4, 0.5, 0.6]])
-    figure = plots.named_tiles(values[:, :, None, None] * np.ones((4, 4)), "ab", "xyz", "label", "t", "d")
+    figure = figures.named_tiles(values[:, :, None, None] * np.ones((4, 4)), "ab", "xyz", "label", "t", "d")
     np.testing.assert_array_equal(tile_values(figure, 2, 3), values)
     axes = figure.axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["x", "y", "z"]
@@ -283,7 +287,7 @@ def test_named_tiles_lie_under_the_names_of_their_rows_and_columns():
 
 
 def test_a_spectrum_stands_beside_its_images_and_below_the_originals():
-    figure = plots.spectra({"a": SPECTRUM, "b": SPECTRUM}, 1.0 - IMAGES, "title", "description", "dimension", "nats")
+    figure = figures.spectra({"a": SPECTRUM, "b": SPECTRUM}, 1.0 - IMAGES, "title", "description", "dimension", "nats")
     bars = [axes for axes in figure.axes if axes.patches]
     heights = [[bar.get_height() for bar in axes.patches] for axes in bars]
     assert heights == [[2.0, 1.0, 0.0]] * 2
@@ -296,7 +300,7 @@ def test_a_spectrum_stands_beside_its_images_and_below_the_originals():
 @pytest.mark.filterwarnings("error")
 def test_a_spectrum_of_nothing_has_axes_that_grow_upwards():
     nothing = SPECTRUM._replace(values=np.zeros(3))
-    figure = plots.spectra({"a": nothing}, IMAGES, "title", "description", "dimension", "nats")
+    figure = figures.spectra({"a": nothing}, IMAGES, "title", "description", "dimension", "nats")
     low, high = figure.axes[0].get_ylim()
     assert 0 < low < high
 
@@ -305,7 +309,7 @@ def test_a_spectrum_of_nothing_has_axes_that_grow_upwards():
 def test_codes_stand_beside_the_walks_through_the_modes_of_their_colours(shape):
     values = np.arange(30).reshape(10, 3) / 30
     images = values.reshape(10, 3, *(1 for _ in shape)) * np.ones(shape)
-    figure = plots.codes_and_walks(CODES, LABELS, PRIOR, images, ("outwards", "mode"), "t", "d")
+    figure = figures.codes_and_walks(CODES, LABELS, PRIOR, images, ("outwards", "mode"), "t", "d")
     figure.draw_without_rendering()
     scatter, walks = figure.axes
     canvas = walks.images[0].get_array()
@@ -317,7 +321,7 @@ def test_codes_stand_beside_the_walks_through_the_modes_of_their_colours(shape):
 
 def test_a_run_that_stopped_early_goes_on_as_nothing():
     runs = [{"updates": [10, 20], "error": [0.5, 0.25]}, {"updates": [10], "error": [0.75]}]
-    curve = plots.curve_of(runs, "error", 100.0)
+    curve = figures.curve_of(runs, "error", 100.0)
     np.testing.assert_array_equal(curve.x, [10, 20])
     np.testing.assert_array_equal(curve.values, [[50, 25], [75, np.nan]])
 
@@ -334,14 +338,14 @@ def test_curves_of_one_epoch_are_dots():
 
 
 def test_a_panel_may_have_its_own_vertical_scale():
-    curve = {"a": plots.Curve(np.arange(1, 4), np.array([[1.0, 30.0, 900.0]]))}
-    figure = plots.bands({"nats": curve, "error, %": curve}, "updates", "t", "", y_scale={"nats": "log"})
+    curve = {"a": figures.Curve(np.arange(1, 4), np.array([[1.0, 30.0, 900.0]]))}
+    figure = figures.bands({"nats": curve, "error, %": curve}, "updates", "t", "", y_scale={"nats": "log"})
     assert [axes.get_yscale() for axes in figure.axes] == ["log", "linear"]
 
 
 def test_an_axis_that_holds_nought_is_linear():
-    curves = {"a": plots.Curve(np.arange(1, 4), np.array([[0.0, 30.0, 900.0]]))}
-    assert plots.bands({"nats": curves}, "updates", "t", "", y_scale="log").axes[0].get_yscale() == "linear"
+    curves = {"a": figures.Curve(np.arange(1, 4), np.array([[0.0, 30.0, 900.0]]))}
+    assert figures.bands({"nats": curves}, "updates", "t", "", y_scale="log").axes[0].get_yscale() == "linear"
 
 
 def test_the_finite_part_of_a_curve_is_drawn_and_its_end_is_told():

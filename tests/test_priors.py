@@ -1,14 +1,14 @@
 """common/priors.py: densities and samples against SciPy, labels, and sampling inside of a compiled function."""
 
+from common.model import to_numpy
+from common.priors import PRIORS, GaussianPrior, MixturePrior, SwissRollPrior
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
 from scipy.integrate import quad
 from scipy.stats import chisquare, kstest, multivariate_normal
-
-from common.model import to_numpy
-from common.priors import PRIORS, GaussianPrior, MixturePrior, SwissRollPrior
 
 SCALE = 1.7
 COUNT = 20_000

@@ -5,17 +5,18 @@ import functools
 import importlib.util
 import json
 
+from common import networks
+from common.files import RunError
+from common.model import gaussian_kl, to_numpy
+from common.priors import GaussianPrior
+from experiments.avb import eight_schools, kl_calibration, toy
+from experiments.avb.plane import Plane
+from experiments.study import each_once, quickened
+
 import numpy as np
 import pytest
 from keras import ops
 from scipy import integrate, stats
-
-from common import networks
-from common.evaluation.plane import Plane
-from common.model import gaussian_kl, to_numpy
-from common.priors import GaussianPrior
-from common.run import RunError, each_once, quickened
-from experiments import avb_toy, eight_schools, kl_calibration
 
 TOY_PLANE = Plane((-5.0, -5.0), (5.0, 5.0), 400)
 PLANE = Plane((-6.0, -5.0), (6.0, 7.0), 300)
@@ -62,7 +63,7 @@ def test_the_density_of_draws_is_the_one_they_come_from():
 
 def small_toy(**changes):
     sizes = {"hidden_units": (16,), "discriminator_units": (16, 16), "batch_size": 64, "updates": 100}
-    return dataclasses.replace(avb_toy.Config(**sizes, final_draws=500, course_draws=500), **changes)
+    return dataclasses.replace(toy.Config(**sizes, final_draws=500, course_draws=500), **changes)
 
 
 def test_a_vae_is_measured_on_the_grid_as_in_closed_form():
@@ -71,10 +72,10 @@ def test_a_vae_is_measured_on_the_grid_as_in_closed_form():
     Deviations are about 0.37: the kernel, 0.025 wide, takes 0.005 from the KL, and the noise of the histogram, by the
     number of kernels that fit into the density over twice the draws, adds 0.002.
     """
-    model, points = avb_toy.vae(small_toy(), 4, seed=0), np.eye(4, dtype="float32")
+    model, points = toy.vae(small_toy(), 4, seed=0), np.eye(4, dtype="float32")
     *others, _ = model.encoder.get_weights()
     model.encoder.set_weights([*(0.3 * weights for weights in others), np.array([0, 0, -2, -2], "float32")])
-    found, panels = avb_toy.on_the_plane(model, points, TOY_PLANE, 200_000)
+    found, panels = toy.on_the_plane(model, points, TOY_PLANE, 200_000)
     inferred = model.inferred(points)
     exact = gaussian_kl(ops.convert_to_tensor(inferred["mean"]), ops.convert_to_tensor(inferred["log_var"]))
     assert found["kl_true_nats"] == pytest.approx(float(to_numpy(exact).mean()), abs=0.01)
@@ -85,19 +86,19 @@ def test_a_vae_is_measured_on_the_grid_as_in_closed_form():
 
 
 def test_log_p_of_a_decoder_that_ignores_its_code_is_its_bernoulli():
-    model = avb_toy.avb(small_toy(), 3, seed=0)
+    model = toy.avb(small_toy(), 3, seed=0)
     *hidden, _ = model.decoder.get_weights()
     hidden[-1] = np.zeros_like(hidden[-1])
     model.decoder.set_weights([*hidden, np.array([0.5, -1.0, 2.0], "float32")])
     p = 1 / (1 + np.exp([-0.5, 1.0, -2.0]))
     exact = np.mean([np.log(p[i]) + sum(np.log(1 - p[j]) for j in range(3) if j != i) for i in range(3)])
-    found, _ = avb_toy.on_the_plane(model, np.eye(3, dtype="float32"), TOY_PLANE, avb_toy.ROWS)
+    found, _ = toy.on_the_plane(model, np.eye(3, dtype="float32"), TOY_PLANE, toy.ROWS)
     assert found["log_likelihood_nats"] == pytest.approx(exact, abs=1e-5)  # the prior's mass outside: 1e-6
     assert found["reconstruction_nats"] == pytest.approx(-exact, abs=1e-5)
 
 
 def test_moments_of_a_black_box_are_those_of_the_codes_of_the_same_x():
-    model = avb_toy.avb(small_toy(), 3, seed=0)
+    model = toy.avb(small_toy(), 3, seed=0)
     x = np.eye(3, dtype="float32")[[0, 2, 1, 0, 2, 0]]
     found = {key: to_numpy(value) for key, value in model.infer(ops.convert_to_tensor(x)).items()}
     for label in range(3):
@@ -109,8 +110,8 @@ def test_moments_of_a_black_box_are_those_of_the_codes_of_the_same_x():
 
 def test_the_toy_goes_on_where_it_stopped(tmp_path, monkeypatch):
     config = small_toy(points=(2,), seeds=(0, 1), results=str(tmp_path), name="r")
-    monkeypatch.setattr(avb_toy, "PLANE", TOY_PLANE)
-    metrics = avb_toy.main(config)
+    monkeypatch.setattr(toy, "PLANE", TOY_PLANE)
+    metrics = toy.main(config)
     folder = tmp_path / "avb_toy" / "r"
     runs = json.loads((folder / "runs.json").read_text())
     both = [runs[f"2 points, seed {seed}"]["avb"]["kl_true_nats"] for seed in (0, 1)]
@@ -119,10 +120,10 @@ def test_the_toy_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert metrics["vae_log_likelihood_nats"] <= -np.log(2)  # no model can be above
     names = ("posteriors-2.png", "training-2.png", "codes-2.gif", "table.md")
     assert all((folder / name).stat().st_size for name in names)
-    monkeypatch.setattr(avb_toy, "fit", None)  # nothing is left to do
-    assert avb_toy.main(config) == metrics
+    monkeypatch.setattr(toy, "fit", None)  # nothing is left to do
+    assert toy.main(config) == metrics
     with pytest.raises(RunError, match="made with another --noise-dim"):
-        avb_toy.main(dataclasses.replace(config, noise_dim=3))
+        toy.main(dataclasses.replace(config, noise_dim=3))
 
 
 def test_parts_that_are_there_are_not_made_again(tmp_path):
@@ -144,8 +145,8 @@ def test_parts_that_are_there_are_not_made_again(tmp_path):
 
 
 def test_quick_replaces_what_was_not_asked_for():
-    config = quickened(avb_toy.Config(quick=True, seeds=(7,)), avb_toy.QUICK)
-    assert config.seeds == (7,) and config.updates == avb_toy.QUICK["updates"]
+    config = quickened(toy.Config(quick=True, seeds=(7,)), toy.QUICK)
+    assert config.seeds == (7,) and config.updates == toy.QUICK["updates"]
 
 
 # Posteriors without data
@@ -307,7 +308,7 @@ def test_t_estimates_one_nat_within_five_percent(family, contrast, monkeypatch):
     monkeypatch.setattr(kl_calibration, "DRAWS", 160_000)
     model = known_kl(np.array([kl_calibration.FAMILIES[family](1.0, 2)]), 2, contrast, (64, 64))
     config = kl_calibration.Config(updates=600)
-    avb_toy.fit(model, config, np.ones((256, 1), "float32"), [])
+    toy.fit(model, config, np.ones((256, 1), "float32"), [])
     assert kl_calibration.estimates(model, 1)[0] == pytest.approx(1.0, abs=0.05)
 
 

@@ -5,12 +5,12 @@ import math
 import shutil
 from pathlib import Path
 
-import numpy as np
-import pytest
-
 import vae_baseline
 from common.files import RunError, write_json
-from experiments import evaluate, reproduce
+from tools import evaluate, reproduce
+
+import numpy as np
+import pytest
 
 RUN = Path("results/vae_baseline/r")
 

@@ -10,20 +10,21 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import keras
-import numpy as np
-import pytest
-
 import aae_deterministic
 import aae_gaussian
 import aae_universal
 import avb
 import vae_baseline
 from common import checkpoint, run, training
-from common.files import write_json
+from common.command import run_main
+from common.files import RunError, write_json
 from common.measure import test_terms as terms_on_test  # not a test
-from common.run import RunError, complete_run, main_of
-from experiments import loss_scaling
+from experiments.pitfalls import loss_scaling
+from experiments.study import complete_run
+
+import keras
+import numpy as np
+import pytest
 
 SMALL = {"hidden_units": (16,), "batch_size": 20, "epochs": 6}
 SMALL_AVB = SMALL | {"discriminator_units": (16,), "noise_units": (8,), "noise_basis": 4, "noise_dim": 4}
@@ -349,7 +350,7 @@ def command_line(monkeypatch, capsys, script, arguments: str) -> tuple[int, str]
     """The exit code of a script that is called with these flags, and what it wrote to standard error."""
     monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *arguments.split()])
     try:
-        main_of(script.main, script.Config)
+        run_main(script.main, script.Config)
     except SystemExit as ended:
         return ended.code, capsys.readouterr().err
     return 0, capsys.readouterr().err

@@ -14,22 +14,26 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 import aae_deterministic
 import aae_gaussian
 import aae_universal
 import avb
 import vae_baseline
 from common import run, training
-from common.data import DataError, load_mnist
-from common.files import whole, write_json
-from common.run import RunError, check, claim_folder, complete_run, create_folder, load_run, main_of, parse
+from common.arrays import DataError
+from common.command import parse, run_main
+from common.config import check
+from common.data import load_mnist
+from common.files import RunError, whole, write_json
+from common.run import create_folder, load_run
 from common.training import StopOnInterrupt, planned_epochs
-from experiments import avb_toy
+from experiments.avb import toy
+from experiments.study import claim_folder, complete_run
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 ROOT = Path(run.__file__).parent.parent
 SCRIPTS = [aae_deterministic, aae_gaussian, aae_universal, avb, vae_baseline]
@@ -105,7 +109,7 @@ def test_flags_are_refused_in_one_line_or_taken(arguments, message):
 def test_a_seed_twice_is_refused():
     """It would be trained once, and two seeds reported that agree to the last digit."""
     with pytest.raises(RunError, match="--seeds names one thing twice: 0 1 0"):
-        check(avb_toy.Config(seeds=(0, 1, 0)))
+        check(toy.Config(seeds=(0, 1, 0)))
 
 
 def test_parse_fills_the_config():
@@ -325,7 +329,7 @@ def test_a_users_mistake_ends_in_one_line(monkeypatch, capsys, raised, line):
 
     monkeypatch.setattr(sys, "argv", ["avb.py"])
     with pytest.raises(SystemExit) as stop:
-        main_of(fail, avb.Config)
+        run_main(fail, avb.Config)
     assert stop.value.code == 2
     printed = capsys.readouterr().err
     assert line in printed and printed.startswith("error: ") and printed.count("\n") == 1
@@ -335,14 +339,14 @@ def test_a_users_mistake_ends_in_one_line(monkeypatch, capsys, raised, line):
 def test_a_mistake_of_the_code_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["avb.py"])
     with pytest.raises(ZeroDivisionError):
-        main_of(lambda config: 1 / 0, avb.Config)
+        run_main(lambda config: 1 / 0, avb.Config)
 
 
 def test_a_training_that_was_stopped_ends_in_exit_code_1(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["avb.py"])
-    main_of(lambda config: {"stopped_by": None}, avb.Config)
+    run_main(lambda config: {"stopped_by": None}, avb.Config)
     with pytest.raises(SystemExit) as stop:
-        main_of(lambda config: {"stopped_by": "it was interrupted"}, avb.Config)
+        run_main(lambda config: {"stopped_by": "it was interrupted"}, avb.Config)
     assert stop.value.code == 1
 
 

@@ -19,22 +19,23 @@ import termios
 import time
 from pathlib import Path
 
-import keras
-import numpy as np
-import pytest
-from threadpoolctl import threadpool_limits
-
 import aae_deterministic
 import aae_gaussian
 import aae_universal
 import avb
 import vae_baseline
 from common import plots, run, training
+from common.command import run_main
 from common.data import load_mnist
 from common.evaluation.reconstruction import cross_entropy_floor, mean_image_cross_entropy
 from common.measure import test_terms as terms_on_test  # not a test
 from common.model import LatentModel
-from common.run import load_run, main_of
+from common.run import load_run
+
+import keras
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_limits
 
 ROOT = Path(run.__file__).parent.parent
 BACKEND = keras.backend.backend()
@@ -530,7 +531,7 @@ def test_a_full_disk_at_the_figures_ends_in_one_line_after_the_networks(quick, p
     flags += ["--hidden-units", "16", "--batch-size", "20", "--epochs", "1"]
     monkeypatch.setattr(sys, "argv", ["vae_baseline.py", *flags])
     with pytest.raises(SystemExit) as stop:
-        main_of(vae_baseline.main, vae_baseline.Config)
+        run_main(vae_baseline.main, vae_baseline.Config)
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and "No space left on device" in line and "None" not in line

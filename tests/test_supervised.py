@@ -3,20 +3,20 @@
 import dataclasses
 import json
 
+import aae_deterministic
+from common.files import RunError
+from common.model import LatentModel, binary_cross_entropy, to_numpy
+from experiments.aae import style
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
-import aae_deterministic
-from common.model import LatentModel, binary_cross_entropy, to_numpy
-from common.run import RunError
-from experiments import aae_supervised
-
 SHAPE = (4, 3)
 CONFIG = aae_deterministic.Config(latent_dim=5, hidden_units=(8,))
 LABELS = np.array([0, 1, 2, 2])
-DECODER, BOTH, NEITHER = aae_supervised.VERSIONS
+DECODER, BOTH, NEITHER = style.VERSIONS
 
 
 def batch(labels=LABELS):
@@ -25,7 +25,7 @@ def batch(labels=LABELS):
 
 
 def test_the_decoder_takes_the_one_hot_label_beside_the_code():
-    built = aae_supervised.build(CONFIG, 3, DECODER, SHAPE)
+    built = style.build(CONFIG, 3, DECODER, SHAPE)
     outputs = built(batch())
     z = to_numpy(outputs["z"])
     expected = to_numpy(built.decoder(ops.convert_to_tensor(np.concatenate([z, np.eye(3)[LABELS]], axis=1), "float32")))
@@ -36,7 +36,7 @@ def test_the_decoder_takes_the_one_hot_label_beside_the_code():
 
 
 def test_the_encoder_and_the_discriminator_never_see_a_label():
-    built = aae_supervised.build(CONFIG, 3, DECODER, SHAPE)
+    built = style.build(CONFIG, 3, DECODER, SHAPE)
     drawn = built.prior_like(built(batch())["z"])
     built.prior_like = lambda z: drawn
     first, second = (
@@ -51,7 +51,7 @@ def test_the_encoder_and_the_discriminator_never_see_a_label():
 
 def test_a_discriminator_that_sees_labels_compares_codes_and_prior_draws_of_the_same_label():
     """2 log 2 where its logit is 0; with a logit that is the label's own, the two halves of the loss share labels."""
-    built = aae_supervised.build(CONFIG, 3, BOTH, SHAPE)
+    built = style.build(CONFIG, 3, BOTH, SHAPE)
     x = batch()
     outputs = built(x)
     before = {name: float(to_numpy(term)) for name, term in built.objective(x, outputs).items()}
@@ -69,7 +69,7 @@ def test_a_discriminator_that_sees_labels_compares_codes_and_prior_draws_of_the_
 
 def test_without_the_label_it_is_the_deterministic_autoencoder_with_the_same_encoder():
     plain = aae_deterministic.build(CONFIG, SHAPE)
-    without, labelled = (aae_supervised.build(CONFIG, 3, version, SHAPE) for version in (NEITHER, DECODER))
+    without, labelled = (style.build(CONFIG, 3, version, SHAPE) for version in (NEITHER, DECODER))
     for network in plain.networks:
         for a, b in zip(plain.networks[network].get_weights(), without.networks[network].get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)
@@ -82,10 +82,10 @@ def test_without_the_label_it_is_the_deterministic_autoencoder_with_the_same_enc
 
 
 def test_reconstruction_is_the_term_of_the_objective_image_by_image():
-    built = aae_supervised.build(CONFIG, 3, DECODER, SHAPE)
+    built = style.build(CONFIG, 3, DECODER, SHAPE)
     labels = np.arange(7) % 3
     x = batch(labels)
-    found = aae_supervised.reconstruction(built, to_numpy(x["images"]), labels)
+    found = style.reconstruction(built, to_numpy(x["images"]), labels)
     assert found.shape == (7,)
     expected = float(to_numpy(binary_cross_entropy(x["images"], built(x)["logits"])))
     assert found.mean() == pytest.approx(expected, rel=1e-5)
@@ -104,7 +104,7 @@ class Told:
 
 
 def test_consistency_counts_the_digits_that_are_their_label():
-    found = aae_supervised.consistency(Told(), np.zeros((300, 5)), Told())
+    found = style.consistency(Told(), np.zeros((300, 5)), Told())
     assert found.value == pytest.approx(2 / 3)  # every label in turn, so each as often
 
 
@@ -113,28 +113,28 @@ def test_versions_are_tabulated_and_not_made_again(tmp_path, monkeypatch):
     x, y = random.integers(0, 256, (260, *SHAPE), dtype=np.uint8), random.integers(0, 3, 260)
     np.savez(tmp_path / "tiny.npz", x=x, y=y)
     monkeypatch.setattr(LatentModel, "faster_with_xla", False)
-    config = aae_supervised.Config(data=str(tmp_path / "tiny.npz"), hidden_units=(8,), updates=2, seeds=(3, 4))
+    config = style.Config(data=str(tmp_path / "tiny.npz"), hidden_units=(8,), updates=2, seeds=(3, 4))
     config = dataclasses.replace(config, latent_dim=3, results=str(tmp_path), name="r")
-    metrics = aae_supervised.main(config)
+    metrics = style.main(config)
     folder = tmp_path / "aae_supervised" / "r"
     runs = json.loads((folder / "runs.json").read_text())
-    assert list(metrics) == list(aae_supervised.VERSIONS)
+    assert list(metrics) == list(style.VERSIONS)
     for version, found in metrics.items():
         both = [runs[f"{version}, seed {seed}"]["code_mlp_accuracy"] for seed in (3, 4)]
         assert found["code_mlp_accuracy"] == pytest.approx(np.mean(both))
-        assert (found["prior_consistency"] is None) != aae_supervised.VERSIONS[version][0]
+        assert (found["prior_consistency"] is None) != style.VERSIONS[version][0]
     for version in (DECODER, BOTH):
-        with np.load(folder / f"{aae_supervised.slug(version)}.npz") as arrays:
-            assert arrays["images"].shape == (2 * aae_supervised.STYLES, 3, *SHAPE)
-        assert (folder / f"{aae_supervised.slug(version)}.png").stat().st_size
-    monkeypatch.setattr(aae_supervised, "fit_part", None)  # nothing is left to do
-    assert aae_supervised.main(config) == metrics
+        with np.load(folder / f"{style.slug(version)}.npz") as arrays:
+            assert arrays["images"].shape == (2 * style.STYLES, 3, *SHAPE)
+        assert (folder / f"{style.slug(version)}.png").stat().st_size
+    monkeypatch.setattr(style, "fit_part", None)  # nothing is left to do
+    assert style.main(config) == metrics
     with pytest.raises(RunError, match="made with another --"):
-        aae_supervised.main(dataclasses.replace(config, latent_dim=4))
+        style.main(dataclasses.replace(config, latent_dim=4))
     keras.utils.clear_session()
 
 
 def test_data_without_labels_are_refused(tmp_path):
     np.savez(tmp_path / "bare.npz", x=np.random.default_rng(0).random((20, *SHAPE)))
     with pytest.raises(RunError, match="no labels"):
-        aae_supervised.main(aae_supervised.Config(data=str(tmp_path / "bare.npz"), results=str(tmp_path)))
+        style.main(style.Config(data=str(tmp_path / "bare.npz"), results=str(tmp_path)))

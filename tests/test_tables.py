@@ -1,8 +1,8 @@
 """Numbers over seeds as tables show them."""
 
-import pytest
+from common.numbers import markdown, over_seeds, plus_minus
 
-from common.tables import markdown, over_seeds, plus_minus, titled
+import pytest
 
 
 def test_means_and_deviations_over_seeds_are_null_where_a_number_is():
@@ -14,8 +14,8 @@ def test_means_and_deviations_over_seeds_are_null_where_a_number_is():
 
 def test_a_row_says_how_many_trainings_ended_early():
     runs = [{"a": 1.0, "stopped_by": None}, {"a": 3.0, "stopped_by": "the kl term was not finite at update 3"}]
-    assert titled("VAE", over_seeds(runs, ("a",))) == "VAE, 1 stopped early"
-    assert titled("VAE", over_seeds(runs[:1], ("a",))) == "VAE"
+    assert row_title("VAE", over_seeds(runs, ("a",))) == "VAE, 1 stopped early"
+    assert row_title("VAE", over_seeds(runs[:1], ("a",))) == "VAE"
 
 
 @pytest.mark.parametrize(

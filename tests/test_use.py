@@ -2,21 +2,15 @@
 
 from dataclasses import replace
 
+from common.data import Dataset
+from common.evaluation.probes import probe_accuracy
+from common.evaluation.samples import FEATURES, Classifier, frechet_distance, frechet_estimate, nearest_images
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import sqrtm
-
-from common.data import Dataset
-from common.evaluation.use import (
-    FEATURES,
-    Classifier,
-    frechet_distance,
-    frechet_estimate,
-    nearest_images,
-    probe_accuracy,
-)
 
 seeds = st.integers(0, 2**32 - 1)
 property_test = settings(deadline=None, max_examples=30, derandomize=True)

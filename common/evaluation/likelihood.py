@@ -8,14 +8,14 @@ and its importance-weighted relatives. From both sides: annealed importance samp
 from dataclasses import dataclass
 from functools import cached_property
 
+from common.backend import compiled, value_and_gradient
+from common.model import bernoulli_log_likelihood, even_batch_size, to_numpy
+
 import numpy as np
 from keras import ops
 from scipy.interpolate import interp1d
 from scipy.ndimage import gaussian_filter1d
 from scipy.special import logsumexp
-
-from common.backend import compiled, value_and_gradient
-from common.model import bernoulli_log_likelihood, even_batch_size, to_numpy
 
 ROWS = 2000  # codes decoded at a time, so that memory stays below 100 MiB whatever is asked for
 TARGET_ACCEPTANCE = 0.65  # of Hamiltonian proposals (Neal, arXiv 1206.1901, section 4.4)

@@ -1,9 +1,9 @@
 """Two reference lines for a reconstruction in nats: the best any model can reach, and what no code can."""
 
+from common.arrays import chunks
+
 import numpy as np
 from scipy.special import xlogy
-
-from common.arrays import chunks
 
 
 def cross_entropy_floor(images: np.ndarray) -> float:

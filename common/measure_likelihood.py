@@ -1,0 +1,163 @@
+"""log p(x) of a trained model: bounds, annealed importance sampling, and Parzen windows."""
+
+from dataclasses import asdict, dataclass, fields
+
+from common.data import Dataset, binarise
+from common.evaluation import likelihood
+from common.measure import NO_DENSITY, posterior_draws
+from common.model import LatentModel, to_numpy
+from common.numbers import Absent, Estimate, flat, mean_of
+
+import numpy as np
+
+PROPOSAL_DRAWS = 100  # z ~ q(z|x) for the moments of an implicit posterior
+WINDOWS, WINDOW_IMAGES = 10_000, 2_000  # samples that Parzen windows stand on; images measured, and those for sigma
+# Seeds that no run's seed changes: every model is measured on the same images, with the same pixels.
+ORDER_SEED, PIXEL_SEED, SIMULATED_SEED, WINDOW_SEED = 0, 1, 2, 3
+
+
+@dataclass(frozen=True)
+class LikelihoodSettings:
+    """How much is spent on log p(x): images, chains an image, temperatures; images and draws of the weighted bound.
+
+    The estimate is that of the most temperatures; any others show how far it has converged.
+    """
+
+    annealed_images: int
+    chains: int
+    temperatures: tuple[int, ...]
+    weighted_images: int
+    weighted_samples: int
+
+    @classmethod
+    def of(cls, config) -> "LikelihoodSettings":
+        """Those of an experiment's Config, which has fields of the same names."""
+        return cls(*(getattr(config, field.name) for field in fields(cls)))
+
+    def as_json(self) -> dict:
+        """As metrics.json keeps it."""
+        return asdict(self) | {"temperatures": list(self.temperatures)}
+
+
+def likelihood_images(dataset: Dataset, count: int) -> np.ndarray:
+    """`count` test images, binarised at random: the same ones, with the same pixels, for every model."""
+    order = np.random.default_rng(ORDER_SEED).permutation(len(dataset.x_test))
+    return binarise(dataset.x_test, "dynamic", np.random.default_rng(PIXEL_SEED))[order[:count]]
+
+
+def proposal(model: LatentModel, images) -> tuple[np.ndarray, np.ndarray] | None:
+    """Means and deviations of a Gaussian to draw codes from, two (n, latent_dim): q(z|x)'s own, or those of draws."""
+    if model.posterior == "gaussian":
+        inferred = model.inferred(images)
+        return inferred["mean"], np.exp(0.5 * inferred["log_var"])
+    if model.posterior == "implicit":
+        draws = posterior_draws(model, images, PROPOSAL_DRAWS)
+        return draws.mean(axis=0), np.maximum(draws.std(axis=0), 1e-3 * model.prior.scale)
+    return None
+
+
+def measure_likelihood(model: LatentModel, dataset: Dataset, settings: LikelihoodSettings, progress) -> dict:
+    """log p(x) of binarised test images, by importance weighting and by annealing, and Parzen's window on grey ones."""
+    if not hasattr(model.prior, "log_prob"):
+        keys = ("elbo_binarised_nats", "importance_weighted_bound_nats", "annealed_log_likelihood_nats")
+        numbers = {
+            key: Absent(model.prior.no_density) for key in (*keys, "annealed_gap_nats", "annealed_minus_weighted_nats")
+        }
+    else:
+        weighted, bounds = importance_weighted(model, dataset, settings, progress)
+        numbers, estimates = annealed(model, dataset, settings, progress)
+        numbers["annealed_minus_weighted_nats"] = Absent(NO_DENSITY["point"])
+        if bounds is not None:
+            count = min(len(bounds), len(estimates))  # the same images first
+            numbers["annealed_minus_weighted_nats"] = mean_of(estimates[:count] - bounds[:count])
+        numbers |= weighted
+    return flat(numbers | parzen(model.sample(WINDOWS), dataset))
+
+
+def importance_weighted(
+    model: LatentModel, dataset: Dataset, settings: LikelihoodSettings, progress, log_likelihood=None
+):
+    """The evidence lower bound and the bound with many samples, on the same draws; and the latter for each image.
+
+    `log_likelihood` takes the place of `likelihood.of_decoder` where a decoder needs more than the code.
+    """
+    images = likelihood_images(dataset, settings.weighted_images)
+    proposed = proposal(model, images)
+    numbers = {"weighted_images": len(images), "weighted_samples": settings.weighted_samples}
+    keys = ("elbo_binarised_nats", "importance_weighted_bound_nats", "weighted_effective_samples")
+    if proposed is None:
+        return numbers | {key: Absent(NO_DENSITY["point"]) for key in keys}, None
+    log_likelihood = log_likelihood or likelihood.of_decoder(model.decoder)
+    log_weights = likelihood.importance_log_weights(
+        log_likelihood, model.prior, images, *proposed, settings.weighted_samples, 0, progress
+    )
+    bounds = likelihood.importance_weighted_bound(log_weights)
+    effective = float(np.median(likelihood.effective_sample_size(log_weights)))
+    elbo = mean_of(likelihood.importance_weighted_bound(log_weights, 1))
+    if model.posterior == "implicit":
+        elbo = Absent(NO_DENSITY["implicit"])  # the bound with one draw of the proposal is none of q(z|x)
+    return numbers | dict(zip(keys, (elbo, mean_of(bounds), effective), strict=True)), bounds
+
+
+def annealed(model: LatentModel, dataset: Dataset, settings: LikelihoodSettings, progress):
+    """The annealed estimate on test images, the gap between the two directions on images of the model itself, and
+    the `annealed_curve` of both; then the estimate for each test image.
+    """
+    images = likelihood_images(dataset, settings.annealed_images)
+    of_decoder = likelihood.of_decoder(model.decoder)
+
+    def sampler(images):
+        return likelihood.AnnealedImportanceSampling(of_decoder, model.prior, images, settings.chains, 0, progress)
+
+    random = np.random.default_rng(SIMULATED_SEED)
+    codes = to_numpy(model.prior.sample(len(images), SIMULATED_SEED))
+    tested, simulated = sampler(images), sampler(binarise(model.decode(codes), "dynamic", random))
+    forward, bounds = {}, {}  # by the number of temperatures
+    for temperatures in sorted(settings.temperatures):
+        forward[temperatures] = tested.forward(temperatures)
+        lower, upper = simulated.forward(temperatures).lower(), simulated.reverse(temperatures, codes).upper()
+        bounds[temperatures] = {
+            "test": forward[temperatures].lower(),
+            "simulated_lower": lower,
+            "simulated_upper": upper,
+        }
+    most = max(settings.temperatures)
+    best, estimates = forward[most], bounds[most]
+    return {
+        "annealed_log_likelihood_nats": mean_of(estimates["test"]),
+        "annealed_gap_nats": mean_of(estimates["simulated_upper"] - estimates["simulated_lower"]),
+        "annealed_curve": annealed_curve(bounds),
+        "annealed_images": len(images),
+        "annealed_chains": settings.chains,
+        "annealed_temperatures": most,
+        "annealed_acceptance": best.acceptance,
+        "annealed_effective_chains": float(np.median(likelihood.effective_sample_size(best.log_weights))),
+    }, estimates["test"]
+
+
+def annealed_curve(bounds: dict[int, dict[str, np.ndarray]]) -> list[dict]:
+    """A point for each number of temperatures: mean estimates, and standard errors of their differences from the best.
+
+    The differences are taken image by image. The best is that of the most temperatures on test images, and the middle
+    of its two bounds on simulated ones.
+    """
+    best = bounds[max(bounds)]
+    middle = (best["simulated_lower"] + best["simulated_upper"]) / 2
+    best = {"test": best["test"], "simulated_lower": middle, "simulated_upper": middle}
+    return [
+        {"temperatures": temperatures}
+        | {key: [float(values[key].mean()), mean_of(values[key] - best[key]).standard_error] for key in best}
+        for temperatures, values in bounds.items()
+    ]
+
+
+def parzen(samples: np.ndarray, dataset: Dataset) -> dict:
+    """Parzen's log-likelihood of grey test images from samples, (m, *image_shape), sigma chosen on validation."""
+    random = np.random.default_rng(WINDOW_SEED)
+    validation, test = (random.permutation(split)[:WINDOW_IMAGES] for split in (dataset.x_val, dataset.x_test))
+    try:
+        sigma = likelihood.parzen_sigma(samples, validation)
+    except ValueError as error:
+        return {"parzen_log_likelihood_nats": Absent(str(error)), "parzen_sigma": Absent(str(error))}
+    numbers: Estimate = mean_of(likelihood.parzen_log_likelihood(samples, test, sigma))
+    return {"parzen_log_likelihood_nats": numbers, "parzen_sigma": sigma}

@@ -1,0 +1,390 @@
+"""Figures over seeds and models, for the experiments."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from common.files import whole
+from common.plots.figure import COLOURS, DPI, HALO, MARGIN, MARKERS, SMALL_SIZE, TEXT_SIZE, marker, new_figure, place
+from common.plots.scatter import CLOUD_POINTS, draw_cloud, draw_codes, legends, not_shown, view
+from common.plots.tiles import as_images, as_tiles, canvas_of, draw_tiles, in_rows, show_canvas
+from experiments.avb.plane import Plane
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.animation import FuncAnimation, PillowWriter
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Circle, Patch
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+
+def save_animation(animation: FuncAnimation, path: str | Path, frames_a_second: int = 12) -> None:
+    """Write a GIF under `path` all at once or not at all."""
+    with whole(path) as unfinished:
+        animation.save(unfinished, writer=PillowWriter(frames_a_second), dpi=0.75 * DPI)
+
+
+class Map(NamedTuple):
+    """Points (n, 2) in `maps`, the names of the axes, and perhaps marked points (m, 2) that belong to none."""
+
+    name: str
+    points: np.ndarray
+    axis_names: tuple[str, str]
+    marked: np.ndarray | None = None
+
+
+def maps(panels: Sequence[Map], labels: np.ndarray, title: str, description: str, marks: str = "") -> Figure:
+    """Several maps of the same images, two a row, labels (n,) for all; `marks` says what marked points are."""
+    side, left, up = 4.3, 0.75, 4.95
+    rows, columns = -(-len(panels) // 2), min(2, len(panels))
+    figure = new_figure((left + side) * columns + 1.45, up * rows + 0.05, title, description)
+    for number, panel in enumerate(panels):
+        row, column = divmod(number, 2)
+        axes = place(figure, left + (left + side) * column, 0.5 + up * (rows - 1 - row), side, side)
+        shown = [] if panel.marked is None else [panel.marked]
+        draw_codes(axes, panel.points, labels, view(panel.points, *shown), panel.axis_names)
+        for points in shown:
+            style = {"s": 60, "color": "black", "marker": "+", "linewidths": 1.5, "zorder": 4}
+            axes.scatter(*points.T, **style, path_effects=HALO)
+        axes.set_title(panel.name, size=TEXT_SIZE, weight="bold")
+        if number == columns - 1:
+            marked = any(panel.marked is not None for panel in panels)
+            entry = Line2D([], [], color="black", marker="+", linestyle="none", label=textwrap.fill(marks, 14))
+            legends(axes, labels, [entry] if marked else [], 1.04)
+    return figure
+
+
+def named_tiles(
+    images: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    x_label: str,
+    title: str,
+    description: str,
+    together: int = 0,
+    left: float = 0.8,
+) -> Figure:
+    """Images (rows, columns, h, w) or (rows, columns, d) in [0, 1] under the names of rows and columns; NaN is white.
+
+    x_label: what the columns are. together: rows to a group, 0 for one group. left: inches for the rows' names.
+    """
+    figure, axes, x, y = draw_tiles(as_tiles(images), title, description, together, left=left, bottom=0.5)
+    axes.set_xticks(x, columns)
+    axes.set_yticks(y, rows)
+    axes.set_xlabel(x_label)
+    return figure
+
+
+def codes_and_walks(
+    codes: np.ndarray,
+    labels: np.ndarray,
+    prior_samples: np.ndarray,
+    images: np.ndarray,
+    axis_names: tuple[str, str],
+    title: str,
+    description: str,
+) -> Figure:
+    """Codes (n, 2) by class over prior samples (m, 2); beside them what is decoded on walks through the prior's modes.
+
+    labels: (n,). images: (modes, steps, h, w) or (modes, steps, d) in [0, 1], a row a mode, named by its number in the
+    colour of that class. axis_names: of the walk's steps, and of its rows.
+    """
+    canvas, _, y = canvas_of(as_tiles(images), width=660)
+    side, left, gap, bottom = 4.5, 0.75, 0.75, 0.625  # eighths of an inch: whole pixels
+    across, up = canvas.shape[1] / DPI, canvas.shape[0] / DPI
+    clouds = {"codes": codes, "prior samples": prior_samples}
+    limits = view(*clouds.values())
+    description = description + not_shown(limits, clouds)
+    height = bottom + max(side, up) + MARGIN
+    figure = new_figure(left + side + gap + across + MARGIN, height, title, description)
+    axes = place(figure, left, height - MARGIN - side, side, side)
+    draw_codes(axes, codes, labels, limits, ("z₁", "z₂"))
+    draw_cloud(axes, prior_samples[:CLOUD_POINTS], "prior samples")
+    beside = place(figure, left + side + gap, height - MARGIN - up, across, up)
+    show_canvas(beside, canvas)
+    beside.set_yticks(y, range(len(y)))
+    beside.set_xlabel(axis_names[0])
+    beside.set_ylabel(axis_names[1])
+    for number, name in enumerate(beside.get_yticklabels()):
+        name.set(size=13, weight="bold", color=COLOURS[number % 10])
+    return figure
+
+
+def dots(panels: Mapping[str, Mapping], rows: Sequence[str], title: str, description: str) -> Figure:
+    """Estimates with standard errors, a row a name, panels side by side.
+
+    panels: name of the horizontal axis -> series -> row -> (value, standard error); a row may be missing in a series.
+    """
+    figure = new_figure(10.5, 0.42 * len(rows) + 1.6, title, description, layout="constrained")
+    all_axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
+    series_names = [name for series in panels.values() for name in series]
+    for axes, (label, series) in zip(all_axes, panels.items(), strict=True):
+        for number, (name, points) in enumerate(series.items()):
+            at = np.array([rows.index(row) for row in points]) + 0.22 * (number - (len(series) - 1) / 2)
+            values, errors = np.array(list(points.values())).reshape(-1, 2).T
+            order = series_names.index(name)
+            style = {"color": COLOURS[order], "marker": MARKERS[order], "markersize": 5, "linestyle": "none"}
+            axes.errorbar(values, at, xerr=errors, capsize=3, label=name, **style)
+        axes.set_xlabel(label)
+        axes.grid(axis="y", color="0.9")
+        axes.set_axisbelow(True)
+        axes.tick_params(labelsize=TEXT_SIZE)
+        axes.legend(
+            loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(series), frameon=False, fontsize=SMALL_SIZE
+        )
+    all_axes[0].set_yticks(range(len(rows)), rows)
+    all_axes[0].set_ylim(len(rows) - 0.5, -0.5)
+    return figure
+
+
+class Spectrum(NamedTuple):
+    """A row of `spectra`: values (d,), largest first; images (n, h, w) or (n, d) in [0, 1]; a line of numbers."""
+
+    values: np.ndarray
+    images: np.ndarray
+    numbers: str
+
+
+def spectra(
+    rows: Mapping[str, Spectrum], originals: np.ndarray, title: str, description: str, x_label: str, y_label: str
+) -> Figure:
+    """A row a name: its values as bars on one logarithmic scale, from a thousandth, and its images beside them.
+
+    originals: images (n, h, w) or (n, d) that stand above all.
+    """
+    strips = [in_rows(as_images(images), len(images)) for images in (originals, *(row.images for row in rows.values()))]
+    canvases = [canvas_of(strip, width=760)[0] for strip in strips]
+    across, up = canvases[0].shape[1] / DPI, canvases[0].shape[0] / DPI
+    side, left, gap, bottom, down = 3.5, 2.0, 0.375, 0.5, 1.25
+    figure = new_figure(left + side + gap + across + MARGIN, bottom + down * len(rows) + up, title, description)
+    top = max(0.1, 2 * max(row.values.max() for row in rows.values()))  # of nothing at all as well
+    for number, (name, row) in enumerate(rows.items()):
+        low = bottom + down * (len(rows) - 1 - number)
+        axes = place(figure, left, low, side, down - 0.375)
+        axes.set(ylim=(1e-3, top), yscale="log", xlim=(0, len(row.values) + 1))
+        axes.bar(np.arange(1, len(row.values) + 1), row.values, width=1.0, color=COLOURS[0])
+        axes.yaxis.set_major_locator(LogLocator(numticks=9))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.minorticks_off()
+        axes.tick_params(labelsize=SMALL_SIZE, labelbottom=number == len(rows) - 1)
+        axes.set_ylabel(y_label, size=SMALL_SIZE)
+        style = {"ha": "right", "va": "center", "size": TEXT_SIZE, "weight": "bold"}
+        wrapped_name = "\n".join(textwrap.fill(line, 14) for line in name.splitlines())
+        axes.text(-0.21, 0.5, wrapped_name, transform=axes.transAxes, **style)
+        beside = place(figure, left + side + gap, low, across, up)
+        show_canvas(beside, canvases[number + 1])
+        beside.set_title(row.numbers, size=SMALL_SIZE, loc="left", pad=3)
+    axes.set_xlabel(x_label, size=SMALL_SIZE)
+    above = place(figure, left + side + gap, bottom + down * len(rows), across, up)
+    show_canvas(above, canvases[0])
+    above.set_ylabel("originals", size=SMALL_SIZE, rotation=0, ha="right", va="center")
+    return figure
+
+
+class Curve(NamedTuple):
+    """A series in `bands`: x (n,), a row of values for each seed (seeds, n), and the style of its line, or "none"."""
+
+    x: np.ndarray
+    values: np.ndarray
+    line: str = "solid"
+
+
+def curve_of(runs: Sequence[Mapping[str, Sequence[float]]], key: str, factor: float = 1.0) -> Curve:
+    """`factor` times `key` against "updates", a row a run; one that was stopped early goes on as NaN."""
+    longest = max((run["updates"] for run in runs), key=len)
+    values = [
+        np.pad(np.array(run[key], float), (0, len(longest) - len(run[key])), constant_values=np.nan) for run in runs
+    ]
+    return Curve(np.array(longest), factor * np.array(values))
+
+
+def bands(
+    panels: Mapping[str, Mapping[str, Curve]],
+    x_label: str,
+    title: str,
+    description: str,
+    references: Mapping[str, Sequence[tuple[float, str]]] | None = None,
+    x_scale: str = "linear",
+    y_scale: str | Mapping[str, str] = "linear",
+    skipped: float = 0.0,
+    shared: bool = False,
+) -> Figure:
+    """Mean over seeds as a line and their range as a band, panels side by side.
+
+    panels: name of the vertical axis -> series -> curve; a series keeps its colour through all panels, and what
+    stands behind a colon shares that of what stands before. references: panel -> (value, name), ..., drawn as
+    horizontal lines. x_scale, y_scale: "linear" or "log", the latter for all panels or panel -> scale; a vertical axis
+    that holds a number of 0 or below stays linear. skipped: the first part of every curve, which the vertical axis need
+    not hold. shared: one vertical scale for all panels.
+    """
+    figure = new_figure(max(6.5, 4.2 * len(panels) + 0.4), 4.4, title, description, layout="constrained")
+    names = list(dict.fromkeys(name.split(":")[0] for series in panels.values() for name in series))
+    all_axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=shared))
+    late = []
+    for axes, (label, series) in zip(all_axes, panels.items(), strict=True):
+        late = late if shared else []
+        for name, curve in series.items():
+            number = names.index(name.split(":")[0])
+            colour, values = COLOURS[number % len(COLOURS)], np.asarray(curve.values, float)
+            late.append(values[:, int(skipped * len(curve.x)) :].ravel())
+            marker = MARKERS[number % len(MARKERS)] if len(curve.x) < 12 else None
+            style = {"color": colour, "linestyle": curve.line, "marker": marker, "markersize": 4}
+            axes.plot(curve.x, values.mean(axis=0), label=name, **style)
+            if len(values) > 1 and curve.line == "none":
+                axes.vlines(curve.x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.5)
+            elif len(values) > 1:
+                axes.fill_between(curve.x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, linewidth=0)
+        for number, (value, name) in enumerate((references or {}).get(label, ())):
+            line = (0, (1, 1 + 2 * number))
+            text = f"{name}: {value:.3f}".replace("-", "−")
+            axes.axhline(value, color="black", linewidth=1, linestyle=line, label=text)
+            late.append([value])
+        low, high = np.nanmin(np.concatenate(late)), np.nanmax(np.concatenate(late))
+        margin = 0.05 * (high - low) or 1.0
+        asked = y_scale if isinstance(y_scale, str) else y_scale.get(label, "linear")
+        scale = asked if low > 0 else "linear"
+        limits = (low - margin, high + margin) if scale == "linear" else (0.9 * low, 1.1 * high)
+        axes.set(xlabel=x_label, ylabel=label, xscale=x_scale, yscale=scale, ylim=limits)
+        if scale == "log":
+            named = (1, 2, 3, 5) if high > 5 * low else range(1, 10)
+            axes.yaxis.set_major_locator(LogLocator(subs=named))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.tick_params(labelsize=TEXT_SIZE, which="both")
+        if x_scale == "log":
+            ticks = np.unique(np.concatenate([curve.x for curve in series.values()]))
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.minorticks_off()
+    lines = [line for axes in all_axes for line in axes.get_legend_handles_labels()[0]]
+    handles = {line.get_label(): line for line in lines}
+    columns = max(1, int(figure.get_figwidth() / (0.075 * max(map(len, handles)) + 0.6)))
+    place_of = {"loc": "outside lower center", "ncols": columns, "frameon": False, "fontsize": SMALL_SIZE}
+    figure.legend(handles=list(handles.values()), **place_of)
+    return figure
+
+
+class Panel(NamedTuple):
+    """A density in `densities`, (cells, cells), the exact log density to compare it with, and a line of numbers."""
+
+    density: np.ndarray
+    log_exact: np.ndarray
+    note: str = ""
+
+
+def densities(
+    rows: Mapping[str, Mapping[str, Panel]], planes: Sequence[Plane], axis_names, title: str, description: str
+) -> Figure:
+    """Densities in the plane as shades, contours of the exact ones that enclose 50 and 95 % of their mass on top.
+
+    rows: name -> column name -> panel. planes: one a row, where its densities lie; axis_names: two, or a pair a row.
+    """
+    columns = max(len(panels) for panels in rows.values())
+    side, left, down = 1.75, 0.95, 2.35
+    figure = new_figure(left + (side + 0.15) * columns + 0.1, down * len(rows) + 0.35, title, description)
+    pairs = axis_names if isinstance(axis_names[0], tuple) else [tuple(axis_names)] * len(rows)
+    for row, ((name, panels), plane, names) in enumerate(zip(rows.items(), planes, pairs, strict=True)):
+        bottom = down * (len(rows) - 1 - row) + 0.45
+        exacts = [np.exp(panel.log_exact) for panel in panels.values()]
+        limits = bulk(sum(exacts), plane)
+        for column, ((heading, panel), exact) in enumerate(zip(panels.items(), exacts, strict=True)):
+            axes = place(figure, left + (side + 0.15) * column, bottom + 0.3, side, side)
+            (west, south), (east, north) = plane.low, plane.high
+            top = np.quantile(exact[exact > exact.max() / 100], 0.98)
+            image = {"origin": "lower", "extent": (west, east, south, north), "aspect": "auto", "cmap": "Blues"}
+            axes.imshow(panel.density.T, vmin=0, vmax=top, **image)
+            order = np.sort(exact.ravel())[::-1]
+            mass = np.cumsum(order) * plane.area
+            levels = order[np.searchsorted(mass, [0.95, 0.5])]
+            lines = {"colors": [COLOURS[1]], "linestyles": ["solid", "dashed"], "linewidths": 0.9}
+            axes.contour(*np.moveaxis(plane.centres, -1, 0), exact, levels, **lines)
+            axes.tick_params(labelsize=6, pad=1, labelleft=column == 0)
+            axes.set(xlim=limits[0], ylim=limits[1])
+            axes.set_xlabel(names[0], size=SMALL_SIZE, labelpad=1)
+            axes.set_title(heading, size=SMALL_SIZE, weight="bold", pad=3)
+            axes.text(0.03, 0.97, panel.note, size=6.5, va="top", transform=axes.transAxes, path_effects=HALO)
+            if not column:
+                axes.set_ylabel(f"{name}\n{names[1]}", size=SMALL_SIZE)
+    shown = [Patch(color=colormaps["Blues"](0.7), label="density of the method")]
+    for style, share in (("dashed", "50 %"), ("solid", "95 %")):
+        shown.append(Line2D([], [], color=COLOURS[1], linestyle=style, label=f"{share} of the exact posterior"))
+    figure.legend(handles=shown, loc="lower center", ncols=3, frameon=False, fontsize=SMALL_SIZE)
+    return figure
+
+
+def bulk(density: np.ndarray, plane: Plane) -> np.ndarray:
+    """The part of the plane, (axis, low and high), that holds all but a thousandth of a density, and some more."""
+    limits = []
+    for axis, edges in enumerate(plane.edges):
+        share = np.cumsum(density.sum(axis=1 - axis)) / density.sum()
+        low, high = edges[np.searchsorted(share, 0.0005)], edges[np.searchsorted(share, 0.9995) + 1]
+        limits.append(np.clip([low - 0.1 * (high - low), high + 0.1 * (high - low)], edges[0], edges[-1]))
+    return np.array(limits)
+
+
+def codes_in_motion(
+    frames: np.ndarray, labels: np.ndarray, captions: Sequence[str], limit: float, title: str, description: str
+) -> FuncAnimation:
+    """Codes (frames, n, 2) coloured by labels (n,), a frame at a time with its caption, axes from -limit to limit."""
+    figure = new_figure(5.6, 5.2, title, description)
+    FigureCanvasAgg(figure)
+    axes = place(figure, 0.6, 0.5, 4.5, 4.5)
+    axes.set(xlim=(-limit, limit), ylim=(-limit, limit), xlabel="z₁", ylabel="z₂", aspect="equal")
+    points = axes.scatter(*frames[0].T, s=5, c=COLOURS[labels % 10], linewidths=0)
+    for radius, style in ((1.177, "solid"), (2.448, "dashed")):  # 50 % and 95 % of N(0, I)
+        axes.add_patch(Circle((0, 0), radius, fill=False, linestyle=style, linewidth=0.8))
+    caption = axes.text(0.02, 0.98, "", transform=axes.transAxes, va="top", size=TEXT_SIZE, path_effects=HALO)
+
+    def draw(number):
+        points.set_offsets(frames[number])
+        caption.set_text(captions[number])
+
+    return FuncAnimation(figure, draw, frames=len(frames))
+
+
+class Column(NamedTuple):
+    """A model in `side_by_side`: codes (n, 2), prior samples (m, 2), images in [0, 1], and numbers by their names."""
+
+    name: str
+    codes: np.ndarray
+    prior_samples: np.ndarray
+    samples: np.ndarray
+    numbers: Mapping[str, str]
+
+
+def side_by_side(
+    columns: Sequence[Column], labels: np.ndarray | None, axis_names: Sequence[str], title: str, description: str
+) -> Figure:
+    """Models next to one another: codes by class over prior samples, samples, numbers. labels: (n,) or None."""
+    width, side, gap = 2.15, 1.75, 0.6
+    figure = new_figure(gap + width * len(columns) + 0.3, 2 * side + 2.0, title, description)
+    for number, column in enumerate(columns):
+        left = gap + number * width
+        axes = place(figure, left, side + 1.7, side, side)
+        limits = view(column.codes, column.prior_samples)
+        draw_codes(axes, column.codes, labels, limits, (axis_names[0], "" if number else axis_names[1]), numbered=False)
+        draw_cloud(axes, column.prior_samples[: CLOUD_POINTS // 4], "prior samples")
+        axes.tick_params(labelsize=6)
+        axes.xaxis.label.set_size(SMALL_SIZE)
+        axes.yaxis.label.set_size(SMALL_SIZE)
+        axes.set_title(column.name, size=TEXT_SIZE, weight="bold")
+        axes = place(figure, left, 1.25, side, side)
+        tiles = in_rows(as_images(column.samples), 6)
+        rows, across, height, wide = tiles.shape
+        axes.imshow(tiles.swapaxes(1, 2).reshape(rows * height, across * wide), "gray", vmin=0, vmax=1, aspect="auto")
+        axes.set(xticks=[], yticks=[])
+        for line, (name, value) in enumerate(column.numbers.items()):
+            up = (1.05 - 0.22 * line) / figure.get_figheight()
+            figure.text(left / figure.get_figwidth(), up, name, size=SMALL_SIZE, color="0.3")
+            figure.text((left + side) / figure.get_figwidth(), up, value, size=SMALL_SIZE, ha="right")
+    if labels is not None:
+        classes = np.unique(labels)
+        style = {"linestyle": "none", "markersize": 4}
+        dots = [Line2D([], [], color=COLOURS[c % 10], marker=marker(c), label=c, **style) for c in classes]
+        dots.append(Line2D([], [], color="black", marker="o", linestyle="none", markersize=2, label="prior"))
+        place_of = {"loc": "lower right", "bbox_to_anchor": (1, (2 * side + 1.87) / figure.get_figheight())}
+        style = {"fontsize": SMALL_SIZE, "columnspacing": 0.8, "handletextpad": 0.1, "handlelength": 1.2}
+        figure.legend(handles=dots, ncols=len(dots), frameon=False, **style, **place_of)
+    return figure
