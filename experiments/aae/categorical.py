@@ -4,7 +4,26 @@ Makhzani et al., arXiv 1511.05644, sections 4 to 6: y is the category of an imag
 y to Cat(y), one-hot, another z to N(0, I). With labels for some images, a cross-entropy makes the categories the
 classes (section 4). Without labels they are clusters (section 5). With a decoder that takes W_C y + z, they make a map
 (section 6).
-"""A one-hot y of `categories` equally likely ones beside z ~ N(0, I): codes (y, z) in one vector.
+"""
+
+from collections.abc import Mapping
+
+from common import networks
+from common.adversarial import discriminator_loss, frozen, generator_loss
+from common.arrays import DataError
+from common.data import SPLIT_SEED, Dataset
+from common.files import RunError
+from common.model import LatentModel, binary_cross_entropy, in_batches, to_numpy
+from common.priors import separate
+from common.training import Batches, Outcome
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+
+class CategoricalPrior:
+    """A one-hot y of `categories` equally likely ones beside z ~ N(0, I): codes (y, z) in one vector.
 
     AAE paper, sections 4 to 6.
     """
