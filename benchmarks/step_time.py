@@ -1,16 +1,15 @@
-"""Training speed of the five scripts, beside the usual Keras way and the machine's own limit, in one run.
+"""Training speed of every script, beside the usual Keras way and the machine's own limit, in one run.
 
 Run: python benchmarks/step_time.py [--rounds 5] [--updates 100]
 
 Prints a table: images per second of each script's training (the step that its `model.fit` runs, default sizes,
 MNIST-shaped images, after warm-up), of the usual way to train the deterministic AAE in Keras (compiled
 sub-models and three `train_on_batch` calls a batch, as Keras compiles them and with XLA), and of the machine's
-limit for each script: nothing but its matrix products and its optimiser's traffic through memory. The
-contestants take turns, so that a disturbance hits all of them; each number is the median over the rounds.
-Ratios within one table can be compared, numbers of two tables cannot.
+limit for each script: only its matrix products and its optimiser's memory traffic. The contestants take turns,
+so that a disturbance hits all of them. Each number is the median over the rounds. Ratios within one table can be
+compared, numbers of two tables cannot.
 """
 
-import importlib
 import statistics
 import sys
 import time
@@ -23,18 +22,11 @@ import numpy as np
 import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from common.scripts import SCRIPTS, load_script
 from common.training import Batches, compile_model
 
-SCRIPTS = ("aae_deterministic", "aae_gaussian", "aae_universal", "vae_baseline", "avb")
 IMAGE_SHAPE = (28, 28)
 BATCH = 100
-
-# How often one update sends a batch through each network: forwards, gradients of its weights, gradients of its
-# input. The discriminator sees the codes once for both players, and what it is compared with once; AVB's starts
-# with the pixels, which need no gradient.
-AUTOENCODER = {"encoder": (1, 1, 0), "decoder": (1, 1, 1)}
-PASSES = dict.fromkeys(SCRIPTS, AUTOENCODER | {"discriminator": (2, 2, 1)})
-PASSES |= {"vae_baseline": AUTOENCODER, "avb": AUTOENCODER | {"discriminator": (2, 2, 0)}}
 
 
 @dataclass(frozen=True)
@@ -47,7 +39,7 @@ class Config:
 
 def build(script: str):
     """A script's model at its defaults, and its Config."""
-    module = importlib.import_module(script)
+    module = load_script(script)
     return module.build(module.Config(), IMAGE_SHAPE), module.Config()
 
 
@@ -95,6 +87,17 @@ def usual_turn(images, jit_compile):
     return turn
 
 
+def passes(name: str, network) -> tuple[int, int, int]:
+    """How often an update sends a batch through a network: forwards, gradients of its weights, gradients of its input.
+
+    The discriminator sees the codes once for both players, and once their opposites. A network that starts with the
+    pixels needs no gradient of its input.
+    """
+    times = 2 if name == "discriminator" else 1
+    sees_pixels = any(tuple(tensor.shape[1:]) == IMAGE_SHAPE for tensor in network.inputs)
+    return times, times, 0 if sees_pixels else 1
+
+
 def kernels(network) -> list[tuple[int, int, int]]:
     """The matrices of a network as (count, inputs, outputs)."""
     shapes = [weight.shape for weight in network.trainable_weights if len(weight.shape) > 1]
@@ -102,18 +105,19 @@ def kernels(network) -> list[tuple[int, int, int]]:
 
 
 def limit_turn(script: str, updates: int):
-    """Only the matrix products of an update, by NumPy's BLAS into ready arrays, and the bytes that Adam has to move."""
+    """Only the matrix products of an update, by NumPy's BLAS into existing arrays, and the bytes that Adam has to move."""
     model, _ = build(script)
     random, products = np.random.default_rng(0), []
-    for name, (forwards, weight_gradients, input_gradients) in PASSES[script].items():
-        for layer, (count, inputs, outputs) in enumerate(kernels(model.networks[name])):
+    for name, network in model.networks.items():
+        forwards, weight_gradients, input_gradients = passes(name, network)
+        for layer, (count, inputs, outputs) in enumerate(kernels(network)):
             x, w, g = (
                 random.standard_normal((count, *shape), dtype="float32")
                 for shape in ((BATCH, inputs), (inputs, outputs), (BATCH, outputs))
             )
-            passes = [((x, w), forwards), ((x.mT, g), weight_gradients)]
-            passes.append(((g, w.mT), input_gradients if layer == 0 else weight_gradients))
-            for pair, times in passes:
+            pairs = [((x, w), forwards), ((x.mT, g), weight_gradients)]
+            pairs.append(((g, w.mT), input_gradients if layer == 0 else weight_gradients))
+            for pair, times in pairs:
                 products += [(*pair, np.matmul(*pair))] * times
     # Adam reads a weight, its gradient and two moments, and writes three of them: 7 floats, as 3.5 copies.
     halves = [
@@ -132,6 +136,7 @@ def limit_turn(script: str, updates: int):
 
 
 def main(config: Config):
+    """Measure all contestants in turns and print the table."""
     images = np.random.default_rng(0).random((config.updates * BATCH, *IMAGE_SHAPE), dtype="float32")
     usual, usual_xla = "aae_deterministic, the usual way", "aae_deterministic, the usual way with XLA"
     turns = {script: script_turn(script, images) for script in SCRIPTS}

@@ -60,7 +60,7 @@ class Dataset:
     x_test: np.ndarray
     y_test: np.ndarray | None
     name: str
-    is_mnist: bool = False  # whether these are MNIST's own images, to the last byte: what papers report numbers for
+    is_mnist: bool = False  # whether the training images are MNIST's own: papers report numbers for these
 
     @property
     def image_shape(self) -> tuple[int, ...]:

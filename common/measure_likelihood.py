@@ -58,20 +58,31 @@ def proposal(model: LatentModel, images) -> tuple[np.ndarray, np.ndarray] | None
 
 def measure_likelihood(model: LatentModel, dataset: Dataset, settings: LikelihoodSettings, progress) -> dict:
     """log p(x) of binarised test images, by importance weighting and by annealing, and Parzen's window on grey ones."""
+    numbers, _ = weighted_and_annealed(model, dataset, settings, progress)
+    return flat(numbers | parzen(model.sample(WINDOWS), dataset))
+
+
+def weighted_and_annealed(
+    model: LatentModel, dataset: Dataset, settings: LikelihoodSettings, progress
+) -> tuple[dict, np.ndarray | None]:
+    """Both estimates of log p(x) in nats, how far they are apart, and the annealed one of each test image.
+
+    Without `weighted_samples` there is no bound. A prior without a density has none of these numbers, and None.
+    """
     if not hasattr(model.prior, "log_prob"):
         keys = ("elbo_binarised_nats", "importance_weighted_bound_nats", "annealed_log_likelihood_nats")
-        numbers = {
-            key: Absent(model.prior.no_density) for key in (*keys, "annealed_gap_nats", "annealed_minus_weighted_nats")
-        }
-    else:
+        keys = (*keys, "annealed_gap_nats", "annealed_minus_weighted_nats")
+        return {key: Absent(model.prior.no_density) for key in keys}, None
+    weighted, bounds = {}, None
+    if settings.weighted_samples:
         weighted, bounds = importance_weighted(model, dataset, settings, progress)
-        numbers, estimates = annealed(model, dataset, settings, progress)
+    numbers, estimates = annealed(model, dataset, settings, progress)
+    if bounds is not None:
+        count = min(len(bounds), len(estimates))  # the same images first
+        numbers["annealed_minus_weighted_nats"] = mean_of(estimates[:count] - bounds[:count])
+    elif weighted:
         numbers["annealed_minus_weighted_nats"] = Absent(NO_DENSITY["point"])
-        if bounds is not None:
-            count = min(len(bounds), len(estimates))  # the same images first
-            numbers["annealed_minus_weighted_nats"] = mean_of(estimates[:count] - bounds[:count])
-        numbers |= weighted
-    return flat(numbers | parzen(model.sample(WINDOWS), dataset))
+    return numbers | weighted, estimates
 
 
 def importance_weighted(

@@ -2,6 +2,8 @@
 
 import importlib
 
+from common.model import LatentModel
+
 SCRIPTS = ("aae_deterministic", "aae_gaussian", "aae_universal", "avb", "vae_baseline")
 RENAMED = {  # script in the config.json of an older run: the module that it is now
     "compare": "experiments.comparison.compare",
@@ -26,3 +28,9 @@ RENAMED = {  # script in the config.json of an older run: the module that it is 
 def load_script(name: str):
     """The module of a script, with its `Config`, `build` and `main`."""
     return importlib.import_module(name)
+
+
+def title_of(script) -> str:
+    """The title of a script's model: that of the last `LatentModel` which its module defines."""
+    own = (kind for kind in vars(script).values() if getattr(kind, "__module__", None) == script.__name__)
+    return [kind for kind in own if isinstance(kind, type) and issubclass(kind, LatentModel)][-1].title

@@ -14,6 +14,7 @@ from experiments.avb.plane import Plane
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.animation import FuncAnimation, PillowWriter
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -27,8 +28,11 @@ def save_animation(animation: FuncAnimation, path: str | Path, frames_a_second: 
         animation.save(unfinished, writer=PillowWriter(frames_a_second), dpi=0.75 * DPI)
 
 
+# Maps of the code
+
+
 class Map(NamedTuple):
-    """Points (n, 2) in `maps`, the names of the axes, and perhaps marked points (m, 2) that belong to none."""
+    """A panel of `maps`: points (n, 2), the names of the axes, and perhaps marked points (m, 2) without a class."""
 
     name: str
     points: np.ndarray
@@ -44,17 +48,25 @@ def maps(panels: Sequence[Map], labels: np.ndarray, title: str, description: str
     for number, panel in enumerate(panels):
         row, column = divmod(number, 2)
         axes = place(figure, left + (left + side) * column, 0.5 + up * (rows - 1 - row), side, side)
-        shown = [] if panel.marked is None else [panel.marked]
-        draw_codes(axes, panel.points, labels, view(panel.points, *shown), panel.axis_names)
-        for points in shown:
-            style = {"s": 60, "color": "black", "marker": "+", "linewidths": 1.5, "zorder": 4}
-            axes.scatter(*points.T, **style, path_effects=HALO)
-        axes.set_title(panel.name, size=TEXT_SIZE, weight="bold")
-        if number == columns - 1:
+        draw_map(axes, panel, labels)
+        if number == columns - 1:  # the last one of the first row has the legend beside it
             marked = any(panel.marked is not None for panel in panels)
             entry = Line2D([], [], color="black", marker="+", linestyle="none", label=textwrap.fill(marks, 14))
             legends(axes, labels, [entry] if marked else [], 1.04)
     return figure
+
+
+def draw_map(axes: Axes, panel: Map, labels: np.ndarray) -> None:
+    """A panel's points coloured by labels (n,), and crosses at its marked points."""
+    marked = [] if panel.marked is None else [panel.marked]
+    draw_codes(axes, panel.points, labels, view(panel.points, *marked), panel.axis_names)
+    for points in marked:
+        style = {"s": 60, "color": "black", "marker": "+", "linewidths": 1.5, "zorder": 4}
+        axes.scatter(*points.T, **style, path_effects=HALO)
+    axes.set_title(panel.name, size=TEXT_SIZE, weight="bold")
+
+
+# Decoded images
 
 
 def named_tiles(
@@ -87,7 +99,7 @@ def codes_and_walks(
     title: str,
     description: str,
 ) -> Figure:
-    """Codes (n, 2) by class over prior samples (m, 2); beside them what is decoded on walks through the prior's modes.
+    """Codes (n, 2) by class over prior samples (m, 2); beside them the images decoded along walks through its modes.
 
     labels: (n,). images: (modes, steps, h, w) or (modes, steps, d) in [0, 1], a row a mode, named by its number in the
     colour of that class. axis_names: of the walk's steps, and of its rows.
@@ -106,11 +118,13 @@ def codes_and_walks(
     beside = place(figure, left + side + gap, height - MARGIN - up, across, up)
     show_canvas(beside, canvas)
     beside.set_yticks(y, range(len(y)))
-    beside.set_xlabel(axis_names[0])
-    beside.set_ylabel(axis_names[1])
+    beside.set(xlabel=axis_names[0], ylabel=axis_names[1])
     for number, name in enumerate(beside.get_yticklabels()):
         name.set(size=13, weight="bold", color=COLOURS[number % 10])
     return figure
+
+
+# Estimates and spectra, a row a model
 
 
 def dots(panels: Mapping[str, Mapping], rows: Sequence[str], title: str, description: str) -> Figure:
@@ -121,20 +135,19 @@ def dots(panels: Mapping[str, Mapping], rows: Sequence[str], title: str, descrip
     figure = new_figure(10.5, 0.42 * len(rows) + 1.6, title, description, layout="constrained")
     all_axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
     series_names = [name for series in panels.values() for name in series]
+    legend = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "frameon": False, "fontsize": SMALL_SIZE}
     for axes, (label, series) in zip(all_axes, panels.items(), strict=True):
         for number, (name, points) in enumerate(series.items()):
-            at = np.array([rows.index(row) for row in points]) + 0.22 * (number - (len(series) - 1) / 2)
+            heights = np.array([rows.index(row) for row in points]) + 0.22 * (number - (len(series) - 1) / 2)
             values, errors = np.array(list(points.values())).reshape(-1, 2).T
             order = series_names.index(name)
             style = {"color": COLOURS[order], "marker": MARKERS[order], "markersize": 5, "linestyle": "none"}
-            axes.errorbar(values, at, xerr=errors, capsize=3, label=name, **style)
+            axes.errorbar(values, heights, xerr=errors, capsize=3, label=name, **style)
         axes.set_xlabel(label)
         axes.grid(axis="y", color="0.9")
         axes.set_axisbelow(True)
         axes.tick_params(labelsize=TEXT_SIZE)
-        axes.legend(
-            loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(series), frameon=False, fontsize=SMALL_SIZE
-        )
+        axes.legend(ncols=len(series), **legend)
     all_axes[0].set_yticks(range(len(rows)), rows)
     all_axes[0].set_ylim(len(rows) - 0.5, -0.5)
     return figure
@@ -160,20 +173,13 @@ def spectra(
     across, up = canvases[0].shape[1] / DPI, canvases[0].shape[0] / DPI
     side, left, gap, bottom, down = 3.5, 2.0, 0.375, 0.5, 1.25
     figure = new_figure(left + side + gap + across + MARGIN, bottom + down * len(rows) + up, title, description)
-    top = max(0.1, 2 * max(row.values.max() for row in rows.values()))  # of nothing at all as well
+    top = max(0.1, 2 * max(row.values.max() for row in rows.values()))  # also where all values are 0
     for number, (name, row) in enumerate(rows.items()):
         low = bottom + down * (len(rows) - 1 - number)
         axes = place(figure, left, low, side, down - 0.375)
-        axes.set(ylim=(1e-3, top), yscale="log", xlim=(0, len(row.values) + 1))
-        axes.bar(np.arange(1, len(row.values) + 1), row.values, width=1.0, color=COLOURS[0])
-        axes.yaxis.set_major_locator(LogLocator(numticks=9))
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.minorticks_off()
+        draw_spectrum(axes, name, row.values, top)
         axes.tick_params(labelsize=SMALL_SIZE, labelbottom=number == len(rows) - 1)
         axes.set_ylabel(y_label, size=SMALL_SIZE)
-        style = {"ha": "right", "va": "center", "size": TEXT_SIZE, "weight": "bold"}
-        wrapped_name = "\n".join(textwrap.fill(line, 14) for line in name.splitlines())
-        axes.text(-0.21, 0.5, wrapped_name, transform=axes.transAxes, **style)
         beside = place(figure, left + side + gap, low, across, up)
         show_canvas(beside, canvases[number + 1])
         beside.set_title(row.numbers, size=SMALL_SIZE, loc="left", pad=3)
@@ -182,6 +188,21 @@ def spectra(
     show_canvas(above, canvases[0])
     above.set_ylabel("originals", size=SMALL_SIZE, rotation=0, ha="right", va="center")
     return figure
+
+
+def draw_spectrum(axes: Axes, name: str, values: np.ndarray, top: float) -> None:
+    """Values (d,) as bars on a logarithmic scale up to `top`, with the row's name to the left."""
+    axes.set(ylim=(1e-3, top), yscale="log", xlim=(0, len(values) + 1))
+    axes.bar(np.arange(1, len(values) + 1), values, width=1.0, color=COLOURS[0])
+    axes.yaxis.set_major_locator(LogLocator(numticks=9))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.minorticks_off()
+    style = {"ha": "right", "va": "center", "size": TEXT_SIZE, "weight": "bold"}
+    wrapped_name = "\n".join(textwrap.fill(line, 14) for line in name.splitlines())
+    axes.text(-0.21, 0.5, wrapped_name, transform=axes.transAxes, **style)
+
+
+# Curves of several seeds
 
 
 class Curve(NamedTuple):
@@ -193,7 +214,7 @@ class Curve(NamedTuple):
 
 
 def curve_of(runs: Sequence[Mapping[str, Sequence[float]]], key: str, factor: float = 1.0) -> Curve:
-    """`factor` times `key` against "updates", a row a run; one that was stopped early goes on as NaN."""
+    """`factor` times `key` against "updates", a row a run; the missing end of a run that stopped early is NaN."""
     longest = max((run["updates"] for run in runs), key=len)
     values = [
         np.pad(np.array(run[key], float), (0, len(longest) - len(run[key])), constant_values=np.nan) for run in runs
@@ -214,56 +235,83 @@ def bands(
 ) -> Figure:
     """Mean over seeds as a line and their range as a band, panels side by side.
 
-    panels: name of the vertical axis -> series -> curve; a series keeps its colour through all panels, and what
-    stands behind a colon shares that of what stands before. references: panel -> (value, name), ..., drawn as
-    horizontal lines. x_scale, y_scale: "linear" or "log", the latter for all panels or panel -> scale; a vertical axis
-    that holds a number of 0 or below stays linear. skipped: the first part of every curve, which the vertical axis need
-    not hold. shared: one vertical scale for all panels.
+    panels: name of the vertical axis -> series -> curve. A series keeps its colour through all panels; "a: b" has the
+    colour of "a". references: panel -> (value, name), ..., drawn as horizontal lines. x_scale, y_scale: "linear" or
+    "log", the latter for all panels or panel -> scale; a vertical axis with a number of 0 or below stays linear.
+    skipped: the share at the start of every curve that may leave the vertical axis. shared: one vertical scale for all
+    panels.
     """
     figure = new_figure(max(6.5, 4.2 * len(panels) + 0.4), 4.4, title, description, layout="constrained")
     names = list(dict.fromkeys(name.split(":")[0] for series in panels.values() for name in series))
     all_axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=shared))
-    late = []
+    lines = {label: (references or {}).get(label, ()) for label in panels}
+    values = {label: values_to_hold(series, lines[label], skipped) for label, series in panels.items()}
     for axes, (label, series) in zip(all_axes, panels.items(), strict=True):
-        late = late if shared else []
         for name, curve in series.items():
-            number = names.index(name.split(":")[0])
-            colour, values = COLOURS[number % len(COLOURS)], np.asarray(curve.values, float)
-            late.append(values[:, int(skipped * len(curve.x)) :].ravel())
-            marker = MARKERS[number % len(MARKERS)] if len(curve.x) < 12 else None
-            style = {"color": colour, "linestyle": curve.line, "marker": marker, "markersize": 4}
-            axes.plot(curve.x, values.mean(axis=0), label=name, **style)
-            if len(values) > 1 and curve.line == "none":
-                axes.vlines(curve.x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.5)
-            elif len(values) > 1:
-                axes.fill_between(curve.x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, linewidth=0)
-        for number, (value, name) in enumerate((references or {}).get(label, ())):
-            line = (0, (1, 1 + 2 * number))
-            text = f"{name}: {value:.3f}".replace("-", "−")
-            axes.axhline(value, color="black", linewidth=1, linestyle=line, label=text)
-            late.append([value])
-        low, high = np.nanmin(np.concatenate(late)), np.nanmax(np.concatenate(late))
-        margin = 0.05 * (high - low) or 1.0
-        asked = y_scale if isinstance(y_scale, str) else y_scale.get(label, "linear")
-        scale = asked if low > 0 else "linear"
-        limits = (low - margin, high + margin) if scale == "linear" else (0.9 * low, 1.1 * high)
-        axes.set(xlabel=x_label, ylabel=label, xscale=x_scale, yscale=scale, ylim=limits)
-        if scale == "log":
-            named = (1, 2, 3, 5) if high > 5 * low else range(1, 10)
-            axes.yaxis.set_major_locator(LogLocator(subs=named))
-            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-            axes.yaxis.set_minor_formatter(NullFormatter())
+            draw_band(axes, name, curve, names.index(name.split(":")[0]))
+        draw_levels(axes, lines[label])
+        axes.set(xlabel=x_label, ylabel=label, xscale=x_scale)
+        scale = y_scale if isinstance(y_scale, str) else y_scale.get(label, "linear")
+        scale_vertically(axes, np.concatenate(list(values.values())) if shared else values[label], scale)
         axes.tick_params(labelsize=TEXT_SIZE, which="both")
         if x_scale == "log":
             ticks = np.unique(np.concatenate([curve.x for curve in series.values()]))
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axes.minorticks_off()
-    lines = [line for axes in all_axes for line in axes.get_legend_handles_labels()[0]]
+    legend_below(figure)
+    return figure
+
+
+def values_to_hold(series: Mapping[str, Curve], references, skipped: float) -> np.ndarray:
+    """What a vertical axis has to hold, (n,): the references, and all curves but for the `skipped` share of each."""
+    late = [np.asarray(curve.values, float)[:, int(skipped * len(curve.x)) :].ravel() for curve in series.values()]
+    return np.concatenate([*late, [value for value, _ in references]])
+
+
+def draw_band(axes: Axes, name: str, curve: Curve, number: int) -> None:
+    """A series in the colour of its `number`: the mean over seeds, and their range if there are several."""
+    colour, values = COLOURS[number % len(COLOURS)], np.asarray(curve.values, float)
+    marker = MARKERS[number % len(MARKERS)] if len(curve.x) < 12 else None
+    style = {"color": colour, "linestyle": curve.line, "marker": marker, "markersize": 4}
+    axes.plot(curve.x, values.mean(axis=0), label=name, **style)
+    low, high = values.min(axis=0), values.max(axis=0)
+    if len(values) > 1 and curve.line == "none":
+        axes.vlines(curve.x, low, high, color=colour, alpha=0.5)
+    elif len(values) > 1:
+        axes.fill_between(curve.x, low, high, color=colour, alpha=0.2, linewidth=0)
+
+
+def draw_levels(axes: Axes, references: Sequence[tuple[float, str]]) -> None:
+    """A horizontal line for each (value, name), the dots of each farther apart than those of the one before."""
+    for number, (value, name) in enumerate(references):
+        text = f"{name}: {value:.3f}".replace("-", "−")
+        axes.axhline(value, color="black", linewidth=1, linestyle=(0, (1, 1 + 2 * number)), label=text)
+
+
+def scale_vertically(axes: Axes, values: np.ndarray, scale: str) -> None:
+    """Limits that hold the finite values, on a "linear" or, if all are above 0, a "log" scale with readable ticks."""
+    low, high = np.nanmin(values), np.nanmax(values)
+    margin = 0.05 * (high - low) or 1.0
+    scale = scale if low > 0 else "linear"
+    limits = (low - margin, high + margin) if scale == "linear" else (0.9 * low, 1.1 * high)
+    axes.set(yscale=scale, ylim=limits)
+    if scale == "log":
+        digits = (1, 2, 3, 5) if high > 5 * low else range(1, 10)
+        axes.yaxis.set_major_locator(LogLocator(subs=digits))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def legend_below(figure: Figure) -> None:
+    """One legend for all panels, a name once, in as many columns as fit."""
+    lines = [line for axes in figure.axes for line in axes.get_legend_handles_labels()[0]]
     handles = {line.get_label(): line for line in lines}
     columns = max(1, int(figure.get_figwidth() / (0.075 * max(map(len, handles)) + 0.6)))
-    place_of = {"loc": "outside lower center", "ncols": columns, "frameon": False, "fontsize": SMALL_SIZE}
-    figure.legend(handles=list(handles.values()), **place_of)
-    return figure
+    style = {"loc": "outside lower center", "ncols": columns, "frameon": False, "fontsize": SMALL_SIZE}
+    figure.legend(handles=list(handles.values()), **style)
+
+
+# Posteriors in the plane
 
 
 class Panel(NamedTuple):
@@ -287,31 +335,36 @@ def densities(
     pairs = axis_names if isinstance(axis_names[0], tuple) else [tuple(axis_names)] * len(rows)
     for row, ((name, panels), plane, names) in enumerate(zip(rows.items(), planes, pairs, strict=True)):
         bottom = down * (len(rows) - 1 - row) + 0.45
-        exacts = [np.exp(panel.log_exact) for panel in panels.values()]
-        limits = bulk(sum(exacts), plane)
-        for column, ((heading, panel), exact) in enumerate(zip(panels.items(), exacts, strict=True)):
+        limits = bulk(sum(np.exp(panel.log_exact) for panel in panels.values()), plane)
+        for column, (heading, panel) in enumerate(panels.items()):
             axes = place(figure, left + (side + 0.15) * column, bottom + 0.3, side, side)
-            (west, south), (east, north) = plane.low, plane.high
-            top = np.quantile(exact[exact > exact.max() / 100], 0.98)
-            image = {"origin": "lower", "extent": (west, east, south, north), "aspect": "auto", "cmap": "Blues"}
-            axes.imshow(panel.density.T, vmin=0, vmax=top, **image)
-            order = np.sort(exact.ravel())[::-1]
-            mass = np.cumsum(order) * plane.area
-            levels = order[np.searchsorted(mass, [0.95, 0.5])]
-            lines = {"colors": [COLOURS[1]], "linestyles": ["solid", "dashed"], "linewidths": 0.9}
-            axes.contour(*np.moveaxis(plane.centres, -1, 0), exact, levels, **lines)
+            draw_density(axes, panel, plane)
             axes.tick_params(labelsize=6, pad=1, labelleft=column == 0)
             axes.set(xlim=limits[0], ylim=limits[1])
             axes.set_xlabel(names[0], size=SMALL_SIZE, labelpad=1)
             axes.set_title(heading, size=SMALL_SIZE, weight="bold", pad=3)
-            axes.text(0.03, 0.97, panel.note, size=6.5, va="top", transform=axes.transAxes, path_effects=HALO)
             if not column:
                 axes.set_ylabel(f"{name}\n{names[1]}", size=SMALL_SIZE)
-    shown = [Patch(color=colormaps["Blues"](0.7), label="density of the method")]
+    entries = [Patch(color=colormaps["Blues"](0.7), label="density of the method")]
     for style, share in (("dashed", "50 %"), ("solid", "95 %")):
-        shown.append(Line2D([], [], color=COLOURS[1], linestyle=style, label=f"{share} of the exact posterior"))
-    figure.legend(handles=shown, loc="lower center", ncols=3, frameon=False, fontsize=SMALL_SIZE)
+        entries.append(Line2D([], [], color=COLOURS[1], linestyle=style, label=f"{share} of the exact posterior"))
+    figure.legend(handles=entries, loc="lower center", ncols=3, frameon=False, fontsize=SMALL_SIZE)
     return figure
+
+
+def draw_density(axes: Axes, panel: Panel, plane: Plane) -> None:
+    """A panel's density as shades, the two contours of the exact one, and its line of numbers."""
+    exact = np.exp(panel.log_exact)
+    (west, south), (east, north) = plane.low, plane.high
+    top = np.quantile(exact[exact > exact.max() / 100], 0.98)
+    image = {"origin": "lower", "extent": (west, east, south, north), "aspect": "auto", "cmap": "Blues"}
+    axes.imshow(panel.density.T, vmin=0, vmax=top, **image)
+    order = np.sort(exact.ravel())[::-1]
+    mass = np.cumsum(order) * plane.area
+    levels = order[np.searchsorted(mass, [0.95, 0.5])]
+    lines = {"colors": [COLOURS[1]], "linestyles": ["solid", "dashed"], "linewidths": 0.9}
+    axes.contour(*np.moveaxis(plane.centres, -1, 0), exact, levels, **lines)
+    axes.text(0.03, 0.97, panel.note, size=6.5, va="top", transform=axes.transAxes, path_effects=HALO)
 
 
 def bulk(density: np.ndarray, plane: Plane) -> np.ndarray:
@@ -344,6 +397,9 @@ def codes_in_motion(
     return FuncAnimation(figure, draw, frames=len(frames))
 
 
+# Models beside one another
+
+
 class Column(NamedTuple):
     """A model in `side_by_side`: codes (n, 2), prior samples (m, 2), images in [0, 1], and numbers by their names."""
 
@@ -362,29 +418,34 @@ def side_by_side(
     figure = new_figure(gap + width * len(columns) + 0.3, 2 * side + 2.0, title, description)
     for number, column in enumerate(columns):
         left = gap + number * width
-        axes = place(figure, left, side + 1.7, side, side)
-        limits = view(column.codes, column.prior_samples)
-        draw_codes(axes, column.codes, labels, limits, (axis_names[0], "" if number else axis_names[1]), numbered=False)
-        draw_cloud(axes, column.prior_samples[: CLOUD_POINTS // 4], "prior samples")
-        axes.tick_params(labelsize=6)
-        axes.xaxis.label.set_size(SMALL_SIZE)
-        axes.yaxis.label.set_size(SMALL_SIZE)
-        axes.set_title(column.name, size=TEXT_SIZE, weight="bold")
-        axes = place(figure, left, 1.25, side, side)
-        tiles = in_rows(as_images(column.samples), 6)
-        rows, across, height, wide = tiles.shape
-        axes.imshow(tiles.swapaxes(1, 2).reshape(rows * height, across * wide), "gray", vmin=0, vmax=1, aspect="auto")
-        axes.set(xticks=[], yticks=[])
+        names = axis_names if number == 0 else (axis_names[0], "")
+        draw_small_codes(place(figure, left, side + 1.7, side, side), column, labels, names)
+        below = place(figure, left, 1.25, side, side, anchor="N")
+        show_canvas(below, canvas_of(in_rows(as_images(column.samples), 6), width=side * DPI)[0], "auto")
         for line, (name, value) in enumerate(column.numbers.items()):
             up = (1.05 - 0.22 * line) / figure.get_figheight()
             figure.text(left / figure.get_figwidth(), up, name, size=SMALL_SIZE, color="0.3")
             figure.text((left + side) / figure.get_figwidth(), up, value, size=SMALL_SIZE, ha="right")
     if labels is not None:
-        classes = np.unique(labels)
-        style = {"linestyle": "none", "markersize": 4}
-        dots = [Line2D([], [], color=COLOURS[c % 10], marker=marker(c), label=c, **style) for c in classes]
-        dots.append(Line2D([], [], color="black", marker="o", linestyle="none", markersize=2, label="prior"))
-        place_of = {"loc": "lower right", "bbox_to_anchor": (1, (2 * side + 1.87) / figure.get_figheight())}
-        style = {"fontsize": SMALL_SIZE, "columnspacing": 0.8, "handletextpad": 0.1, "handlelength": 1.2}
-        figure.legend(handles=dots, ncols=len(dots), frameon=False, **style, **place_of)
+        legend_of_classes(figure, labels, (2 * side + 1.87) / figure.get_figheight())
     return figure
+
+
+def draw_small_codes(axes: Axes, column: Column, labels: np.ndarray | None, names: Sequence[str]) -> None:
+    """A model's codes over some of its prior samples, in small print."""
+    limits = view(column.codes, column.prior_samples)
+    draw_codes(axes, column.codes, labels, limits, names, numbered=False)
+    draw_cloud(axes, column.prior_samples[: CLOUD_POINTS // 4], "prior samples")
+    axes.tick_params(labelsize=6)
+    axes.xaxis.label.set_size(SMALL_SIZE)
+    axes.yaxis.label.set_size(SMALL_SIZE)
+    axes.set_title(column.name, size=TEXT_SIZE, weight="bold")
+
+
+def legend_of_classes(figure: Figure, labels: np.ndarray, height: float) -> None:
+    """A line with every class's colour and marker and the prior's, ending at the right edge at a relative height."""
+    style = {"linestyle": "none", "markersize": 4}
+    dots = [Line2D([], [], color=COLOURS[c % 10], marker=marker(c), label=c, **style) for c in np.unique(labels)]
+    dots.append(Line2D([], [], color="black", marker="o", linestyle="none", markersize=2, label="prior"))
+    style = {"fontsize": SMALL_SIZE, "columnspacing": 0.8, "handletextpad": 0.1, "handlelength": 1.2}
+    figure.legend(handles=dots, ncols=len(dots), frameon=False, loc="lower right", bbox_to_anchor=(1, height), **style)

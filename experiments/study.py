@@ -113,13 +113,14 @@ class Results(NamedTuple):
 
     def pictures(self, case: str) -> dict[str, np.ndarray]:
         """What `Part.keep` saved for a case. Raises RunError if it is not there."""
-        path = part_folder(self.folder, part_name(case, self.config.seeds[0])) / "pictures.npz"
+        name = case if case in self.runs else part_name(case, self.config.seeds[0])  # a case of `once` has no seed
+        path = part_folder(self.folder, name) / "pictures.npz"
         with one_line_errors(self.folder), np.load(path) as arrays:
             return dict(arrays)
 
-    def updates(self, *cases: str) -> str:
+    def updates(self, *cases: str, key: str = "updates") -> str:
         """How many updates the trainings of some cases made, for a figure: "8,250 updates"."""
-        made = [run["updates"] for case in cases for run in self.of(case) if run.get("updates") is not None]
+        made = [run[key] for case in cases for run in self.of(case) if run.get(key) is not None]
         low, high = min(made, default=0), max(made, default=0)
         return f"{low:,} updates" if low == high else f"{low:,} to {high:,} updates"
 
@@ -145,6 +146,11 @@ def no_cases(config, dataset) -> dict:
     return {}
 
 
+def no_presets(config) -> dict:
+    """For an experiment whose flags change no default of another flag."""
+    return {}
+
+
 class Study(NamedTuple):
     """An experiment. `config` is its Config, `dataset` the data it names, or None."""
 
@@ -156,7 +162,8 @@ class Study(NamedTuple):
     requires: Callable = no_requirements  # (config, dataset): raises RunError or DataError before any work
     once: Callable = no_cases  # the same as `cases`, for cases that no seed changes
     rows: Callable = rows_of_cases  # (Study, Results) -> {row: means}, which metrics.json holds
-    tables: Callable = one_table  # (Study, Results, rows) -> {file name: Markdown}
+    tables: Callable = one_table  # (Study, Results, rows) -> {file name: text}
+    presets: Callable = no_presets  # config -> defaults that its flags beside --quick set, which --quick overrides
 
 
 def run(study: Study, config: StudyConfig) -> dict:
@@ -212,7 +219,7 @@ def each_once(folder: Path, names: Sequence[str], make: Callable[[str], dict]) -
         print(name, flush=True)
         runs[name] = make(name)
         write_json(path, runs)
-        for trained in folder.glob("*/"):
+        for trained in folder.glob("**/"):
             checkpoint.discard(trained)
         to_go = len(missing) - number - 1
         left = (time.perf_counter() - start) / (number + 1) * to_go
@@ -227,7 +234,8 @@ def finish(study: Study, results: Results) -> dict:
     for name, text in study.tables(study, results, rows).items():
         with whole(results.folder / name) as path:
             path.write_text(text)
-        print(text)
+        if name.endswith(".md"):
+            print(text)
     for name, figure in study.figures(results, rows).items():
         plots.save(figure, results.folder / f"{name}.png")
     print(results.folder)
@@ -240,8 +248,8 @@ def run_study(study: Study, config_class):
 
 
 def presets(study: Study, config: StudyConfig) -> dict:
-    """The defaults that --quick sets."""
-    return study.quick if config.quick else {}
+    """The defaults that flags such as --quick set."""
+    return study.presets(config) | (study.quick if config.quick else {})
 
 
 # Names, tables

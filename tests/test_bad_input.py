@@ -18,10 +18,6 @@ import time
 import zipfile
 from pathlib import Path
 
-import aae_deterministic
-import aae_gaussian
-import aae_universal
-import avb
 import vae_baseline
 from common.arrays import DataError, MappedImages
 from common.command import parse
@@ -29,6 +25,7 @@ from common.config import check, flag
 from common.data import load_mnist
 from common.files import RunError, write_json
 from common.run import description, load_config, load_run, save_networks
+from common.scripts import SCRIPTS, load_script
 
 import keras
 import numpy as np
@@ -37,7 +34,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-SCRIPTS = [aae_deterministic, aae_gaussian, aae_universal, avb, vae_baseline]
+MODULES = [load_script(name) for name in SCRIPTS]
 SECONDS = 30  # that one input may take
 MEMORY = 2**30  # bytes that all inputs may take on top of what the process has
 FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None)
@@ -71,13 +68,13 @@ def outcome(attempt, refusal, valid) -> str:
     """ "taken" if `attempt()` gives what passes `valid`, "refused" if it raises `refusal`; else an assertion fails."""
     try:
         with bounded():
-            found = attempt()
+            result = attempt()
     except refusal as error:
         message = str(error)
         assert message and len(message.splitlines()) == 1, repr(message)
         assert "Traceback" not in message
         return "refused"
-    valid(found)
+    valid(result)
     return "taken"
 
 
@@ -301,12 +298,12 @@ def test_headers_that_lie(tmp_path_factory, text, version, length, in_zip):
 @FEW
 def test_paths_of_any_text(path):
     with contextlib.chdir("/proc/self/fdinfo"):  # a folder without anything that a short text could name
-        outcome(lambda: load_mnist(path) if path not in ("auto", "mnist") else None, DataError, lambda found: None)
+        outcome(lambda: load_mnist(path) if path not in ("auto", "mnist") else None, DataError, lambda dataset: None)
 
 
 # Flags
 
-FLAGS = sorted({field.name for script in SCRIPTS for field in dataclasses.fields(script.Config)})
+FLAGS = sorted({field.name for script in MODULES for field in dataclasses.fields(script.Config)})
 ODD_VALUES = [
     "",
     " ",
@@ -390,9 +387,9 @@ def try_flags(count: int) -> Tried:
         assert config is None or dataclasses.replace(config) == config
 
     for _ in range(count):
-        script, arguments = chance.choice(SCRIPTS), odd_arguments(chance)
+        script, arguments = chance.choice(MODULES), odd_arguments(chance)
         with contextlib.redirect_stdout(io.StringIO()):
-            result = outcome(lambda script=script, given=arguments: checked(script, given), RunError, is_config)
+            result = outcome(lambda script=script, arguments=arguments: checked(script, arguments), RunError, is_config)
         tried.add(f"flags of {script.__name__}", result)
     return tried
 
@@ -412,11 +409,11 @@ def runs(tmp_path_factory):
     """Folders with what `load_run` needs of a run of each script."""
     dataset = load_mnist(save(tmp_path_factory.mktemp("data") / "mine.npz", WHOLE_FILES["npz"]))
     folders = {}
-    for script in SCRIPTS:
+    for script in MODULES:
         config = script.Config(**SMALL, epochs=1, name="small")
         folders[script] = folder = tmp_path_factory.mktemp("runs") / "results" / script.__name__ / "small"
         folder.mkdir(parents=True)
-        write_json(folder / "config.json", description(config, script.__name__, dataset, 1))
+        write_json(folder / "config.json", description(config, script.__name__, dataset) | {"updates": 1})
         save_networks(script.build(config, dataset.image_shape), folder)
         load_run(folder)
     return folders
@@ -460,7 +457,7 @@ def try_folders(count: int, runs) -> Tried:
     """Damage to config.json, to a network's file, and to the weights within one."""
     tried, chance = Tried(), random.Random(count)
     for number in range(count):
-        folder = runs[chance.choice(SCRIPTS)]
+        folder = runs[chance.choice(MODULES)]
         kind = ("config.json", "a .keras", "a .keras, inside")[number % 3]
         path = folder / "config.json" if number % 3 == 0 else chance.choice(sorted(folder.glob("*.keras")))
         damage, content = (odd_weights if kind.endswith("inside") else damaged)(chance, path.read_bytes())

@@ -163,7 +163,8 @@ def test_a_record_says_where_its_numbers_are_from(path):
     record = json.loads(path.read_text())
     required = {"command", "commits", "data", "seeds", "backend", "versions", "runs"}
     assert required <= record.keys() <= required | {"note"}
-    assert record["command"] and all(re.match(r"python (-m experiments\.)?\w+", line) for line in record["command"])
+    command = r"python (-m experiments(\.\w+)?\.)?\w+"  # records keep the commands of their commits
+    assert record["command"] and all(re.match(command, line) for line in record["command"])
     assert not any("/" in line for line in record["command"])
     commit = "[0-9a-f]{7,40}"
     assert record["commits"] and all(re.fullmatch(f"{commit}( to {commit})?", text) for text in record["commits"])
@@ -197,15 +198,15 @@ def run_of(folder, module, files, **parameters):
     """A folder like that of a run, with `files` of JSON, and the default parameters but for those given."""
     folder.mkdir(parents=True)
     config = vars(module.Config()) | {"results": str(folder.parents[1]), "name": folder.name} | parameters
-    about = {
-        "script": folder.parent.name,
+    saved = {
+        "script": module.__name__,
         "parameters": {name: value for name, value in config.items() if name != "resume"},
         "data": {"name": "MNIST", "images": {"train": 55000}, "image_shape": [28, 28], "sha256": "f" * 64},
         "backend": "jax",
         "versions": VERSIONS,
         "git_commit": "a" * 40,
     }
-    for name, content in ({"config.json": about} | files).items():
+    for name, content in ({"config.json": saved} | files).items():
         write_json(folder / name, content)
     return str(folder)
 
@@ -232,7 +233,7 @@ def test_a_record_of_an_experiments_runs(tmp_path):
     name, record = recorded(tmp_path, *folders)
     assert name == "avb_toy"
     assert record == {
-        "command": [f"python -m experiments.avb_toy --seeds {seed}" for seed in (0, 1)],
+        "command": [f"python -m experiments.avb.toy --seeds {seed}" for seed in (0, 1)],
         "commits": ["a" * 40],
         "data": {"name": "MNIST", "sha256": "f" * 64},
         "backend": "jax",
@@ -240,6 +241,23 @@ def test_a_record_of_an_experiments_runs(tmp_path):
         "seeds": [0, 1],
         "runs": {f"4 points, seed {seed}": {"vae": {"kl_nats": seed}} for seed in (0, 1)},
     }
+
+
+def test_a_record_of_quick_runs_names_what_differs_from_their_own_defaults(tmp_path):
+    """A parameter at its usual default has to be named if --quick would make it smaller."""
+    quick = {"quick": True} | toy.QUICK | {"updates": toy.Config().updates, "batch_size": 100}
+    folder = run_of(tmp_path / "avb_toy" / "quick", toy, {"runs.json": {"4 points, seed 0": {}}}, **quick)
+    (command,) = recorded(tmp_path, folder)[1]["command"]
+    words = {part.split()[0]: part.split()[1:] for part in command.split(" --")}
+    assert words.keys() == {"python", "quick", "updates", "batch-size"}
+    assert words["updates"] == [str(toy.Config().updates)] and words["batch-size"] == ["100"]
+
+
+def test_a_record_of_an_older_run_has_the_modules_new_name(tmp_path):
+    folder = run_of(tmp_path / "avb_toy" / "old", toy, {"runs.json": {"4 points, seed 0": {}}})
+    path = tmp_path / "avb_toy" / "old" / "config.json"
+    write_json(path, json.loads(path.read_text()) | {"script": "avb_toy"})
+    assert recorded(tmp_path, folder)[1]["command"] == ["python -m experiments.avb.toy"]
 
 
 def test_a_record_of_a_scripts_runs(tmp_path):
@@ -266,8 +284,8 @@ def test_runs_that_do_not_belong_together_are_refused(tmp_path):
     )
     with pytest.raises(RunError, match=r"b has a run that another folder has: avb.py, seed 0"):
         recorded(tmp_path, first, other)
-    about = json.loads((tmp_path / "avb" / "b" / "config.json").read_text())
-    write_json(tmp_path / "avb" / "b" / "config.json", about | {"backend": "torch"})
+    saved = json.loads((tmp_path / "avb" / "b" / "config.json").read_text())
+    write_json(tmp_path / "avb" / "b" / "config.json", saved | {"backend": "torch"})
     with pytest.raises(RunError, match=r"b has other backend than .*a: give it a record of its own"):
         recorded(tmp_path, first, other)
     with pytest.raises(RunError, match="holds no complete run"):

@@ -1,4 +1,4 @@
-"""Labels and clusters: draws of labelled images, names for clusters and their errors, on hand-made cases."""
+"""Labels and clusters: draws of labelled images, names for clusters and their errors, on cases made by hand."""
 
 import itertools
 
@@ -24,7 +24,7 @@ def test_a_cluster_takes_the_label_of_the_image_it_is_surest_of():
     np.testing.assert_array_equal(names, [3, 8, 7])  # the third cluster's surest image is another cluster's
 
 
-def test_the_surest_image_is_found_where_float32_knows_only_1():
+def test_confidence_orders_images_whose_q_rounds_to_1_in_float32():
     """Of two images with q = 1 - 1e-9 and 1 - 2e-9, neither of which is below 1 in float32."""
     logits = np.log(np.array([[1 - 2e-9, 2e-9], [1 - 1e-9, 1e-9], [0.1, 0.9]])).astype("float32")
     assert (softmax(logits, axis=1)[:2, 0] == 1).all()
@@ -34,8 +34,8 @@ def test_the_surest_image_is_found_where_float32_knows_only_1():
 def test_a_cluster_takes_the_commonest_label_and_none_without_images():
     names = clusters.names_by_majority(ASSIGNED, LABELS, 4)
     np.testing.assert_array_equal(names, [5, 1, 1, clusters.NAMELESS])
-    found = clusters.error_of_names(names, ASSIGNED, LABELS)
-    assert found.value == pytest.approx(3 / 9) and found.standard_error == pytest.approx((1 / 3 * 2 / 3 / 9) ** 0.5)
+    error = clusters.error_of_names(names, ASSIGNED, LABELS)
+    assert error.value == pytest.approx(3 / 9) and error.standard_error == pytest.approx((1 / 3 * 2 / 3 / 9) ** 0.5)
     assert clusters.error_of_names(names, np.array([3, 0]), np.array([0, 5])).value == 0.5  # nameless is wrong
 
 
@@ -62,8 +62,8 @@ def test_classes_under_other_names_are_no_error_and_agree(names, labels):
 
 def test_agreement_of_chance_is_near_zero_and_symmetric():
     random = np.random.default_rng(0)
-    found = clusters.agreement(random.integers(5, size=20_000), random.integers(5, size=20_000))
-    assert abs(found["ari"]) < 0.001 and 0 <= found["nmi"] < 0.001  # of the order of 16 / 2n
+    chance = clusters.agreement(random.integers(5, size=20_000), random.integers(5, size=20_000))
+    assert abs(chance["ari"]) < 0.001 and 0 <= chance["nmi"] < 0.001  # of the order of 16 / 2n
     assert clusters.agreement(ASSIGNED, LABELS)["ari"] == pytest.approx(adjusted_rand_score(ASSIGNED, LABELS))
 
 

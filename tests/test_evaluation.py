@@ -256,7 +256,7 @@ def test_mmd_has_no_unit_and_keeps_its_arguments(kernel):
 def test_mmd_takes_as_many_rows_of_both_as_it_is_told(kernel, monkeypatch):
     rows = []
     monkeypatch.setattr(
-        "common.evaluation.code.kernel_matrix", lambda points, kernel: rows.append(points) or np.eye(len(points))
+        "common.evaluation.latent.kernel_matrix", lambda points, kernel: rows.append(points) or np.eye(len(points))
     )
     first, second = random().standard_normal((90, 2)), random(1).standard_normal((60, 2))
     for points in (2000, 50):

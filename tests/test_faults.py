@@ -17,22 +17,24 @@ from pathlib import Path
 
 import vae_baseline
 from common import checkpoint, files, run
+from common.command import run_main
 from common.files import append_line, hold, whole
 
 import keras
 import numpy as np
 import pytest
+import small_runs
 
-ROOT = Path(vae_baseline.__file__).parent
 VARYING = ("train_seconds", "samples_per_second", "peak_memory_mib")
-# A process that trains as the script does, but writes a checkpoint an epoch and dies by SIGKILL where it is told:
-# "checkpoint-3:0.5" in the middle of the bytes of that file, "checkpoint-3:1" between them and its final name.
-CHILD = """
-import os, signal, sys
-sys.path.insert(0, {root!r})
-from common import checkpoint, files
+# What a process does first that trains as the script does, without XLA, but writes a checkpoint an epoch and dies by
+# SIGKILL where it is told: "checkpoint-3:0.5" in the middle of the bytes of that file, "checkpoint-3:1" between them
+# and its final name.
+FIRST = """
+import os, signal
+from common import checkpoint, model
 checkpoint.LEAST_WORK = 0
-deadly, share = os.environ.get("DIE_IN", ":0").split(":")
+model.LatentModel.faster_with_xla = False
+deadly, share = {die_in!r}.split(":")
 replace = os.replace
 
 def die_between(partial, path):
@@ -43,10 +45,6 @@ def die_between(partial, path):
     replace(partial, path)
 
 os.replace = die_between
-import vae_baseline
-from common.run import run_main
-sys.argv[0] = vae_baseline.__file__
-run_main(vae_baseline.main, vae_baseline.Config)
 """
 TABLE: list[tuple[str, int, int]] = []  # fault, times tried, times that anything was lost
 
@@ -62,9 +60,7 @@ def table():
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """The path of 300 images, of which 240 are for training: 12 updates an epoch."""
-    path = tmp_path_factory.mktemp("data") / "tiny.npz"
-    np.savez(path, x=np.random.default_rng(0).integers(0, 256, (300, 8, 6), np.uint8), y=np.arange(300) % 3)
-    return str(path)
+    return small_runs.tiny_images(tmp_path_factory.mktemp("data") / "tiny.npz", y=np.arange(300) % 3)
 
 
 def flags(data, results, name, epochs) -> list[str]:
@@ -72,17 +68,16 @@ def flags(data, results, name, epochs) -> list[str]:
     return f"--data {data} --results {results} --name {name} --epochs {epochs} {units}".split()
 
 
-def process(arguments, die_in="") -> subprocess.Popen:
-    """The training, in a process of its own, that dies in writing the file `die_in` if there is one."""
-    environment = os.environ | ({"DIE_IN": die_in} if die_in else {}) | {"TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "-c", CHILD.format(root=str(ROOT)), *arguments]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+@pytest.fixture
+def process(nursery):
+    """Begins the training in a process of its own, that dies in writing the file `die_in` if there is one."""
+    return lambda arguments, die_in=":0": nursery.run(vae_baseline, arguments, first=FIRST.format(die_in=die_in))
 
 
-def ended(process: subprocess.Popen) -> tuple[int, str]:
-    """Exit code, and all that it printed."""
-    printed, _ = process.communicate(timeout=600)
-    return process.returncode, printed
+def ended(child) -> tuple[int, str]:
+    """Exit code of a process, and all that it printed."""
+    code = child.wait()
+    return code, child.printed() + child.errors.read_text()
 
 
 def whole_files(folder: Path) -> bool:
@@ -117,17 +112,9 @@ def left_by(folder: Path) -> dict:
     return {"values": values, "history": history, "metrics": metrics} | pictures | networks
 
 
-def started(process: subprocess.Popen, line: str):
-    """Wait until the process prints a line that begins so."""
-    for printed in process.stdout:
-        if printed.startswith(line):
-            return
-    raise AssertionError(f"no {line!r}: {process.wait()}")
-
-
 @pytest.mark.parametrize(("kills", "epochs"), [(2, 60), pytest.param(40, 1200, marks=pytest.mark.long)])
 @pytest.mark.timeout(3000)
-def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_path, data, kills, epochs):
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_path, data, process, kills, epochs):
     """At random moments, from its first second on, and every third time within the writing of a checkpoint."""
     moments = random.Random(kills)
     assert ended(process(flags(data, tmp_path, "whole", epochs)))[0] == 0
@@ -144,13 +131,13 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_path, 
         else:
             victim = process(arguments or flags(data, tmp_path, "killed", epochs))
             if number % 3 == 1:
-                started(victim, "epoch ")
+                victim.until("^epoch ")
                 time.sleep(moments.uniform(0.0, 0.5))
             else:
-                time.sleep(moments.uniform(1.0, 9.0))
+                time.sleep(moments.uniform(0.0, 4.0))
             victim.kill()
         code, printed = ended(victim)
-        if code == 0:  # it was done before its time
+        if code == 0:  # it was quicker
             assert "is finished" in printed or (folder / "metrics.json").is_file()
             break
         assert code == -signal.SIGKILL, printed
@@ -168,47 +155,44 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_path, 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, data):
-    """What is left of the run of `load_config` if nothing happens, and how often it writes a file."""
+    """What is left of the run of `small_config` if nothing happens, and the files that it writes."""
     written, fsync = [], os.fsync
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vae_baseline.VAE, "faster_with_xla", False)
+        small_runs.quicken(patch)
         patch.setattr(checkpoint, "LEAST_WORK", 0)
         patch.setattr(files.os, "fsync", lambda file: (written.append(file.name), fsync(file)))
         folder = tmp_path_factory.mktemp("undisturbed")
-        vae_baseline.main(load_config(data, folder))
+        vae_baseline.main(small_config(data, folder))
     return left_by(folder / "vae_baseline" / "r"), [Path(name).name.removeprefix(files.PARTIAL) for name in written]
 
 
 @pytest.fixture
-def small(monkeypatch):
-    """A checkpoint an epoch, and little to compile."""
-    monkeypatch.setattr(vae_baseline.VAE, "faster_with_xla", False)
+def small(quick, monkeypatch):
+    """A checkpoint an epoch, and little to compile and draw."""
     monkeypatch.setattr(checkpoint, "LEAST_WORK", 0)
 
 
-def load_config(data, results, **changes) -> vae_baseline.Config:
-    small = {"hidden_units": (32,), "batch_size": 20, "epochs": 3, "binarisation": "dynamic"}
+def small_config(data, results, **changes) -> vae_baseline.Config:
+    small = {"hidden_units": (32,), "latent_dim": 3, "batch_size": 20, "epochs": 3, "binarisation": "dynamic"}
     return vae_baseline.Config(data=data, results=str(results), name="r", **small | changes)
 
 
-def goes_on(config) -> dict:
-    """What is left when the run of `config` has gone on, or was called again where nothing was to go on with."""
+def resumed(config) -> dict:
+    """What is left when the run of `config` was resumed, or called again where there was nothing to resume."""
     folder = Path(config.results) / "vae_baseline" / "r"
     if not (folder / "config.json").is_file():
         vae_baseline.main(config)
     else:
-        vae_baseline.main(load_config(config.data, config.results, resume=str(folder)))
+        vae_baseline.main(small_config(config.data, config.results, resume=str(folder)))
     return left_by(folder)
 
 
 def one_line(config, capsys, monkeypatch) -> str:
     """What the script writes to standard error, which must be a line, when it is called for `config` and fails."""
-    with monkeypatch.context() as patch:
-        patch.setattr(run, "parse", lambda *arguments, **more: config)
-        patch.setattr(run, "load_config", lambda *arguments: config)
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            run.run_main(vae_baseline.main, vae_baseline.Config)
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["vae_baseline.py", *flags(config.data, config.results, config.name, 3)])
+    with pytest.raises(SystemExit) as stop:
+        run_main(vae_baseline.main, vae_baseline.Config)
     assert stop.value.code == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     return line
@@ -220,7 +204,7 @@ def test_a_disk_that_is_full_at_any_file_loses_nothing(tmp_path, data, small, un
     """Each file of a run in turn cannot be written; then there is room again."""
     end, names = undisturbed
     lost, fsync = 0, os.fsync
-    assert {"config.json", "history.csv", "checkpoint-3", "decoder.keras", "latent.png", "metrics.json"} <= {*names}
+    assert {"config.json", "history.csv", "checkpoint-3", "decoder.keras", "latent_pca.png", "metrics.json"} <= {*names}
     for victim in range(len(names))[::every]:
         count = iter(range(len(names)))
 
@@ -229,14 +213,14 @@ def test_a_disk_that_is_full_at_any_file_loses_nothing(tmp_path, data, small, un
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             fsync(file)
 
-        config = load_config(data, tmp_path / f"at-{victim}")
+        config = small_config(data, tmp_path / f"at-{victim}")
         with monkeypatch.context() as patch:
             patch.setattr(files.os, "fsync", full)
             line = one_line(config, capsys, monkeypatch)
         assert "No space left on device" in line and "--resume" in line
         folder = Path(config.results) / "vae_baseline" / "r"
         assert (whole_files(folder) and not (folder / names[victim]).is_file()) or "checkpoint" in names[victim]
-        lost += goes_on(config) != end
+        lost += resumed(config) != end
     TABLE.append(("a disk that is full at one file after the other", len(range(len(names))[::every]), lost))
     assert lost == 0
 
@@ -271,7 +255,7 @@ def test_a_file_system_that_fills_up_loses_nothing(tmp_path, data, small, undist
         size = 60 + number * needed // sizes
         place = tmp_path / f"disk-{number}"
         with file_system(place, size):
-            config = load_config(data, place)
+            config = small_config(data, place)
             try:
                 vae_baseline.main(config)
             except OSError as error:
@@ -279,7 +263,7 @@ def test_a_file_system_that_fills_up_loses_nothing(tmp_path, data, small, undist
                 tried += 1
                 assert whole_files(place / "vae_baseline" / "r")
                 subprocess.run(["mount", "-o", "remount,size=64m", str(place)], check=True)
-                lost += goes_on(config) != undisturbed[0]
+                lost += resumed(config) != undisturbed[0]
             release(place)
     TABLE.append(("a file system of 60 KiB and more that fills up", tried, lost))
     assert tried and lost == 0
@@ -288,7 +272,7 @@ def test_a_file_system_that_fills_up_loses_nothing(tmp_path, data, small, undist
 def test_a_file_system_that_turns_read_only_loses_nothing(tmp_path, data, small, undisturbed, monkeypatch, capsys):
     place = tmp_path / "disk"
     with file_system(place, 64 * 1024):
-        config, save = load_config(data, place), checkpoint.save
+        config, save = small_config(data, place), checkpoint.save
 
         def then_read_only(folder, model, epochs, content):
             save(folder, model, epochs, content)
@@ -300,16 +284,16 @@ def test_a_file_system_that_turns_read_only_loses_nothing(tmp_path, data, small,
             patch.setattr(checkpoint, "save", then_read_only)
             line = one_line(config, capsys, monkeypatch)
         assert "Read-only file system" in line and "--resume" in line
-        assert "cannot write" in one_line(load_config(data, place / "more"), capsys, monkeypatch)
+        assert "cannot write" in one_line(small_config(data, place / "more"), capsys, monkeypatch)
         subprocess.run(["mount", "-o", "remount,rw", str(place)], check=True)
-        lost = goes_on(config) != undisturbed[0]
+        lost = resumed(config) != undisturbed[0]
         release(place)
     TABLE.append(("a file system that turns read-only", 1, int(lost)))
     assert not lost
 
 
 def test_a_folder_that_vanishes_is_one_line(tmp_path, data, small, monkeypatch, capsys):
-    config, save = load_config(data, tmp_path / "results"), checkpoint.save
+    config, save = small_config(data, tmp_path / "results"), checkpoint.save
 
     def then_gone(folder, model, epochs, content):
         save(folder, model, epochs, content)
@@ -325,7 +309,7 @@ def test_a_folder_that_vanishes_is_one_line(tmp_path, data, small, monkeypatch, 
 def test_a_clock_that_steps_back_changes_nothing(tmp_path, data, small, undisturbed, monkeypatch):
     now = iter(range(2_000_000_000, 0, -3600))
     monkeypatch.setattr(time, "time", lambda: float(next(now)))
-    vae_baseline.main(load_config(data, tmp_path))
+    vae_baseline.main(small_config(data, tmp_path))
     lost = left_by(tmp_path / "vae_baseline" / "r") != undisturbed[0]
     TABLE.append(("a clock that steps back an hour whenever it is read", 1, int(lost)))
     assert not lost
@@ -336,7 +320,7 @@ def test_a_clock_that_steps_back_changes_nothing(tmp_path, data, small, undistur
 
 @pytest.mark.parametrize("times", [1, pytest.param(8, marks=pytest.mark.long)])
 @pytest.mark.timeout(3000)
-def test_of_two_processes_of_one_name_the_second_is_refused(tmp_path, data, times):
+def test_of_two_processes_of_one_name_the_second_is_refused(tmp_path, data, process, times):
     lost = 0
     for number in range(times):
         both = [process(flags(data, tmp_path, f"r{number}", 40)) for _ in range(2)]
@@ -349,14 +333,14 @@ def test_of_two_processes_of_one_name_the_second_is_refused(tmp_path, data, time
     assert lost == 0
 
 
-def test_a_run_in_progress_is_not_gone_on_with_by_another(tmp_path, data):
+def test_a_run_in_progress_is_not_resumed_by_another(tmp_path, data, process):
     first = process(flags(data, tmp_path, "r", 100_000))
     try:
-        started(first, "epoch ")
+        first.until("^epoch ")
         code, printed = ended(process(["--resume", str(tmp_path / "vae_baseline" / "r")]))
     finally:
         first.kill()
-        first.communicate()
+        first.wait()
     assert code == 2 and "is in use by another process" in printed
     hold(tmp_path / "vae_baseline" / "r")  # the lock of a process that was killed holds no one back
 

@@ -7,16 +7,16 @@ import aae_deterministic
 from common.data import Dataset
 from common.files import RunError
 from common.model import LatentModel, to_numpy
-from common.priors import PRIORS
+from common.priors import MODES, PRIORS
+from experiments import study
 from experiments.aae import label_prior
 from experiments.aae.label_prior import UNLABELLED
-from experiments.aae_label_prior import MODES
 
 import keras
 import numpy as np
 import pytest
+from helpers import gradients
 from keras import ops
-from test_mathematics import gradients
 
 SHAPE = (4, 3)
 LABELS = np.array([0, 3, 9, UNLABELLED])
@@ -51,8 +51,8 @@ def gradient(built, x, term, network):
     """That of one term of the objective with respect to a network's weights, as one vector; no draw is random."""
     drawn = built.prior_draws(ops.cast(x["labels"], "int32"))
     built.prior_draws = lambda labels: drawn
-    found = gradients(lambda: built.objective(x, built(x))[term], built.networks[network].trainable_variables)
-    return np.concatenate([part.ravel() for part in found])
+    parts = gradients(lambda: built.objective(x, built(x))[term], built.networks[network].trainable_variables)
+    return np.concatenate([part.ravel() for part in parts])
 
 
 def test_a_label_changes_the_discriminators_output_and_the_encoders_gradient():
@@ -61,10 +61,10 @@ def test_a_label_changes_the_discriminators_output_and_the_encoders_gradient():
         x = batch(np.full(4, label))
         outputs.append(to_numpy(built.discriminator(built.beside(built(x)["z"], x["labels"]))))
         slopes.append(gradient(built, x, "generator", "encoder"))
-    for found in (outputs, slopes):
+    for arrays in (outputs, slopes):
         for first, second in ((0, 1), (0, 2), (1, 2)):
-            difference = np.abs(found[first] - found[second]).max()
-            assert difference > 0.01 * np.abs(found[first]).max()
+            difference = np.abs(arrays[first] - arrays[second]).max()
+            assert difference > 0.01 * np.abs(arrays[first]).max()
 
 
 def test_no_player_moves_the_others_weights():
@@ -168,17 +168,17 @@ def test_batches_are_full_where_all_or_none_have_labels(label):
 )
 def test_data_whose_classes_have_no_mode_are_refused(change, message):
     with pytest.raises(RunError, match=message):
-        label_prior.require_modes(dataclasses.replace(dataset(), **change), label_prior.Config())
+        label_prior.requires(label_prior.Config(), dataclasses.replace(dataset(), **change))
 
 
 def test_too_few_images_and_classes_that_are_not_there_are_refused():
     config = label_prior.Config(labelled_images=10, unlabelled_images=20)
     with pytest.raises(RunError, match="100 or more"):
-        label_prior.require_modes(dataset(), config)
+        label_prior.requires(config, dataset())
     with pytest.raises(RunError, match="none would have a label"):
-        label_prior.require_modes(dataset(), label_prior.Config(labelled_images=10))
+        label_prior.requires(label_prior.Config(labelled_images=10), dataset())
     with pytest.raises(RunError, match="no test image of --classes 8"):
-        label_prior.require_modes(dataset(classes=3), label_prior.Config(classes=(8,)))
+        label_prior.requires(label_prior.Config(classes=(8,)), dataset(classes=3))
 
 
 # Numbers
@@ -209,27 +209,27 @@ def test_a_class_is_compared_with_its_own_mode(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "seeds, asked", [((3, 4), {"priors": ("swiss_roll",)}), ((3,), {"priors": ("mixture",), "classes": (0, 2)})]
+    "seeds, own", [((3, 4), {"priors": ("swiss_roll",)}), ((3,), {"priors": ("mixture",), "classes": (0, 2)})]
 )
-def test_priors_are_tabulated_and_not_made_again(tmp_path, monkeypatch, seeds, asked):
+def test_priors_are_tabulated_and_not_made_again(tmp_path, monkeypatch, seeds, own):
     random = np.random.default_rng(0)
     x, y = random.integers(0, 256, (260, *SHAPE), dtype=np.uint8), random.integers(0, 3, 260)
     np.savez(tmp_path / "tiny.npz", x=x, y=y)
     monkeypatch.setattr(LatentModel, "faster_with_xla", False)
     config = label_prior.Config(data=str(tmp_path / "tiny.npz"), hidden_units=(8,), updates=2, seeds=seeds)
-    config = dataclasses.replace(config, results=str(tmp_path), name="r", **asked)
+    config = dataclasses.replace(config, results=str(tmp_path), name="r", **own)
     metrics = label_prior.main(config)
     folder = tmp_path / "aae_label_prior" / "r"
     runs = json.loads((folder / "runs.json").read_text())
-    for prior, found in metrics.items():
-        each = [runs[f"{prior}, seed {seed}"] for seed in seeds]
-        assert found["own_mode_share"] == pytest.approx(np.mean([run["own_mode_share"] for run in each]))
-        assert found["prior_own_mode_share"] > 0.8 and found["updates"] == 2
-        assert each[0]["classes"] == list(asked.get("classes", (0, 1, 2)))
-    assert all((folder / f"{asked['priors'][0]}-{seed}" / "history.csv").is_file() for seed in seeds)
-    (prior,) = asked["priors"]
+    for prior, means in metrics.items():
+        runs_of_prior = [runs[f"{prior}, seed {seed}"] for seed in seeds]
+        assert means["own_mode_share"] == pytest.approx(np.mean([run["own_mode_share"] for run in runs_of_prior]))
+        assert means["prior_own_mode_share"] > 0.8 and means["updates"] == 2
+        assert runs_of_prior[0]["classes"] == list(own.get("classes", (0, 1, 2)))
+    (prior,) = own["priors"]
+    assert all((folder / f"{prior.replace('_', '-')}-seed-{seed}" / "history.csv").is_file() for seed in seeds)
     assert [path.stem for path in folder.glob("*.png")] == list(metrics) == [prior]
-    monkeypatch.setattr(label_prior, "fit_part", None)  # nothing is left to do
+    monkeypatch.setattr(study, "fit", None)  # nothing is left to do
     assert label_prior.main(config) == metrics
     with pytest.raises(RunError, match="made with another --"):
         label_prior.main(dataclasses.replace(config, adversarial_weight=9.0))

@@ -19,11 +19,13 @@ from common import networks
 from common.adversarial import discriminator_loss, frozen, generator_loss
 from common.data import Dataset
 from common.model import binary_cross_entropy, gaussian_kl, to_numpy
-from common.training import Batches, WarmUp, adam_per_network, train
+from common.scripts import SCRIPTS
+from common.training import Batches, WarmUp, adam_per_network, fit, image_batches
 
 import keras
 import numpy as np
 import pytest
+from helpers import gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers, ops
@@ -35,7 +37,7 @@ BACKEND = keras.backend.backend()
 JIT = BACKEND == "jax"  # TensorFlow compiles a tiny network by XLA for longer than the test runs it
 IMAGE_SHAPE = (6, 5)
 SCALE = 1.7  # of the prior: a formula that leaves it out must not pass
-SCRIPTS = {  # with weights that are not 1, for the same reason
+MODELS = {  # with weights that are not 1, for the same reason
     "aae_deterministic": (aae_deterministic, {"adversarial_weight": 3.0}),
     "aae_gaussian": (aae_gaussian, {"adversarial_weight": 3.0}),
     "aae_universal": (aae_universal, {"adversarial_weight": 3.0, "noise_dim": 3, "noise_scale": 0.8}),
@@ -43,8 +45,8 @@ SCRIPTS = {  # with weights that are not 1, for the same reason
     "avb": (avb, {"adaptive_contrast": False}),
     "avb_adaptive_contrast": (avb, {"adaptive_contrast": True}),
 }
-every_model = pytest.mark.parametrize("name", SCRIPTS)
-every_adversarial_model = pytest.mark.parametrize("name", [name for name in SCRIPTS if name != "vae"])
+every_model = pytest.mark.parametrize("name", MODELS)
+every_adversarial_model = pytest.mark.parametrize("name", [name for name in MODELS if name != "vae"])
 
 
 def float32(array):
@@ -64,7 +66,7 @@ def images(count=16):
 
 
 def tiny_config(name, **changes):
-    script, own = SCRIPTS[name]
+    script, own = MODELS[name]
     small = {"latent_dim": 3, "hidden_units": (12, 8), "prior_scale": SCALE, "learning_rate": 1e-2}
     if script is avb:
         small |= {"discriminator_units": (12, 8), "noise_basis": 4, "noise_dim": 3, "noise_units": (8,)}
@@ -73,7 +75,7 @@ def tiny_config(name, **changes):
 
 def tiny_model(name, **changes):
     """A model whose weights are random everywhere, zero nowhere, and the same on every backend."""
-    model = SCRIPTS[name][0].build(tiny_config(name, **changes), IMAGE_SHAPE)
+    model = MODELS[name][0].build(tiny_config(name, **changes), IMAGE_SHAPE)
     for number, variable in enumerate(model.trainable_variables):
         variable.assign(0.4 * normal_numbers(0, number, shape=variable.shape))
     if isinstance(model, avb.AVB):  # the factors a start near exp(-5): bring the noise up to the size of z0
@@ -88,31 +90,6 @@ def tiny_model_with_fixed_noise(name, **changes):
     model.noise = lambda shape: tensor(normal_numbers(1, *shape, shape=shape))
     model.prior_like = lambda z: tensor(SCALE * normal_numbers(2, shape=z.shape))
     return model
-
-
-def gradients(loss, variables):
-    """d loss() / d variable for each variable, as arrays, on the backend in use; zero where none flows."""
-    if BACKEND == "tensorflow":
-        import tensorflow as tf
-
-        with tf.GradientTape() as tape:
-            value = loss()
-        found = tape.gradient(value, [variable.value for variable in variables], unconnected_gradients="zero")
-    elif BACKEND == "jax":
-        import jax
-
-        def loss_of(values):
-            with keras.StatelessScope(state_mapping=zip(variables, values, strict=True)):
-                return loss()
-
-        found = jax.jit(jax.grad(loss_of))([variable.value for variable in variables])
-    else:
-        import torch
-
-        values = [variable.value for variable in variables]
-        found = torch.autograd.grad(loss(), values, allow_unused=True)
-        found = [ops.zeros_like(v) if g is None else g for g, v in zip(found, values, strict=True)]
-    return [to_numpy(gradient) for gradient in found]
 
 
 def combined_loss(model, x):
@@ -138,6 +115,10 @@ def term(model, x, *names):
 
 def largest(arrays):
     return max(np.abs(array).max() for array in arrays)
+
+
+def test_every_script_is_tested():
+    assert {script.__name__ for script, _ in MODELS.values()} == set(SCRIPTS)
 
 
 # Each network's gradient is that of its own player's loss
@@ -530,22 +511,25 @@ def test_avbs_moments_are_those_over_the_noise_for_each_image(different):
 # Two backends against each other
 
 
+@functools.cache
 def trace(name):
     """The gradient, and the terms and weights of three updates, by a key that says where."""
-    model, x = tiny_model_with_fixed_noise(name), images()
+    model, x, config = tiny_model_with_fixed_noise(name), images(), tiny_config(name)
+    model.compile(adam_per_network(model, config), jit_compile=JIT)
     arrays = {}
-    for network, gradient in combined_gradient(name).items():
-        arrays |= {f"{name} gradient of {network} {number}": array for number, array in enumerate(gradient)}
-    model.compile(adam_per_network(model, tiny_config(name)), jit_compile=JIT)
     for update in range(3):
         logs = model.train_on_batch(x, return_dict=True)
         arrays |= {f"{name} {key} of update {update}": np.array(value) for key, value in logs.items()}
+        if update == 0:  # Adam's first moments are then 1 - beta_1 of the gradient: nothing else has to be compiled
+            moments = [to_numpy(v.value) for v in model.optimizer.variables if "momentum" in v.path]
+            assert len(moments) == len(model.trainable_variables)
+            arrays |= {f"{name} gradient {number}": m / (1 - config.beta_1) for number, m in enumerate(moments)}
     return arrays | {f"{name} weight {number}": to_numpy(v.value) for number, v in enumerate(model.trainable_variables)}
 
 
 def write_traces(path):
     """Called in a process of its own, on another backend."""
-    np.savez(path, **{key: array for name in SCRIPTS for key, array in trace(name).items()})
+    np.savez(path, **{key: array for name in MODELS for key, array in trace(name).items()})
 
 
 @pytest.fixture(scope="module", params=[b for b in ("tensorflow", "jax", "torch") if b != BACKEND])
@@ -555,6 +539,7 @@ def other_traces(request, tmp_path_factory):
         pytest.skip(f"{request.param} is not installed")
     path, here = tmp_path_factory.mktemp("traces") / "traces.npz", Path(__file__).resolve()
     environment = {"KERAS_BACKEND": request.param, "PYTHONPATH": f"{here.parent}{os.pathsep}{here.parent.parent}"}
+    environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"  # of its compiler, which takes three times as long with them
     command = f"import test_mathematics; test_mathematics.write_traces({str(path)!r})"
     process = subprocess.run(
         [sys.executable, "-c", command], env=os.environ | environment, capture_output=True, text=True
@@ -790,7 +775,9 @@ def test_training_shows_every_batch_of_every_epoch_once_and_in_order(monkeypatch
     monkeypatch.setattr(Batches, "__getitem__", recorded)
     x = to_numpy(images(12))
     config = tiny_config("aae_deterministic", epochs=3, batch_size=4)
-    train(tiny_model("aae_deterministic"), Dataset(x, None, x[:2], None, x[:2], None, "noise"), config, tmp_path)
+    model, dataset = tiny_model("aae_deterministic"), Dataset(x, None, x[:2], None, x[:2], None, "noise")
+    model.faster_with_xla = JIT
+    fit(model, *image_batches(dataset, config), config, config.epochs, tmp_path)
     # Keras looks at a batch or two before the first epoch.
     assert shown[-9:] == [(epoch, index) for epoch in range(3) for index in range(3)]
 
@@ -836,7 +823,7 @@ def test_the_code_of_the_universal_encoder_depends_on_images_and_noise():
 @every_model
 def test_weights_follow_the_seed_and_differ_between_layers(name):
     def kernels(seed):
-        model = SCRIPTS[name][0].build(tiny_config(name, hidden_units=(8, 8, 8), seed=seed), IMAGE_SHAPE)
+        model = MODELS[name][0].build(tiny_config(name, hidden_units=(8, 8, 8), seed=seed), IMAGE_SHAPE)
         return [to_numpy(v.value) for v in model.trainable_variables if "kernel" in v.path]
 
     first, again, other = kernels(0), kernels(0), kernels(1)

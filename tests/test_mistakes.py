@@ -1,35 +1,38 @@
-"""The wrong versions make the mistakes that they are told to make, and no others."""
+"""Every wrong version makes its own mistakes and no others."""
 
 import dataclasses
 import itertools
 import json
+from pathlib import Path
 
 import aae_deterministic
 import aae_gaussian
 import avb
 import vae_baseline
-from common import measure
+from common import measure, measure_likelihood
 from common.adversarial import frozen, generator_loss
+from common.data import load_mnist
 from common.files import RunError
 from common.model import LatentModel, to_numpy
+from experiments import study
 from experiments.aae.label_prior import UNLABELLED, LabelPriorAAE
-from experiments.pitfalls import known_mistakes
+from experiments.pitfalls import known_mistakes, mistakes
 from experiments.pitfalls.known_mistakes import EARLIER_AVB, MISTAKES, Version
 
 import keras
 import numpy as np
 import pytest
+from helpers import gradients
 from keras import ops
-from test_mathematics import gradients
 
 SMALL = {"hidden_units": (8,), "discriminator_units": (8,), "noise_basis": 2, "noise_dim": 3, "noise_units": (4,)}
 SHAPE = (4, 3)
 
 
-def model(mistakes, **changes):
+def model(made, **changes):
     """A small version whose T differs from zero."""
     config = avb.Config(**{"adaptive_contrast": False} | SMALL | changes)
-    built = known_mistakes.mistaken_avb(config, mistakes, SHAPE)
+    built = mistakes.mistaken_avb(config, made, SHAPE)
     *hidden, last, bias = built.discriminator.get_weights()
     built.discriminator.set_weights([*hidden, last + 0.5, bias - 0.3])
     return built
@@ -52,7 +55,7 @@ def terms_of(built, x):
 @pytest.mark.parametrize("right", known_mistakes.RIGHT)
 def test_without_mistakes_the_right_model_is_built(right):
     built, _ = known_mistakes.build(known_mistakes.Config(hidden_units=(8,)), Version(right), 0, SHAPE)
-    assert type(built) in (known_mistakes.MistakenVAE, avb.AVB, aae_gaussian.GaussianAAE, LabelPriorAAE)
+    assert type(built) in (mistakes.MistakenVAE, avb.AVB, aae_gaussian.GaussianAAE, LabelPriorAAE)
     assert not any(network.non_trainable_variables for network in built.networks.values())  # nothing is normalised
 
 
@@ -66,7 +69,7 @@ def test_an_avb_told_to_make_no_mistake_is_avb(x, contrast):
 def test_a_vae_told_to_make_no_mistake_is_the_vae(x):
     config = vae_baseline.Config(hidden_units=(8,))
     right, _ = terms_of(vae_baseline.build(config, SHAPE), x)
-    assert terms_of(known_mistakes.mistaken_vae(config, {}, SHAPE), x)[0] == right
+    assert terms_of(mistakes.mistaken_vae(config, {}, SHAPE), x)[0] == right
 
 
 @pytest.mark.parametrize("name", MISTAKES)
@@ -81,7 +84,7 @@ def test_right_and_wrong_start_from_the_same_weights(name):
                 np.testing.assert_array_equal(weight, same)
 
 
-def test_every_mistake_stands_beside_what_lacks_it_alone():
+def test_every_mistake_has_a_right_version_that_differs_in_it_alone():
     for name, mistake in MISTAKES.items():
         assert len(mistake.numbers) <= 5 and set(mistake.numbers) <= set(known_mistakes.COLUMNS)
         if name != "earlier_avb":
@@ -89,7 +92,7 @@ def test_every_mistake_stands_beside_what_lacks_it_alone():
             assert right == Version(wrong.right) and wrong.mistakes == (name,)
 
 
-def test_the_ladder_mends_one_mistake_at_a_time():
+def test_the_earlier_avb_is_fixed_one_mistake_at_a_time():
     steps = [(set(version.mistakes), version.right == known_mistakes.CONTRAST) for version in EARLIER_AVB.values()]
     assert steps[0][0] == {"uniform_noise", "pixel_mean", "reversed_gradient"} and steps[-1] == (set(), True)
     for (before, earlier), (after, later) in itertools.pairwise(steps):
@@ -110,7 +113,7 @@ def test_noise_is_uniform_in_training_and_normal_in_tests(x):
     """Whatever sees the noise sees it through `noise`: 6,000 numbers, of which a normal one has half below zero."""
     seen = []
 
-    class Watched(known_mistakes.MistakenAVB):
+    class Watched(mistakes.MistakenAVB):
         def noise(self, shape):
             seen.append(to_numpy(super().noise(shape)))
             return ops.convert_to_tensor(seen[-1])
@@ -161,9 +164,9 @@ def test_a_reversed_gradient_turns_the_encoder_and_leaves_the_discriminator(x):
 
 
 def test_s_is_log_sigma_in_the_draw_and_log_variance_in_the_loss(x):
-    built = known_mistakes.mistaken_vae(vae_baseline.Config(hidden_units=(8,)), {"two_readings": True}, SHAPE)
+    built = mistakes.mistaken_vae(vae_baseline.Config(hidden_units=(8,)), {"two_readings": True}, SHAPE)
     mean, s = np.split(to_numpy(built.encoder(x)).astype("float64"), 2, axis=-1)
-    draws = measure.bank(built, np.array(x), 4000)  # (4000, 6, 2)
+    draws = measure.posterior_draws(built, np.array(x), 4000)  # (4000, 6, 2)
     np.testing.assert_allclose(draws.std(axis=0), np.exp(s), rtol=0.06)  # 5 / sqrt(2 * 4000)
     found = built.divergences(x, built(x))
     for key, variance in (("kl_nats", np.exp(2 * s)), ("kl_stated_nats", np.exp(s))):
@@ -203,29 +206,29 @@ def test_moments_over_images_are_those_of_the_batch_and_carry_no_gradient(x):
     assert any(gradient.any() for gradient in found)
 
 
-def aae(mistakes):
-    return known_mistakes.mistaken_aae(aae_gaussian.Config(hidden_units=(8, 8)), mistakes, SHAPE)
+def aae(made):
+    return mistakes.mistaken_aae(aae_gaussian.Config(hidden_units=(8, 8)), made, SHAPE)
 
 
-@pytest.mark.parametrize("mistakes", [{"normalised_discriminator": True}, {}])
-def test_a_normalised_discriminator_sees_neither_mean_nor_scale_of_a_batch(mistakes):
+@pytest.mark.parametrize("made", [{"normalised_discriminator": True}, {}])
+def test_a_normalised_discriminator_sees_neither_mean_nor_scale_of_a_batch(made):
     """But for Keras' epsilon of 1e-3 beside a variance: codes are wide here."""
-    built = aae(mistakes)
+    built = aae(made)
     codes = np.random.default_rng(0).normal(size=(50, 2)).astype("float32") * 30.0
     for network in (built.discriminator, frozen(built.discriminator)):
-        seen, moved = (to_numpy(network(ops.convert_to_tensor(batch))) for batch in (codes, 7.0 * codes + 100.0))
+        seen, shifted = (to_numpy(network(ops.convert_to_tensor(batch))) for batch in (codes, 7.0 * codes + 100.0))
         assert np.ptp(seen) > 0.1
-        assert np.allclose(seen, moved, atol=1e-3) == bool(mistakes)
+        assert np.allclose(seen, shifted, atol=1e-3) == bool(made)
 
 
-@pytest.mark.parametrize("mistakes", [{"normalised_discriminator": True}, {}])
-def test_no_gradient_of_a_normalised_discriminator_moves_all_codes_together(mistakes):
-    built = aae(mistakes)
+@pytest.mark.parametrize("made", [{"normalised_discriminator": True}, {}])
+def test_no_gradient_of_a_normalised_discriminator_moves_all_codes_together(made):
+    built = aae(made)
     codes = ops.convert_to_tensor(np.random.default_rng(0).normal(size=(50, 2)), "float32")
     shift = keras.Variable(np.zeros(2, "float32"))
     weights = built.discriminator.trainable_variables
     towards, *others = gradients(lambda: generator_loss(frozen(built.discriminator)(codes + shift)), [shift, *weights])
-    assert (np.abs(towards).max() < 1e-5) == bool(mistakes)
+    assert (np.abs(towards).max() < 1e-5) == bool(made)
     assert not any(gradient.any() for gradient in others)
 
 
@@ -245,7 +248,7 @@ def test_a_normalised_discriminator_learns_without_its_running_means(x):
 @pytest.mark.parametrize("unseen", [True, False])
 def test_labels_choose_the_mode_and_reach_the_discriminator_or_not(unseen):
     config = aae_deterministic.Config(hidden_units=(8,), prior="mixture")
-    built = known_mistakes.mistaken_labels(config, {"labels_unseen": True} if unseen else {}, SHAPE)
+    built = mistakes.mistaken_labels(config, {"labels_unseen": True} if unseen else {}, SHAPE)
     z = np.random.default_rng(0).normal(size=(4, 2)).astype("float32")
     labels = np.array([0, 3, 9, UNLABELLED])
     seen = to_numpy(built.beside(ops.convert_to_tensor(z), labels))
@@ -260,62 +263,90 @@ def test_labels_choose_the_mode_and_reach_the_discriminator_or_not(unseen):
 # The experiment
 
 
-@pytest.fixture
-def config(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
     """Of a few images and draws, without XLA, which takes longer to compile two updates than they take."""
-    random = np.random.default_rng(0)
+    folder, random = tmp_path_factory.mktemp("mistakes"), np.random.default_rng(0)
     x, y = random.integers(0, 256, (260, *SHAPE), dtype=np.uint8), random.integers(0, 3, 260)
-    np.savez(tmp_path / "tiny.npz", x=x, y=y)
-    np.savez(tmp_path / "unlabelled.npz", x=x)
-    for name, few in {"BANK_IMAGES": 4, "BANK_DRAWS": 20, "PROPOSAL_DRAWS": 5}.items():
-        monkeypatch.setattr(measure, name, few)
-    monkeypatch.setattr(known_mistakes, "WEIGHTED_SAMPLES", 20)
-    monkeypatch.setattr(LatentModel, "faster_with_xla", False)
-    shared = {"data": str(tmp_path / "tiny.npz"), "results": str(tmp_path), "name": "r"}
-    return known_mistakes.Config(hidden_units=(8,), updates=2, weighted_images=4, **shared)
+    np.savez(folder / "tiny.npz", x=x, y=y)
+    np.savez(folder / "unlabelled.npz", x=x)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "NEIGHBOUR_IMAGES", 4)
+        patch.setattr(measure, "NEIGHBOUR_DRAWS", 20)
+        patch.setattr(measure_likelihood, "PROPOSAL_DRAWS", 5)
+        patch.setattr(known_mistakes, "WEIGHTED_SAMPLES", 20)
+        patch.setattr(LatentModel, "faster_with_xla", False)
+        shared = {"data": str(folder / "tiny.npz"), "results": str(folder), "name": "r"}
+        yield known_mistakes.Config(hidden_units=(8,), updates=2, weighted_images=4, **shared)
 
 
-def test_versions_are_tabulated_and_not_made_again(config, tmp_path, monkeypatch):
-    config = dataclasses.replace(config, seeds=(3, 4), mistakes=("pixel_mean", "two_readings"))
-    metrics = known_mistakes.main(config)
-    folder = tmp_path / "known_mistakes" / "r"
+def folder_of(config):
+    return Path(config.results) / "pitfalls_known_mistakes" / config.name
+
+
+@pytest.fixture(scope="module")
+def unlabelled(config):
+    """The Config of a run on images without labels, with two seeds, and the metrics of the run."""
+    data = str(Path(config.results) / "unlabelled.npz")
+    config = dataclasses.replace(config, data=data, name="unlabelled", seeds=(3, 4), mistakes=("pixel_mean",))
+    return config, known_mistakes.main(config)
+
+
+def test_versions_are_tabulated(unlabelled):
+    config, metrics = unlabelled
+    folder = folder_of(config)
     runs = json.loads((folder / "runs.json").read_text())
-    assert list(metrics) == ["VAE", "VAE, pixel mean", "VAE, two readings"]
-    for version, found in metrics.items():
+    assert list(metrics) == ["VAE", "VAE, pixel mean"]
+    for version, means in metrics.items():
         both = [runs[f"{version}, seed {seed}"]["test_reconstruction_nats"] for seed in (3, 4)]
-        assert found["test_reconstruction_nats"] == pytest.approx(np.mean(both))
+        assert means["test_reconstruction_nats"] == pytest.approx(np.mean(both))
     assert metrics["VAE"]["kl_nats"] == pytest.approx(metrics["VAE"]["kl_stated_nats"])
+    assert (folder / "pixel_mean.png").stat().st_size
     table = (folder / "table.md").read_text()
-    for name in config.mistakes:
-        assert (folder / f"{name}.png").stat().st_size
-        assert f"{MISTAKES[name].notice}\n" in table and f"\n| {name.replace('_', ' ')} |" in table
-    assert table.count("\n| VAE |") == 2
-    monkeypatch.setattr(known_mistakes, "train_part", None)  # nothing is left to do
+    assert f"{MISTAKES['pixel_mean'].notice}\n" in table and "\n| pixel mean |" in table and "\n| VAE |" in table
+
+
+def test_a_finished_experiment_trains_nothing_and_refuses_other_parameters(unlabelled, monkeypatch):
+    config, metrics = unlabelled
+    monkeypatch.setattr(study, "train", None)
     assert known_mistakes.main(config) == metrics
     with pytest.raises(RunError, match="made with another --"):
         known_mistakes.main(dataclasses.replace(config, hidden_units=(9,)))
-    keras.utils.clear_session()
 
 
-@pytest.mark.parametrize("name", ["image_moments", "normalised_discriminator", "labels_unseen"])
-def test_every_number_of_a_mistake_is_measured(config, name, tmp_path):
-    metrics = known_mistakes.main(dataclasses.replace(config, seeds=(0,), mistakes=(name,)))
-    assert len(metrics) == 2
-    for version in MISTAKES[name].versions.values():
-        found = metrics[version.name]
-        assert all(found[key] is not None for key in MISTAKES[name].numbers)
-        history = (tmp_path / "known_mistakes" / "r" / f"{version.slug}-0" / "history.csv").read_text().splitlines()
-        made = dict(zip(history[0].split(","), history[-1].split(","), strict=True))["updates"]
-        assert found["updates"] == int(float(made))
-    keras.utils.clear_session()
+def test_a_version_that_two_mistakes_share_is_trained_once(config):
+    config = dataclasses.replace(config, mistakes=("pixel_mean", "two_readings"))
+    assert list(known_mistakes.cases(config, None)) == ["VAE", "VAE, pixel mean", "VAE, two readings"]
+    keys = {key for key in known_mistakes.COLUMNS} | {f"{key}_sd" for key in known_mistakes.COLUMNS}
+    rows = {version: dict.fromkeys(keys, 1.0) for version in known_mistakes.cases(config, None)}
+    table = known_mistakes.tables(known_mistakes.STUDY, study.Results(config, None, None, {}), rows)["table.md"]
+    assert table.count("\n| VAE |") == 2
+    for name in config.mistakes:
+        assert f"### {MISTAKES[name].title}\n" in table and f"\n| {name.replace('_', ' ')} |" in table
 
 
-def test_images_without_labels_lack_one_mistake_alone(config, tmp_path):
-    unlabelled = dataclasses.replace(config, data=str(tmp_path / "unlabelled.npz"), seeds=(0,))
+def test_every_number_of_a_mistake_is_measured(config):
+    names = ("image_moments", "normalised_discriminator", "labels_unseen")
+    metrics = known_mistakes.main(dataclasses.replace(config, seeds=(0,), mistakes=names))
+    folder = folder_of(config)
+    runs = json.loads((folder / "runs.json").read_text())
+    assert len(metrics) == 6
+    for name in names:
+        assert (folder / f"{name}.png").stat().st_size
+        for version in MISTAKES[name].versions.values():
+            means, part = metrics[version.name], study.part_name(version.name, 0)
+            assert all(means[key] is not None for key in MISTAKES[name].numbers)
+            history = (study.part_folder(folder, part) / "history.csv").read_text().splitlines()
+            made = dict(zip(history[0].split(","), history[-1].split(","), strict=True))["updates"]
+            assert means["updates"] == runs[part]["updates"] == int(float(made)) == 2
+
+
+def test_images_without_labels_lack_one_mistake_alone(unlabelled):
+    config, _ = unlabelled
+    known_mistakes.requires(config, load_mnist(config.data))
     with pytest.raises(RunError, match="no labels"):
-        known_mistakes.main(unlabelled)
-    assert len(known_mistakes.main(dataclasses.replace(unlabelled, mistakes=("pixel_mean",)))) == 2
-    assert (tmp_path / "known_mistakes" / "r" / "pixel_mean.png").stat().st_size
+        known_mistakes.main(dataclasses.replace(config, mistakes=("pixel_mean", "labels_unseen"), name="refused"))
+    assert not folder_of(dataclasses.replace(config, name="refused")).exists()
 
 
 def test_an_unknown_mistake_is_refused(config):

@@ -4,14 +4,18 @@ import dataclasses
 import functools
 import importlib.util
 import json
+import sys
+from types import SimpleNamespace
 
-from common import networks
+from common import checkpoint, networks
+from common.command import requested
 from common.files import RunError
 from common.model import gaussian_kl, to_numpy
 from common.priors import GaussianPrior
+from experiments import study
 from experiments.avb import eight_schools, kl_calibration, toy
 from experiments.avb.plane import Plane
-from experiments.study import each_once, quickened
+from experiments.study import Part, each_once
 
 import numpy as np
 import pytest
@@ -19,6 +23,7 @@ from keras import ops
 from scipy import integrate, stats
 
 TOY_PLANE = Plane((-5.0, -5.0), (5.0, 5.0), 400)
+COARSE_PLANE = Plane((-5.0, -5.0), (5.0, 5.0), 60)  # for what is not about its numbers
 PLANE = Plane((-6.0, -5.0), (6.0, 7.0), 300)
 needs_numpyro = pytest.mark.skipif(not importlib.util.find_spec("numpyro"), reason="compares with numpyro")
 
@@ -108,45 +113,138 @@ def test_moments_of_a_black_box_are_those_of_the_codes_of_the_same_x():
         np.testing.assert_allclose(found["variance"][rows], np.tile(z.var(axis=0), (len(z), 1)), atol=1e-6)
 
 
-def test_the_toy_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    config = small_toy(points=(2,), seeds=(0, 1), results=str(tmp_path), name="r")
-    monkeypatch.setattr(toy, "PLANE", TOY_PLANE)
-    metrics = toy.main(config)
-    folder = tmp_path / "avb_toy" / "r"
+class Killed(BaseException):
+    """As a signal that no one handles, but for this one process."""
+
+
+SMALL_PICTURES = {"PLANE": COARSE_PLANE, "FRAMES": 2, "CODES": 20}
+
+
+@pytest.fixture
+def coarse(monkeypatch):
+    """A coarse grid for the toy, two frames of its animation, and a checkpoint every epoch."""
+    for name, value in SMALL_PICTURES.items():
+        monkeypatch.setattr(toy, name, value)
+    monkeypatch.setattr(checkpoint, "LEAST_WORK", 0)
+
+
+def runs_in(folder):
+    """runs.json without the seconds."""
     runs = json.loads((folder / "runs.json").read_text())
-    both = [runs[f"2 points, seed {seed}"]["avb"]["kl_true_nats"] for seed in (0, 1)]
-    assert metrics["avb_kl_true_nats"] == metrics["2 points"]["avb_kl_true_nats"] == pytest.approx(np.mean(both))
-    assert metrics["avb_kl_true_nats_sd"] == pytest.approx(np.std(both, ddof=1))
-    assert metrics["vae_log_likelihood_nats"] <= -np.log(2)  # no model can be above
+    return {name: {key: value for key, value in run.items() if key != "seconds"} for name, run in runs.items()}
+
+
+@pytest.fixture(scope="module")
+def whole_toy(tmp_path_factory):
+    """A toy of two seeds that nothing interrupted: its Config, metrics and folder."""
+    results = tmp_path_factory.mktemp("toy")
+    config = small_toy(points=(2,), seeds=(0, 1), updates=350, results=str(results), name="whole")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SMALL_PICTURES.items():
+            patch.setattr(toy, name, value)
+        return config, toy.main(config), results / "avb_toy" / "whole"
+
+
+def test_the_toy_goes_on_where_it_stopped(whole_toy, coarse, monkeypatch):
+    config, metrics, folder = whole_toy
+    runs = runs_in(folder)
+    both = [runs[f"AVB, 2 points, seed {seed}"]["kl_true_nats"] for seed in (0, 1)]
+    assert metrics["AVB, 2 points"]["kl_true_nats"] == pytest.approx(np.mean(both))
+    assert metrics["AVB, 2 points"]["kl_true_nats_sd"] == pytest.approx(np.std(both, ddof=1))
+    assert metrics["VAE, 2 points"]["log_likelihood_nats"] <= -np.log(2)  # no model can be above
     names = ("posteriors-2.png", "training-2.png", "codes-2.gif", "table.md")
     assert all((folder / name).stat().st_size for name in names)
-    monkeypatch.setattr(toy, "fit", None)  # nothing is left to do
+    monkeypatch.setattr(toy, "case", lambda *args: pytest.fail("nothing is left to do"))
     assert toy.main(config) == metrics
     with pytest.raises(RunError, match="made with another --noise-dim"):
         toy.main(dataclasses.replace(config, noise_dim=3))
 
 
+def test_the_toy_states_the_updates_that_it_made(whole_toy):
+    """350 requested updates are 300 whole hundreds: in the metrics, in runs.json and under the figure."""
+    config, metrics, folder = whole_toy
+    assert {means["updates"] for means in metrics.values()} == {300}
+    runs = runs_in(folder)
+    assert all((run["updates"], run["epochs"], run["images"]) == (300, 3, 300 * 64) for run in runs.values())
+    assert toy.Results(config, None, folder, runs).updates("VAE, 2 points", "AVB, 2 points") == "300 updates"
+
+
+def test_the_course_has_the_last_measurement_too(whole_toy, tmp_path, coarse):
+    """With 9 epochs and a measurement every second: after 200, 400, 600, 800 and 900 updates."""
+    course = toy.Course(tmp_path, 9, 2, lambda model: {"number": 1.0})
+    course.set_model(SimpleNamespace(stop_training=False))
+    for epoch in range(9):
+        course.on_epoch_end(epoch)
+    assert course.columns() == {"updates": [200, 400, 600, 800, 900], "number": [1.0] * 5}
+    assert runs_in(whole_toy[2])["VAE, 2 points, seed 0"]["course"]["updates"] == [100, 200, 300]
+
+
+def test_a_toy_that_is_killed_ends_with_the_same_bits(whole_toy, coarse, tmp_path, monkeypatch):
+    """Killed after the second measurement and frame, before the checkpoint that goes with them."""
+    config, _, folder = whole_toy
+    config = dataclasses.replace(config, seeds=(0,), results=str(tmp_path))
+    monkeypatch.setattr(toy, "MODELS", {"avb": toy.MODELS["avb"]})
+    save = checkpoint.save
+
+    def killed(path, model, number, content):
+        if number > 1:
+            raise Killed
+        save(path, model, number, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", killed)
+        with pytest.raises(Killed):
+            toy.main(config)
+    resumed = tmp_path / "avb_toy" / "whole"
+    part = resumed / "avb-2-points-seed-0"
+    assert [point["updates"] for point in json.loads((part / "course.json").read_text())] == [100, 200]
+    assert [path.name for path in checkpoint.found(part)] == ["checkpoint-1"]
+    toy.main(config)
+    name = "AVB, 2 points, seed 0"
+    assert runs_in(resumed) == {name: runs_in(folder)[name]}
+    for name in ("codes.npz", "pictures.npz"):
+        with np.load(part / name) as again, np.load(folder / part.name / name) as once:
+            assert again.files == once.files
+            assert all((again[key] == once[key]).all() for key in once.files)
+    assert not list(resumed.rglob("checkpoint-*"))
+
+
+def test_a_damaged_course_is_refused_in_a_line(tmp_path):
+    (tmp_path / "course.json").write_text("{")
+    with pytest.raises(RunError, match="holds no complete run"):
+        toy.Course(tmp_path, 3, 1, None)
+
+
+def test_a_toy_that_meets_nan_is_measured_as_it_was_before(coarse, tmp_path, monkeypatch):
+    """A learning rate of 1e30 breaks the model at once: there are numbers of the first weights, and no curves."""
+    monkeypatch.setattr(toy, "MODELS", {"vae": toy.MODELS["vae"]})
+    config = small_toy(points=(2,), seeds=(0,), learning_rate=1e30, results=str(tmp_path), name="r")
+    metrics = toy.main(config)
+    assert all(means["stopped"] == 1 and means["log_likelihood_nats"] < 0 for means in metrics.values())
+    assert "VAE, 2 points, 1 stopped early" in (tmp_path / "avb_toy" / "r" / "table.md").read_text()
+    assert not (tmp_path / "avb_toy" / "r" / "training-2.png").exists()
+
+
 def test_parts_that_are_there_are_not_made_again(tmp_path):
     calls = []
 
-    def part(name):
-        def make():
-            calls.append(name)
-            if name == "broken":
-                raise KeyboardInterrupt
-            return {"value": name}
-
-        return make
+    def make(name):
+        calls.append(name)
+        if name == "broken":
+            raise KeyboardInterrupt
+        return {"value": name}
 
     with pytest.raises(KeyboardInterrupt):
-        each_once(tmp_path, {name: part(name) for name in ("a", "broken", "b")})
-    assert each_once(tmp_path, {name: part(name) for name in ("a", "b")}) == {"a": {"value": "a"}, "b": {"value": "b"}}
+        each_once(tmp_path, ["a", "broken", "b"], make)
+    assert each_once(tmp_path, ["a", "b"], make) == {"a": {"value": "a"}, "b": {"value": "b"}}
     assert calls == ["a", "broken", "b"]
 
 
-def test_quick_replaces_what_was_not_asked_for():
-    config = quickened(toy.Config(quick=True, seeds=(7,)), toy.QUICK)
-    assert config.seeds == (7,) and config.updates == toy.QUICK["updates"]
+def test_quick_replaces_what_was_not_asked_for(monkeypatch):
+    """A flag that equals the default counts as set."""
+    monkeypatch.setattr(sys, "argv", ["toy", "--quick", "--seeds", "0", "1", "2", "3", "4"])
+    config = requested(toy.Config, lambda config: study.presets(toy.STUDY, config))
+    assert config.quick and config.seeds == toy.Config().seeds and config.updates == toy.QUICK["updates"]
 
 
 # Posteriors without data
@@ -209,7 +307,7 @@ def test_the_samplers_likelihood_is_the_joint_without_the_prior():
 
 
 @pytest.mark.parametrize("contrast", [False, True])
-def test_the_sampler_recovers_a_gaussian(contrast):
+def test_the_sampler_recovers_a_gaussian(contrast, tmp_path):
     """N((1, -0.5), diag(0.6, 0.8)^2) as a posterior: KL of q's own moments to it below 0.05 nats.
 
     Where the seeds tried ended: 0.004 to 0.02.
@@ -223,41 +321,76 @@ def test_the_sampler_recovers_a_gaussian(contrast):
         hidden_units=(32,), discriminator_units=(64, 64), noise_dim=4, batch_size=256, updates=800, final_draws=20_000
     )
     object.__setattr__(problem, "log_joint", log_joint)
-    draws = eight_schools.by_avb(config, problem, 0, contrast)
+    draws, made = eight_schools.by_avb(Part(config, None, 0, tmp_path / "part", first=True), problem, contrast)
+    assert (made["updates"], made["images"]) == (800, 800 * 256)
     white = (draws - [1.0, -0.5]) / [0.6, 0.8]
     covariance = np.cov(white.T)
     kl = 0.5 * (np.trace(covariance) + (white.mean(axis=0) ** 2).sum() - 2 - np.linalg.slogdet(covariance)[1])
     assert kl < 0.05
 
 
+def small_schools(tmp_path, **changes):
+    sizes = {"hidden_units": (8,), "discriminator_units": (8,), "batch_size": 32, "updates": 100, "final_draws": 2000}
+    config = eight_schools.Config(("altered",), **sizes, seeds=(0,), results=str(tmp_path), name="r")
+    return dataclasses.replace(config, **changes)
+
+
 @needs_numpyro
 def test_schools_compares_every_method(tmp_path, monkeypatch):
     monkeypatch.setattr(eight_schools, "WARM_UP", 50)
     monkeypatch.setattr(eight_schools, "GAUSSIAN_STEPS", 50)
-    monkeypatch.setattr(eight_schools.code, "mmd", functools.partial(eight_schools.code.mmd, points=500))
-    config = eight_schools.Config(
-        problems=("altered",),
-        hidden_units=(8,),
-        discriminator_units=(8,),
-        updates=100,
-        seeds=(0,),
-        final_draws=2000,
-        results=str(tmp_path),
-        name="r",
-    )
-    metrics = eight_schools.main(config)
-    methods = metrics["altered"]
-    assert list(methods) == list(eight_schools.METHODS)
-    assert all(np.isfinite(found["kl_nats"]) for found in methods.values())
+    monkeypatch.setattr(eight_schools.latent, "mmd", functools.partial(eight_schools.latent.mmd, points=500))
+    config = small_schools(tmp_path, updates=150)
+    rows = eight_schools.main(config)
+    assert list(rows) == [f"schools, altered errors, {method}" for method in eight_schools.METHODS]
+    methods = dict(zip(eight_schools.METHODS, rows.values(), strict=True))
+    assert all(np.isfinite(means["kl_nats"]) for means in methods.values())
     assert methods["exact draws"]["kl_nats"] < methods["AVB"]["kl_nats"]  # hardly trained
     assert methods["exact draws"]["negative_share"] == pytest.approx(0.5, abs=0.05)  # 4.5 standard errors
-    assert "mmd_imq" not in methods["NUTS"] and abs(methods["exact draws"]["mmd_imq"]) < methods["AVB"]["mmd_imq"]
-    assert (tmp_path / "eight_schools" / "r" / "posteriors.png").is_file()
+    assert methods["NUTS"]["mmd_imq"] is None and abs(methods["exact draws"]["mmd_imq"]) < methods["AVB"]["mmd_imq"]
+    assert methods["AVB"]["updates"] == 100 and methods["NUTS"]["updates"] is None  # made: whole hundreds
+    folder = tmp_path / "avb_eight_schools" / "r"
+    run = json.loads((folder / "runs.json").read_text())["altered, seed 0"]
+    assert run["AVB"]["images"] == 100 * 32 and run["AVB"]["stopped_by"] is None
+    assert (folder / "posteriors.png").is_file() and not list(folder.rglob("checkpoint-*"))
 
 
-def test_schools_refuses_what_it_does_not_know(tmp_path):
-    with pytest.raises(RunError, match="--problems"):
-        eight_schools.main(eight_schools.Config(problems=("nine",), results=str(tmp_path)))
+def test_a_sampler_that_is_killed_ends_with_the_same_bits(tmp_path, monkeypatch):
+    """Killed after the first checkpoint of three; the likelihood's weight goes on as the epochs do."""
+    monkeypatch.setattr(checkpoint, "LEAST_WORK", 0)
+    config, problem = small_schools(tmp_path, updates=300, warm_up=0.9), eight_schools.PROBLEMS["altered"]
+    once, _ = eight_schools.by_avb(Part(config, None, 0, tmp_path / "once", first=True), problem, True)
+    part, save = Part(config, None, 0, tmp_path / "again", first=True), checkpoint.save
+
+    def killed(path, model, number, content):
+        if number > 1:
+            raise Killed
+        save(path, model, number, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", killed)
+        with pytest.raises(Killed):
+            eight_schools.by_avb(part, problem, True)
+    again, made = eight_schools.by_avb(part, problem, True)
+    np.testing.assert_array_equal(again, once)
+    assert made["updates"] == 300
+
+
+def test_a_sampler_that_meets_nan_ends_the_experiment(tmp_path):
+    part = Part(small_schools(tmp_path, learning_rate=1e30), None, 0, tmp_path / "part", first=True)
+    with pytest.raises(RunError, match=r"AVB without contrast, .* was not finite .* try a lower --learning-rate"):
+        eight_schools.by_avb(part, eight_schools.PROBLEMS["altered"], False)
+
+
+def test_schools_refuses_what_it_does_not_know(tmp_path, monkeypatch):
+    with pytest.raises(RunError, match=r"--problems must be one of altered, .*, not 'nine'"):
+        eight_schools.main(small_schools(tmp_path, problems=("nine",)))
+    with pytest.raises(RunError, match="--updates must be at least 100, not 99"):
+        eight_schools.main(small_schools(tmp_path, updates=99))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RunError, match="pip install numpyro"):
+        eight_schools.main(small_schools(tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 # Known divergences
@@ -303,23 +436,20 @@ def known_kl(family, dimensions, contrast, units):
 
 
 @pytest.mark.parametrize(("family", "contrast"), [("shifted", False), ("mixture of two", True)])
-def test_t_estimates_one_nat_within_five_percent(family, contrast, monkeypatch):
+def test_t_estimates_one_nat_within_five_percent(family, contrast, monkeypatch, tmp_path):
     """Draws give the estimate, a mean of 160,000, a standard error of 0.004 at most: what is off is T."""
     monkeypatch.setattr(kl_calibration, "DRAWS", 160_000)
     model = known_kl(np.array([kl_calibration.FAMILIES[family](1.0, 2)]), 2, contrast, (64, 64))
     config = kl_calibration.Config(updates=600)
-    toy.fit(model, config, np.ones((256, 1), "float32"), [])
-    assert kl_calibration.estimates(model, 1)[0] == pytest.approx(1.0, abs=0.05)
+    study.train(model, toy.Repeated(np.ones((256, 1), "float32")), None, config, tmp_path, toy.epochs_of(config))
+    assert kl_calibration.estimates(model, 1)["estimates"][0] == pytest.approx(1.0, abs=0.05)
 
 
-def test_calibration_tabulates_every_training(tmp_path, monkeypatch):
-    families = {"mixture of two": kl_calibration.mixture}
-    monkeypatch.setattr(kl_calibration, "FAMILIES", families)
-    monkeypatch.setattr(kl_calibration, "DRAWS", 100)
+def small_calibration(folder, **changes):
     random = np.random.default_rng(0)
-    np.savez(tmp_path / "tiny.npz", x=random.integers(0, 256, (200, 4, 3), dtype=np.uint8))
+    np.savez(folder / "tiny.npz", x=random.integers(0, 256, (400, 4, 3), dtype=np.uint8))
     config = kl_calibration.Config(
-        data=str(tmp_path / "tiny.npz"),
+        data=str(folder / "tiny.npz"),
         divergences=(1.0, 5.0),
         dimensions=(2,),
         discriminator_units=(8,),
@@ -330,19 +460,87 @@ def test_calibration_tabulates_every_training(tmp_path, monkeypatch):
         seeds=(0,),
         mnist_latent_dim=2,
         mnist_units=(8,),
-        mnist_updates=2,
-        results=str(tmp_path),
+        mnist_updates=6,
+        results=str(folder),
         name="r",
     )
-    metrics = kl_calibration.main(config)
-    folder = tmp_path / "kl_calibration" / "r"
-    runs = json.loads((folder / "runs.json").read_text())
-    last = runs["mixture of two, 2-D, with contrast, seed 0"]["estimates"][-1]
-    found = metrics["mixture of two, 2-D, with contrast: estimate over truth"]
-    assert found == pytest.approx(np.array(last) / [1.0, 5.0])
-    assert metrics["trained on images, with contrast: kl_nats"] > 0
-    figures = ("calibration", "training", "size", "mnist")
-    assert all((folder / f"{name}.png").is_file() for name in figures)
+    return dataclasses.replace(config, **changes)
+
+
+@pytest.fixture
+def one_family(monkeypatch):
+    """One family, few draws, a checkpoint every epoch."""
+    monkeypatch.setattr(kl_calibration, "FAMILIES", {"mixture of two": kl_calibration.mixture})
+    monkeypatch.setattr(kl_calibration, "DRAWS", 100)
+    monkeypatch.setattr(kl_calibration, "STEP", 1)
+    monkeypatch.setattr(checkpoint, "LEAST_WORK", 0)
+
+
+def test_calibration_tabulates_every_training(tmp_path, one_family, monkeypatch):
+    """Of 250 requested updates 200 are made. Killed trainings, of one contrast, end with the same bits."""
+    config = small_calibration(tmp_path, updates=250)
+    rows = kl_calibration.main(config)
+    folder = tmp_path / "avb_kl_calibration" / "r"
+    runs = runs_in(folder)
+    run = runs["mixture of two, 2-D, with contrast, seed 0"]
+    assert run["updates"] == 200 and run["course"]["updates"] == [100, 200]
+    ratios = [rows["mixture of two, 2-D, with contrast"][f"ratio_{divergence}"] for divergence in config.divergences]
+    assert ratios == pytest.approx(np.array(run["course"]["estimates"][-1]) / config.divergences)
+    on_images = runs["trained on images, with contrast, seed 0"]
+    assert rows["trained on images, with contrast"]["kl_nats"] == on_images["course"]["kl_nats"][-1] > 0
+    assert on_images["course"]["updates"] == [3, 6] and on_images["updates"] == 6
+    assert all((folder / f"{name}.png").is_file() for name in ("calibration", "training", "size", "mnist"))
+    table = (folder / "table.md").read_text()
+    assert "| estimate / KL of 1 nats | estimate / KL of 5 nats |" in table and "trained on images" in table
+
+    save, begun = checkpoint.save, set()
+
+    def killed(path, model, number, content):
+        if number > 1 and path not in begun:
+            begun.add(path)
+            raise Killed
+        save(path, model, number, content)
+
+    monkeypatch.setattr(checkpoint, "save", killed)
+    monkeypatch.setattr(kl_calibration, "CONTRASTS", kl_calibration.CONTRASTS[1:])
+    monkeypatch.setattr(kl_calibration, "name_of_size", lambda config, size: "mixture of two, 2-D")  # not once more
+    config = dataclasses.replace(config, name="killed")
+    for _ in range(2):
+        with pytest.raises(Killed):
+            kl_calibration.main(config)
+    kl_calibration.main(config)
+    again = runs_in(tmp_path / "avb_kl_calibration" / "killed")
+    assert len(again) == 2 and all(again[name] == runs[name] for name in again)
+
+
+def test_calibration_that_meets_nan_has_no_number(tmp_path, one_family, monkeypatch):
+    """A learning rate of 1e30: T's first update is finite, its second is not."""
+    monkeypatch.setattr(kl_calibration, "CONTRASTS", kl_calibration.CONTRASTS[1:])
+    monkeypatch.setattr(kl_calibration, "name_of_size", lambda config, size: "mixture of two, 2-D")
+    rows = kl_calibration.main(small_calibration(tmp_path, learning_rate=1e30, mnist_updates=3))
+    assert all(means["stopped"] == 1 for means in rows.values())
+    assert rows["mixture of two, 2-D, with contrast"]["ratio_1.0"] is None
+    assert rows["trained on images, with contrast"]["kl_nats"] is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"updates": 50}, "--updates must be at least 100, not 50"),
+        ({"divergences": (0.0,)}, "--divergences must be above 0"),
+    ],
+)
+def test_calibration_refuses_before_any_work(changes, message, tmp_path):
+    with pytest.raises(RunError, match=message):
+        kl_calibration.main(small_calibration(tmp_path, **changes))
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.npz"]
+
+
+def test_calibration_refuses_images_that_fill_no_batch(tmp_path):
+    np.savez(tmp_path / "few.npz", x=np.zeros((80, 4, 3), "uint8"))
+    with pytest.raises(RunError, match="training images; give 100 or more"):
+        kl_calibration.main(small_calibration(tmp_path, data=str(tmp_path / "few.npz")))
+    assert not (tmp_path / "avb_kl_calibration").exists()
 
 
 def test_a_gaussian_encoder_has_both_divergences():

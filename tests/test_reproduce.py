@@ -1,4 +1,4 @@
-"""A run that is made again from its config.json: the same numbers, or a line that says which are not."""
+"""A run that is repeated from its config.json: the same numbers, or a line that says which are not."""
 
 import json
 import math
@@ -7,10 +7,12 @@ from pathlib import Path
 
 import vae_baseline
 from common.files import RunError, write_json
+from experiments import study
+from experiments.aae import clustering
 from tools import evaluate, reproduce
 
-import numpy as np
 import pytest
+import small_runs
 
 RUN = Path("results/vae_baseline/r")
 
@@ -24,20 +26,18 @@ def read(file: str) -> dict:
 def made(tmp_path_factory):
     """The folder of a small run."""
     folder = tmp_path_factory.mktemp("made")
-    x = np.random.default_rng(0).integers(0, 256, (300, 8, 6), np.uint8)
-    np.savez(folder / "tiny.npz", x=x)
+    small_runs.tiny_images(folder / "tiny.npz")
     small = {"hidden_units": (8,), "batch_size": 20, "epochs": 2, "binarisation": "dynamic"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vae_baseline.VAE, "faster_with_xla", False)
+        small_runs.quicken(patch)
         patch.chdir(folder)
         vae_baseline.main(vae_baseline.Config(data="tiny.npz", results="results", name="r", **small))
     return folder
 
 
 @pytest.fixture(autouse=True)
-def here(made, monkeypatch):
+def here(made, quick, monkeypatch):
     monkeypatch.chdir(made)
-    monkeypatch.setattr(vae_baseline.VAE, "faster_with_xla", False)
 
 
 def changed(name: str, **changes) -> str:
@@ -49,18 +49,20 @@ def changed(name: str, **changes) -> str:
     return str(folder)
 
 
-def test_a_run_of_one_seed_is_had_again_to_the_last_digit(capsys):
+def test_a_run_is_repeated_to_the_last_digit(capsys):
     reproduce.reproduce(reproduce.Config(str(RUN)))
     printed = capsys.readouterr().out
-    assert "every metric is within 0 of what was recorded" in printed
+    assert "every metric is within 0 of the recorded one" in printed
     compared = [line.split(":")[0] for line in printed.splitlines() if "differs by 0" in line]
     assert {key for key, value in read("metrics").items() if isinstance(value, float)} - {*reproduce.COSTS} <= {
         *compared
     }
 
 
-def test_a_metric_that_is_not_had_again_ends_in_exit_code_1(capsys):
+def test_a_metric_that_differs_ends_in_exit_code_1(capsys, monkeypatch):
     folder = changed("other", metrics={"kl_nats": 1.001 * read("metrics")["kl_nats"]})
+    repeated = read("metrics")
+    monkeypatch.setattr(vae_baseline, "main", lambda config: repeated)  # as the test before found
     with pytest.raises(SystemExit) as stop:
         reproduce.reproduce(reproduce.Config(folder))
     assert stop.value.code == 1
@@ -69,7 +71,7 @@ def test_a_metric_that_is_not_had_again_ends_in_exit_code_1(capsys):
 
 
 def test_a_run_that_was_evaluated_is_evaluated_again(capsys, monkeypatch):
-    """`experiments.evaluate` draws codes and samples of its own: the script's numbers alone would not be had again."""
+    """`tools.evaluate` draws codes and samples of its own: the script's numbers alone would differ."""
     folder = changed("evaluated")
     for path in RUN.glob("*.keras"):
         shutil.copy(path, folder)
@@ -79,6 +81,27 @@ def test_a_run_that_was_evaluated_is_evaluated_again(capsys, monkeypatch):
     reproduce.reproduce(reproduce.Config(folder, results="evaluated-again"))
     printed = capsys.readouterr().out
     assert f"sample_nearest_distance: {kept['sample_nearest_distance']}, again" in printed
+
+
+@pytest.mark.parametrize("script", ["experiments.aae.clustering", "aae_clustering"])
+def test_an_experiment_is_repeated_in_the_folder_of_its_new_name(tmp_path, monkeypatch, capsys, script):
+    """Also one that earlier code made, whose config.json has the earlier name."""
+    data = small_runs.tiny_images(tmp_path / "labelled.npz", y=[number % 3 for number in range(300)])
+    cases = {"3 clusters": lambda part: dict.fromkeys(clustering.COLUMNS, 0.25)}
+    declared = clustering.STUDY._replace(cases=lambda config, dataset: cases, figures=lambda results, rows: {})
+    monkeypatch.setattr(clustering, "main", lambda config: study.run(declared, config))
+    clustering.main(clustering.Config(data=data, clusters=(3,), seeds=(0, 1), batch_size=20, results=str(tmp_path)))
+    folder = tmp_path / "aae_clustering" / "default"
+    saved = json.loads((folder / "config.json").read_text())
+    write_json(folder / "config.json", saved | {"script": script})
+    reproduce.reproduce(reproduce.Config(str(folder), results=str(tmp_path / "again")))
+    assert "3 clusters: nmi: 0.25, again 0.25: differs by 0" in capsys.readouterr().out
+    (config,) = (tmp_path / "again").rglob("config.json")
+    assert config.parent.parent == tmp_path / "again" / "aae_clustering"
+    repeated = json.loads(config.read_text())
+    assert repeated["script"] == "experiments.aae.clustering"
+    own = ("clusters", "seeds", "batch_size", "data")
+    assert [repeated["parameters"][name] for name in own] == [saved["parameters"][name] for name in own]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +114,7 @@ def test_a_run_that_was_evaluated_is_evaluated_again(capsys, monkeypatch):
         ({"config": {"data": {"sha256": "0"}}}, "trained on other data"),
     ],
 )
-def test_what_cannot_be_made_again_is_refused(changes, message):
+def test_what_cannot_be_repeated_is_refused(changes, message):
     with pytest.raises(RunError, match=message):
         reproduce.main(reproduce.Config(changed("odd", **changes)))
 
@@ -103,13 +126,13 @@ def test_a_folder_without_a_run_is_refused(folder):
 
 
 @pytest.mark.parametrize(
-    ("recorded", "again", "by"),
+    ("recorded", "repeated", "by"),
     [(2.0, 2.0, 0.0), (2.0, 1.0, 0.5), (-2.0, 2.0, 2.0), (None, None, 0.0), (None, 1.0, math.inf), (0, 1e-9, math.inf)],
 )
-def test_a_difference_is_relative_to_what_was_recorded(recorded, again, by):
-    assert reproduce.difference(recorded, again) == by
+def test_a_difference_is_relative_to_what_was_recorded(recorded, repeated, by):
+    assert reproduce.difference(recorded, repeated) == by
 
 
-def test_metrics_are_compared_one_by_one_but_for_what_they_cost():
+def test_metrics_are_compared_one_by_one_except_costs():
     nested = {"a": {"b": [1, {"seconds": 2.0, "c": "d"}]}, "train_seconds": 3, "e": None}
     assert reproduce.flat_metrics(nested) == {"a: b: 0": 1, "a: b: 1: c": "d", "e": None}

@@ -1,10 +1,13 @@
-"""A training that was stopped and goes on ends with the same bits as one that was not."""
+"""A run that was stopped and is resumed ends with the same bits as one that never stopped."""
 
 import dataclasses
+import functools
 import hashlib
+import importlib
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -19,12 +22,16 @@ from common import checkpoint, run, training
 from common.command import run_main
 from common.files import RunError, write_json
 from common.measure import test_terms as terms_on_test  # not a test
-from experiments.pitfalls import loss_scaling
+from common.report import cost
+from common.scripts import RENAMED
+from experiments import study
+from experiments.aae import clustering
 from experiments.study import complete_run
 
 import keras
 import numpy as np
 import pytest
+import small_runs
 
 SMALL = {"hidden_units": (16,), "batch_size": 20, "epochs": 6}
 SMALL_AVB = SMALL | {"discriminator_units": (16,), "noise_units": (8,), "noise_basis": 4, "noise_dim": 4}
@@ -45,17 +52,14 @@ class Killed(BaseException):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """The path of 300 images, of which 240 are for training: 12 updates an epoch."""
-    random = np.random.default_rng(0)
-    path = tmp_path_factory.mktemp("data") / "tiny.npz"
-    np.savez(path, x=random.integers(0, 256, (300, 8, 6), np.uint8), y=np.arange(300) % 3)
-    return str(path)
+    return small_runs.tiny_images(tmp_path_factory.mktemp("data") / "tiny.npz", y=np.arange(300) % 3)
 
 
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
-    """They are not what is tested here."""
+    """Figures and the cost of instruments are not what is tested here."""
     monkeypatch.setattr(run.report.__globals__["plots"], "save", lambda figure, path: None)
-    monkeypatch.setattr(run.report.__globals__["TSNE"], "fit_transform", lambda tsne, codes: codes[:, :2])
+    small_runs.cheap_instruments(monkeypatch)
 
 
 @pytest.fixture
@@ -92,67 +96,118 @@ def left_by(folder) -> dict:
     return {"values": values, "variables": about["variables"], "history": history, "metrics": metrics} | networks
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_killed_run_goes_on_and_ends_with_the_same_bits(tmp_path, data, monkeypatch, every_epoch, capsys, case):
+KILLS = (17, 49)  # updates after which a run dies; it has 72
+
+
+@pytest.mark.parametrize(
+    ("case", "xla", "kills"),
+    [
+        *((case, False, KILLS) for case in CASES),
+        ("vae", True, KILLS[:1]),
+        *(pytest.param(case, True, KILLS, marks=pytest.mark.long) for case in CASES),
+    ],
+)
+def test_a_killed_run_resumes_and_ends_with_the_same_bits(
+    tmp_path, data, monkeypatch, every_epoch, capsys, case, xla, kills
+):
+    if not xla:
+        small_runs.without_xla(monkeypatch)
     script, changes = CASES[case]
     config = script.Config(data=data, results=str(tmp_path), name="whole", **changes)
     script.main(config)
     folder = tmp_path / script.__name__ / "killed"
-    for update in (17, 49):
+    for update in kills:
         with monkeypatch.context() as patch, pytest.raises(Killed):
             killed_after(patch, update)
-            resume = str(folder) if update > 17 else ""
+            resume = str(folder) if update > kills[0] else ""
             script.main(dataclasses.replace(config, name="killed", resume=resume))
         keras.utils.clear_session()
     script.main(dataclasses.replace(config, resume=str(folder)))
     printed = capsys.readouterr().out
-    assert "goes on after epoch 1 of 6" in printed and "goes on after epoch 4 of 6" in printed
+    assert all(f"resumes after epoch {update // 12} of 6" in printed for update in kills)
     assert left_by(folder) == left_by(tmp_path / script.__name__ / "whole")
 
 
 def numbers_alone(model, dataset, config, outcome, folder) -> dict:
     """In place of `report` where only the end of a run counts: a metric that draws noise, and metrics.json."""
-    found = {"test_reconstruction_nats": terms_on_test(model, dataset.x_test)["test_reconstruction_nats"].value}
-    metrics = found | {"updates": outcome.updates, "stopped_by": outcome.stopped_by}
+    numbers = {"test_reconstruction_nats": terms_on_test(model, dataset.x_test)["test_reconstruction_nats"].value}
+    metrics = numbers | cost(outcome)
     run.write_json(folder / "metrics.json", metrics)
     return metrics
+
+
+def cheap(patch):
+    """No XLA, and no more at the end than `numbers_alone`."""
+    small_runs.without_xla(patch)
+    patch.setattr(run, "report", numbers_alone)
 
 
 @pytest.fixture
 def config(tmp_path, data, monkeypatch):
     """A run that is quick to make, and is not yet there."""
-    monkeypatch.setattr(vae_baseline.VAE, "faster_with_xla", False)
-    monkeypatch.setattr(run, "report", numbers_alone)
+    cheap(monkeypatch)
     return vae_baseline.Config(data=data, results=str(tmp_path), name="r", **SMALL)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, data):
-    """What is left of the run of `config` if nothing stops it."""
+def undisturbed_folder(tmp_path_factory, data):
+    """The folder of the run of `config` if nothing stops it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vae_baseline.VAE, "faster_with_xla", False)
-        patch.setattr(run, "report", numbers_alone)
+        cheap(patch)
         results = tmp_path_factory.mktemp("undisturbed")
         vae_baseline.main(vae_baseline.Config(data=data, results=str(results), name="r", **SMALL))
-    return left_by(results / "vae_baseline" / "r")
+    return results / "vae_baseline" / "r"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(undisturbed_folder):
+    """What is left of it."""
+    return left_by(undisturbed_folder)
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory, data):
+    """Folders of the run of `config` that was killed after an update, each made once; checkpoints an epoch or few."""
+
+    @functools.cache
+    def folder(update: int, every_epoch: bool) -> Path:
+        config = vae_baseline.Config(data=data, results=str(tmp_path_factory.mktemp("killed")), name="r", **SMALL)
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+            cheap(patch)
+            patch.setattr(checkpoint, "LEAST_WORK", 0 if every_epoch else 1e9)
+            killed_after(patch, update)
+            vae_baseline.main(config)
+        return Path(config.results) / "vae_baseline" / config.name
+
+    return folder
+
+
+@pytest.fixture
+def stop(killed):
+    """Gives the folder of the run of `config`, killed after an update: a copy, which no other test changes."""
+
+    def copied(config, update: int) -> Path:
+        folder = Path(config.results) / "vae_baseline" / config.name
+        shutil.copytree(killed(update, checkpoint.LEAST_WORK == 0), folder)
+        return folder
+
+    return copied
+
+
+@pytest.fixture
+def finished(undisturbed_folder):
+    """Gives the folder of the run of `config`, which nothing stopped: a copy."""
+    return lambda config: shutil.copytree(undisturbed_folder, Path(config.results) / "vae_baseline" / config.name)
 
 
 def resumed(config, **changes):
-    """Go on with the run of `config`, as --resume and other flags would."""
+    """Resume the run of `config`, as --resume and other flags would."""
     folder = f"{config.results}/vae_baseline/{config.name}"
     return vae_baseline.main(dataclasses.replace(config, resume=folder, **changes))
 
 
-def stop(config, monkeypatch, update: int):
-    """Begin the run of `config` and kill it after an update; its folder."""
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        killed_after(patch, update)
-        vae_baseline.main(config)
-    return Path(config.results) / "vae_baseline" / config.name
-
-
-def test_killed_before_the_first_checkpoint_it_is_trained_from_the_start(config, undisturbed, monkeypatch, capsys):
-    folder = stop(config, monkeypatch, 5)
+def test_killed_before_the_first_checkpoint_it_is_trained_from_the_start(config, undisturbed, stop, capsys):
+    folder = stop(config, 5)
     resumed(config)
     assert f"{folder} has no checkpoint: it is trained from the start" in capsys.readouterr().out
     assert left_by(folder) == undisturbed
@@ -168,15 +223,13 @@ def test_killed_at_the_figures_it_is_measured_again_with_the_same_bits(config, u
     folder = Path(config.results) / "vae_baseline" / "r"
     assert not (folder / "metrics.json").exists()
     resumed(config)
-    assert "goes on after epoch 6 of 6" in capsys.readouterr().out
+    assert "resumes after epoch 6 of 6" in capsys.readouterr().out
     assert left_by(folder) == undisturbed
 
 
 @pytest.mark.parametrize("harm", ["flipped", "cut", "emptied", "not ours"])
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
-    config, undisturbed, monkeypatch, every_epoch, capsys, harm
-):
-    folder = stop(config, monkeypatch, 41)
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(config, undisturbed, stop, every_epoch, capsys, harm):
+    folder = stop(config, 41)
     latest, before = checkpoint.found(folder)
     assert (latest.name, before.name) == ("checkpoint-3", "checkpoint-2")
     stored = bytearray(latest.read_bytes())
@@ -216,8 +269,8 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     assert checkpoint.read(tmp_path / "checkpoint-4")[1] == values
 
 
-def test_only_the_last_two_checkpoints_are_kept_and_one_of_a_finished_run(config, monkeypatch, every_epoch):
-    folder = stop(config, monkeypatch, 60)
+def test_only_the_last_two_checkpoints_are_kept_and_one_of_a_finished_run(config, stop, every_epoch):
+    folder = stop(config, 60)
     assert [path.name for path in checkpoint.found(folder)] == ["checkpoint-4", "checkpoint-3"]
     resumed(config)
     assert [path.name for path in checkpoint.found(folder)] == ["checkpoint-6"]
@@ -241,8 +294,8 @@ def test_checkpoints_cost_a_twentieth_of_the_time(tmp_path, monkeypatch):
     assert written == [1, 8, 15, 20]
 
 
-def test_two_damaged_checkpoints_leave_room_for_new_ones(config, undisturbed, monkeypatch, every_epoch, capsys):
-    folder = stop(config, monkeypatch, 50)
+def test_two_damaged_checkpoints_leave_room_for_new_ones(config, undisturbed, stop, monkeypatch, every_epoch, capsys):
+    folder = stop(config, 50)
     for path in checkpoint.found(folder):
         path.write_bytes(b"")
     with monkeypatch.context() as patch, pytest.raises(Killed):
@@ -250,18 +303,17 @@ def test_two_damaged_checkpoints_leave_room_for_new_ones(config, undisturbed, mo
         resumed(config)
     assert [path.name for path in checkpoint.found(folder)] == ["checkpoint-2", "checkpoint-1"]
     resumed(config)
-    assert "goes on after epoch 2 of 6" in capsys.readouterr().out
+    assert "resumes after epoch 2 of 6" in capsys.readouterr().out
     assert left_by(folder) == undisturbed
 
 
 # What may be resumed
 
 
-def test_a_finished_run_says_so_and_is_left_as_it_is(config, capsys):
-    metrics = vae_baseline.main(config)
-    folder = Path(config.results) / "vae_baseline" / "r"
+def test_a_finished_run_says_so_and_is_left_as_it_is(config, finished, capsys):
+    folder = finished(config)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert resumed(config) == json.loads((folder / "metrics.json").read_text()) == json.loads(json.dumps(metrics))
+    assert resumed(config) == json.loads((folder / "metrics.json").read_text())
     assert capsys.readouterr().out.endswith(
         f"{folder} is finished, 72 updates: nothing is left to do; --epochs can prolong it\n"
     )
@@ -275,7 +327,7 @@ def test_a_finished_run_can_be_prolonged(config, capsys):
     vae_baseline.main(steady)
     metrics = resumed(steady, epochs=9)
     assert metrics["updates"] == 108
-    assert "goes on after epoch 6 of 9" in capsys.readouterr().out
+    assert "resumes after epoch 6 of 9" in capsys.readouterr().out
     folder = Path(config.results) / "vae_baseline" / "r"
     assert left_by(folder) == left_by(folder.with_name("whole"))
     saved = json.loads((folder / "config.json").read_text())
@@ -285,13 +337,16 @@ def test_a_finished_run_can_be_prolonged(config, capsys):
         resumed(steady, epochs=8)
 
 
-def test_rates_that_fall_fall_as_in_the_longer_training_from_there_on(config, capsys):
-    vae_baseline.main(config)
+def test_rates_that_fall_fall_as_in_the_longer_training_from_there_on(config, finished, capsys):
+    finished(config)
     assert resumed(config, epochs=8)["updates"] == 96
-    assert "only from here on do rates and weights change as in the longer training" in capsys.readouterr().out
+    assert (
+        "rates and weights follow the longer training from here on: it is not the same as one that long"
+        in capsys.readouterr().out
+    )
 
 
-def test_an_interrupted_run_goes_on_as_if_it_had_not_been(config, undisturbed, monkeypatch, every_epoch):
+def test_an_interrupted_run_resumes_as_if_it_had_not_been(config, undisturbed, monkeypatch, every_epoch):
     end_of_batch = training.Progress.on_train_batch_end
 
     def press(progress, batch, logs=None):
@@ -317,8 +372,8 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(config, undisturbed, m
         ({"data": "other"}, "made with other data"),
     ],
 )
-def test_other_parameters_are_refused_and_nothing_is_changed(tmp_path, config, monkeypatch, changes, message):
-    folder = stop(config, monkeypatch, 30)
+def test_other_parameters_are_refused_and_nothing_is_changed(tmp_path, config, stop, changes, message):
+    folder = stop(config, 30)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     if "data" in changes:
         changes = {"data": str(tmp_path / "other.npz")}
@@ -328,16 +383,16 @@ def test_other_parameters_are_refused_and_nothing_is_changed(tmp_path, config, m
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_another_backend_is_refused(config, monkeypatch):
-    folder = stop(config, monkeypatch, 30)
+def test_another_backend_is_refused(config, stop):
+    folder = stop(config, 30)
     saved = json.loads((folder / "config.json").read_text())
     write_json(folder / "config.json", saved | {"backend": "abacus"})
     with pytest.raises(RunError, match="was made on abacus; set KERAS_BACKEND=abacus"):
         resumed(config)
 
 
-def test_other_versions_are_said_and_recorded(config, monkeypatch, capsys):
-    folder = stop(config, monkeypatch, 30)
+def test_other_versions_are_printed_and_recorded(config, stop, capsys):
+    folder = stop(config, 30)
     saved = json.loads((folder / "config.json").read_text())
     write_json(folder / "config.json", saved | {"versions": saved["versions"] | {"keras": "3.0"}})
     resumed(config)
@@ -356,8 +411,8 @@ def command_line(monkeypatch, capsys, script, arguments: str) -> tuple[int, str]
     return 0, capsys.readouterr().err
 
 
-def test_the_flag_takes_the_runs_own_parameters(config, monkeypatch, capsys):
-    folder = stop(config, monkeypatch, 30)
+def test_the_flag_takes_the_runs_own_parameters(config, stop, monkeypatch, capsys):
+    folder = stop(config, 30)
     assert command_line(monkeypatch, capsys, vae_baseline, f"--resume {folder}")[0] == 0
     assert json.loads((folder / "metrics.json").read_text())["updates"] == 72
     assert command_line(monkeypatch, capsys, vae_baseline, f"--resume {folder} --epochs 7 --hidden-units 16")[0] == 0
@@ -373,52 +428,119 @@ def test_the_flag_takes_the_runs_own_parameters(config, monkeypatch, capsys):
         (vae_baseline, "--resume FOLDER/nowhere", "holds no complete run"),
         (vae_baseline, "--resume FOLDER --epochs -1", "--epochs must be at least 0"),
         (avb, "--resume FOLDER", "is a run of vae_baseline, which has other parameters: beta"),
-        (loss_scaling, "--resume FOLDER", "is a run of vae_baseline, which has other parameters"),
+        (clustering, "--resume FOLDER", "is a run of vae_baseline, which has other parameters"),
     ],
 )
-def test_what_the_flag_cannot_take_is_one_line(config, monkeypatch, capsys, script, flags, message):
-    folder = stop(config, monkeypatch, 30)
+def test_what_the_flag_cannot_take_is_one_line(config, stop, monkeypatch, capsys, script, flags, message):
+    folder = stop(config, 30)
     code, printed = command_line(monkeypatch, capsys, script, flags.replace("FOLDER", str(folder)))
     assert code == 2 and message in printed and printed.count("\n") == 1
 
 
-def test_an_experiment_goes_on_within_a_training(tmp_path, data, monkeypatch, every_epoch, capsys):
-    """Killed in the second training, taken up by its folder alone."""
-    small = {"latent_dim": 3, "hidden_units": (8,), "batch_size": 20, "epochs": 4, "weighted_images": 5}
-    config = loss_scaling.Config(data=data, seeds=(0,), results=str(tmp_path), **small)
-    settings = loss_scaling.settings
-    monkeypatch.setattr(loss_scaling, "settings", lambda *arguments: dict(list(settings(*arguments).items())[:2]))
-    for name in ("dimensions_figure", "resampled_figure", "beta_figure", "notes"):
-        monkeypatch.setattr(loss_scaling, name, lambda *arguments: "")
-    loss_scaling.main(dataclasses.replace(config, name="whole"))
-    folder = tmp_path / "loss_scaling" / "killed"
-    end_of_part = loss_scaling.trained_and_measured
+def without_seconds(path: Path):
+    """What a JSON file of an experiment holds, but for what its trainings took."""
+    content = json.loads(path.read_text())
+    return {name: {key: value for key, value in row.items() if key != "seconds"} for name, row in content.items()}
 
-    def second_is_killed(*arguments):
-        if (folder / "runs.json").exists():
-            killed_after(monkeypatch, 29)
-        return end_of_part(*arguments)
+
+def test_an_experiment_resumes_within_a_training(tmp_path, data, monkeypatch, every_epoch, capsys):
+    """Killed in the second training, resumed by its folder alone."""
+    no_figures = clustering.STUDY._replace(figures=lambda results, rows: {})
+    small = {"clusters": (3, 4), "hidden_units": (8,), "discriminator_units": (8,), "batch_size": 20, "updates": 48}
+    config = clustering.Config(data=data, seeds=(0,), results=str(tmp_path), **small)
+    study.run(no_figures, dataclasses.replace(config, name="whole"))
+    folder = tmp_path / "aae_clustering" / "killed"
+    case = clustering.case
+
+    def second_is_killed(number, part):
+        if number == 4:
+            killed_after(patch, 29)
+        return case(number, part)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(loss_scaling, "trained_and_measured", second_is_killed)
-        whole_batch = training.Progress.on_train_batch_end
-        loss_scaling.main(dataclasses.replace(config, name="killed"))
-    monkeypatch.setattr(training.Progress, "on_train_batch_end", whole_batch)
-    assert [path.name for path in folder.glob("*/checkpoint-*")] == ["checkpoint-2", "checkpoint-1"]
+        patch.setattr(clustering, "case", second_is_killed)
+        study.run(no_figures, dataclasses.replace(config, name="killed"))
+    assert [path.name for path in checkpoint.found(folder / "4-clusters-seed-0")] == ["checkpoint-2", "checkpoint-1"]
+    assert not checkpoint.found(folder / "3-clusters-seed-0")
     capsys.readouterr()
-    assert command_line(monkeypatch, capsys, loss_scaling, f"--resume {folder}")[0] == 0
+    monkeypatch.setattr(clustering, "main", lambda config: study.run(no_figures, config))
+    assert command_line(monkeypatch, capsys, clustering, f"--resume {folder}")[0] == 0
     assert not list(folder.glob("*/checkpoint-*"))
-    for name in ("runs.json", "metrics.json", "table.md"):
-        assert (folder / name).read_text() == (folder.with_name("whole") / name).read_text()
-    assert command_line(monkeypatch, capsys, loss_scaling, f"--resume {folder} --seeds 1")[0] == 2
+    for name in ("runs.json", "metrics.json"):
+        assert without_seconds(folder / name) == without_seconds(folder.with_name("whole") / name)
+    assert (folder / "table.md").read_text() == (folder.with_name("whole") / "table.md").read_text()
+    code, printed = command_line(monkeypatch, capsys, clustering, f"--resume {folder} --seeds 1")
+    assert code == 2 and "made with another --seeds, [0]" in printed and printed.count("\n") == 1
 
 
-def test_a_run_that_an_experiment_asks_for_goes_on(config, undisturbed, monkeypatch, every_epoch, capsys):
-    folder = stop(config, monkeypatch, 30)
-    assert complete_run(vae_baseline, config) == (folder, True)
-    assert "goes on after epoch 2 of 6" in capsys.readouterr().out
-    made = json.loads((folder / "metrics.json").read_text())
-    assert {k: v for k, v in made.items() if k not in VARYING} == undisturbed["metrics"]
+def test_a_run_that_an_experiment_asks_for_resumes(config, undisturbed, stop, every_epoch, data, capsys):
+    folder = stop(config, 30)
+    made = complete_run(vae_baseline, config, run.load_mnist(data))[1]
+    assert made["updates"] == 72 and made["epochs"] == 6 and made["images"] == 1440 and made["stopped_by"] is None
+    assert "resumes after epoch 2 of 6" in capsys.readouterr().out
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert {key: value for key, value in metrics.items() if key not in VARYING} == undisturbed["metrics"]
+
+
+# Runs of earlier code
+
+OLD_ORDER = (  # of the parameters of vae_baseline before RunConfig
+    *("data", "binarisation", "latent_dim", "hidden_units", "networks", "prior_scale", "beta", "warm_up", "epochs"),
+    *("updates", "batch_size", "learning_rate", "final_rate_factor", "beta_1", "encoder_rate_factor"),
+    *("decoder_rate_factor", "seed", "results", "name", "tensorboard"),
+)
+
+
+def as_of_old(saved: dict) -> dict:
+    """config.json as the code before the redesign wrote it: its own order of parameters, "updates" in the middle."""
+    parameters = {name: saved["parameters"][name] for name in OLD_ORDER}
+    assert parameters.keys() == saved["parameters"].keys()
+    first = {key: saved[key] for key in ("script",)} | {"parameters": parameters, "data": saved["data"]}
+    return first | {"updates": saved["updates"]} | {key: saved[key] for key in ("backend", *run.ENVIRONMENT)}
+
+
+def test_a_run_of_earlier_code_resumes_to_the_same_bits(config, undisturbed, stop, every_epoch, monkeypatch, capsys):
+    folder = stop(config, 30)
+    write_json(folder / "config.json", as_of_old(json.loads((folder / "config.json").read_text())))
+    assert command_line(monkeypatch, capsys, vae_baseline, f"--resume {folder}")[0] == 0
+    assert left_by(folder) == undisturbed
+
+
+def test_a_run_of_earlier_code_loads(config, finished):
+    folder = finished(config)
+    model = run.load_run(folder)
+    write_json(folder / "config.json", as_of_old(json.loads((folder / "config.json").read_text())))
+    weights = zip(run.load_run(folder).get_weights(), model.get_weights(), strict=True)
+    assert all(np.array_equal(old, new) for old, new in weights)
+
+
+@pytest.mark.parametrize("name", RENAMED)
+def test_an_experiment_of_earlier_code_has_its_module(tmp_path, name):
+    write_json(tmp_path / "config.json", {"script": name, "parameters": {}})
+    module = run.saved_run(tmp_path)[1]
+    assert module is importlib.import_module(RENAMED[name])
+    assert run.results_name(module.__name__) == module.STUDY.name.replace(".", "_")
+
+
+def test_an_experiment_of_earlier_code_resumes(tmp_path, data, monkeypatch, capsys):
+    """Its config.json names the script as it was called then, and has a folder of the old name."""
+    cases = {"3 clusters": lambda part: {"confident_error": 0.5}}
+    declared = clustering.STUDY._replace(cases=lambda config, dataset: cases, figures=lambda results, rows: {})
+    small = {"clusters": (3,), "seeds": (0, 1), "batch_size": 20}
+    config = clustering.Config(data=data, results=str(tmp_path), name="old", **small)
+    study.run(declared, config)
+    folder = (tmp_path / "aae_clustering" / "old").rename(tmp_path / "old")
+    saved = json.loads((folder / "config.json").read_text())
+    write_json(folder / "config.json", saved | {"script": "aae_clustering"})
+    runs = json.loads((folder / "runs.json").read_text())
+    write_json(folder / "runs.json", {name: row for name, row in runs.items() if name.endswith("seed 0")})
+    monkeypatch.setattr(clustering, "main", lambda config: study.run(declared, config))
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["clustering.py", "--resume", str(folder)])
+    run_main(clustering.main, clustering.Config)
+    printed = capsys.readouterr().out
+    assert "3 clusters, seed 1: done; 0 to go" in printed and "seed 0: done" not in printed
+    assert json.loads((folder / "runs.json").read_text()) == runs
 
 
 @pytest.mark.parametrize(

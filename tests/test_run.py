@@ -10,25 +10,26 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import aae_deterministic
-import aae_gaussian
-import aae_universal
 import avb
 import vae_baseline
-from common import run, training
+from common import progress, run, training
 from common.arrays import DataError
 from common.command import parse, run_main
 from common.config import check
 from common.data import load_mnist
 from common.files import RunError, whole, write_json
-from common.run import create_folder, load_run
-from common.training import StopOnInterrupt, planned_epochs
+from common.run import create_folder, description, load_run
+from common.scripts import SCRIPTS, load_script
+from common.training import StopOnInterrupt, epochs_for, planned_epochs
+from experiments import study
+from experiments.aae import clustering
 from experiments.avb import toy
-from experiments.study import claim_folder, complete_run
+from experiments.study import claim_folder, complete_run, each_once
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 ROOT = Path(run.__file__).parent.parent
-SCRIPTS = [aae_deterministic, aae_gaussian, aae_universal, avb, vae_baseline]
+MODULES = [load_script(name) for name in SCRIPTS]
 # What every line of a message must do without: tyro's box, and text of its implementation.
 BOX = re.compile(r"[\n│╭╰─]|---|typing\.|<class")
 
@@ -77,10 +78,10 @@ def refusal_of(arguments, script=aae_deterministic):
         ("--binarisation grey", "invalid choice 'grey' for argument '--binarisation'. Expected one of ('none', 'dyn"),
         ("--prior swiss", "invalid choice 'swiss' for argument '--prior'"),
         ("--hidden-units", "--hidden-units needs at least one number"),
-        ("--hidden-units 16 0", "--hidden-units must be above 0, not 0"),
+        ("--hidden-units 16 0", "--hidden-units must be at least 1, not 0"),
         ("--epochs -1", "--epochs must be at least 0, not -1"),
         ("--hidden-units 16 16", None),
-        ("--batch-size 0", "--batch-size must be above 0, not 0"),
+        ("--batch-size 0", "--batch-size must be at least 1, not 0"),
         ("--learning-rate 0", "--learning-rate must be above 0, not 0.0"),
         ("--learning-rate nan", "--learning-rate must be above 0, not nan"),
         ("--learning-rate inf", "--learning-rate must be above 0, not inf"),
@@ -126,7 +127,7 @@ def test_parse_fills_the_config():
     assert config == dataclasses.replace(aae_deterministic.Config(), **expected)
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", MODULES)
 def test_help_lists_every_flag_with_its_comment(script, capsys):
     with pytest.raises(SystemExit) as stop:
         parse(script.Config, ["--help"])
@@ -139,27 +140,27 @@ def test_help_lists_every_flag_with_its_comment(script, capsys):
 
 WHOLE, REAL = int, float
 RANGES = {  # kind of number, least, whether the least itself is allowed, bound above
-    "latent_dim": (WHOLE, 0, False, math.inf),
-    "hidden_units": (WHOLE, 0, False, math.inf),
-    "discriminator_units": (WHOLE, 0, False, math.inf),
-    "noise_units": (WHOLE, 0, False, math.inf),
-    "noise_basis": (WHOLE, 0, False, math.inf),
-    "noise_dim": (WHOLE, 0, False, math.inf),
+    "latent_dim": (WHOLE, 1, True, math.inf),
+    "hidden_units": (WHOLE, 1, True, math.inf),
+    "discriminator_units": (WHOLE, 1, True, math.inf),
+    "noise_units": (WHOLE, 1, True, math.inf),
+    "noise_basis": (WHOLE, 1, True, math.inf),
+    "noise_dim": (WHOLE, 1, True, math.inf),
     "noise_scale": (REAL, 0, True, math.inf),
     "prior_scale": (REAL, 0, False, 1e6),
     "adversarial_weight": (REAL, 0, True, math.inf),
     "beta": (REAL, 0, True, math.inf),
     "warm_up": (REAL, 0, True, 1),
     "epochs": (WHOLE, 0, True, math.inf),
-    "updates": (WHOLE, 0, False, math.inf),
-    "batch_size": (WHOLE, 0, False, math.inf),
+    "updates": (WHOLE, 1, True, math.inf),
+    "batch_size": (WHOLE, 1, True, math.inf),
     "learning_rate": (REAL, 0, False, math.inf),
     "final_rate_factor": (REAL, 0, True, math.inf),
     "beta_1": (REAL, 0, True, 1),
     "encoder_rate_factor": (REAL, 0, True, math.inf),
     "decoder_rate_factor": (REAL, 0, True, math.inf),
     "discriminator_rate_factor": (REAL, 0, True, math.inf),
-    "discriminator_steps": (WHOLE, 0, False, math.inf),
+    "discriminator_steps": (WHOLE, 1, True, math.inf),
     "seed": (WHOLE, 0, True, 2**32),
 }
 OTHER_FIELDS = {
@@ -179,13 +180,12 @@ def numbers(script, name, inside: bool):
     """Values of the parameter `name` inside or outside its range."""
     kind, low, inclusive, high = RANGES[name]
     if script is avb and name == "batch_size":
-        low = 1  # one image's noise has no moments
+        low = 2  # one image's noise has no moments
     bounded = high < math.inf
     if kind is WHOLE:
-        least = low if inclusive else low + 1
         if inside:
-            return st.integers(least, high - 1 if bounded else None)
-        return st.integers(max_value=least - 1) | (st.integers(min_value=high) if bounded else st.nothing())
+            return st.integers(low, high - 1 if bounded else None)
+        return st.integers(max_value=low - 1) | (st.integers(min_value=high) if bounded else st.nothing())
     if inside:
         return st.floats(
             low, high if bounded else None, exclude_min=not inclusive, exclude_max=bounded, width=64
@@ -198,12 +198,12 @@ def config_with(script, name, value):
     return script.Config(**{name: (16, value) if in_tuple else value})
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", MODULES)
 def test_every_numeric_parameter_has_a_range(script):
     assert {field.name for field in dataclasses.fields(script.Config)} <= RANGES.keys() | OTHER_FIELDS
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", MODULES)
 @given(st.data())
 def test_a_number_outside_its_range_is_refused_by_name_and_one_inside_is_taken(script, draw):
     name = draw.draw(st.sampled_from([f.name for f in dataclasses.fields(script.Config) if f.name in RANGES]))
@@ -256,7 +256,7 @@ def test_tensorboard_is_refused_where_it_is_not_installed(monkeypatch):
 @pytest.mark.parametrize("images", [10, 60, 190])
 def test_too_few_test_images_for_numbers_and_figures_are_refused(tmp_path, images):
     np.savez(tmp_path / "few.npz", x=np.random.default_rng(0).random((images, 8, 6)))
-    config = aae_deterministic.Config(str(tmp_path / "few.npz"), batch_size=5, results=str(tmp_path / "results"))
+    config = aae_deterministic.Config(data=str(tmp_path / "few.npz"), batch_size=5, results=str(tmp_path / "results"))
     with pytest.raises(DataError, match=f"{images // 10} test images"):
         aae_deterministic.main(config)
     assert not (tmp_path / "results").exists()
@@ -266,7 +266,7 @@ def test_too_few_test_images_for_numbers_and_figures_are_refused(tmp_path, image
 def test_results_that_cannot_be_written_are_refused(tmp_path, data, place):
     results = place(tmp_path)
     with pytest.raises(RunError, match=r"choose another --results$") as refused:
-        aae_deterministic.main(aae_deterministic.Config(data, results=str(results)))
+        aae_deterministic.main(aae_deterministic.Config(data=data, results=str(results)))
     assert str(results) in str(refused.value)
     assert not results.is_dir()
 
@@ -276,7 +276,7 @@ def test_a_run_is_never_written_over(tmp_path, data):
     taken.mkdir(parents=True)
     (taken / "metrics.json").write_text("mine")
     with pytest.raises(RunError, match="taken exists and is left as it is; choose another --name"):
-        aae_deterministic.main(aae_deterministic.Config(data, results=str(tmp_path), name="taken"))
+        aae_deterministic.main(aae_deterministic.Config(data=data, results=str(tmp_path), name="taken"))
     assert [(path.name, path.read_text()) for path in taken.iterdir()] == [("metrics.json", "mine")]
 
 
@@ -291,12 +291,6 @@ def test_unnamed_runs_of_the_same_second_have_folders_of_their_own(tmp_path, mon
 # The process
 
 
-def own_lines(printed: str) -> list[str]:
-    """Lines of standard error that are not TensorFlow's own."""
-    theirs = re.compile(r"[IWEF]\d{4} |WARNING: All log messages before|To enable the following instructions")
-    return [line for line in printed.splitlines() if not theirs.match(line)]
-
-
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -304,12 +298,11 @@ def own_lines(printed: str) -> list[str]:
         (["--data", "nowhere.npz", "--results", "never"], "error: nowhere.npz: no such file"),
     ],
 )
-def test_a_refusal_is_one_line_and_exit_code_2(tmp_path, arguments, line):
-    command = [sys.executable, str(ROOT / "vae_baseline.py"), *arguments]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert ended.returncode == 2
-    assert ended.stdout == ""
-    (only,) = own_lines(ended.stderr)
+def test_a_refusal_is_one_line_and_exit_code_2(nursery, tmp_path, arguments, line):
+    child = nursery.run(vae_baseline, arguments, folder=tmp_path)
+    assert child.wait() == 2
+    assert child.printed() == ""
+    (only,) = child.errors.read_text().splitlines()
     assert only.startswith(line)
     assert not list(tmp_path.iterdir())
 
@@ -362,6 +355,7 @@ def untrained_run(tmp_path_factory):
         network.save(folder / f"{name}.keras")
     parameters, shape = dataclasses.asdict(config), {"image_shape": (8, 6)}
     write_json(folder / "config.json", {"script": "aae_deterministic", "parameters": parameters, "data": shape})
+    load_run(folder)
     return folder
 
 
@@ -433,7 +427,6 @@ DAMAGE = {
 def test_what_is_no_complete_run_is_refused_in_one_line(untrained_run, tmp_path, damage):
     folder = tmp_path / "run"
     shutil.copytree(untrained_run, folder)
-    load_run(folder)
     DAMAGE[damage](folder)
     with pytest.raises(RunError, match=re.escape(str(folder))) as refused:
         load_run(folder)
@@ -502,85 +495,177 @@ def test_planned_epochs(changes, images, epochs):
     assert planned_epochs(aae_deterministic.Config(**changes), images) == epochs
 
 
+@pytest.mark.parametrize(
+    ("updates", "images", "batch_size", "epochs"),
+    [(24_750, 55_000, 100, 45), (8250, 4_000, 100, 206), (1, 55_000, 100, 1), (24, 259, 20, 2)],
+)
+def test_a_training_of_an_experiment_has_no_limit_of_epochs(updates, images, batch_size, epochs):
+    assert epochs_for(updates, images, batch_size) == epochs
+
+
 # Runs that an experiment asks for
 
 
-def wanted(tmp_path, data, **changes):
-    return vae_baseline.Config(
-        data=data, results=str(tmp_path), name="r", **{"hidden_units": (4,), "epochs": 0} | changes
-    )
+def asked_for(tmp_path, data, **changes):
+    """The Config of a run that takes no time."""
+    small = {"hidden_units": (4,), "batch_size": 20, "epochs": 0}
+    return vae_baseline.Config(data=data, results=str(tmp_path), name="r", **small | changes)
 
 
-def test_a_complete_run_is_not_made_again_and_an_incomplete_one_is(tmp_path, data, monkeypatch, capsys):
-    trained = []
-    main = vae_baseline.main
+def test_a_complete_run_is_not_made_again_and_an_incomplete_one_is(tmp_path, data, monkeypatch, quick, capsys):
+    trained, main, dataset = [], vae_baseline.main, load_mnist(data)
     monkeypatch.setattr(vae_baseline, "main", lambda config: trained.append(config.name) or main(config))
-    folder, now = complete_run(vae_baseline, wanted(tmp_path, data))
-    assert now and folder == tmp_path / "vae_baseline" / "r"
-    assert complete_run(vae_baseline, wanted(tmp_path, data)) == (folder, False)
+    folder, made = complete_run(vae_baseline, asked_for(tmp_path, data), dataset)
+    assert folder == tmp_path / "vae_baseline" / "r"
+    expected = {"updates": 0, "epochs": 0, "images": 0, "stopped_by": None}
+    assert {key: value for key, value in made.items() if key != "seconds"} == expected
+    assert complete_run(vae_baseline, asked_for(tmp_path, data), dataset) == (folder, made)
     assert trained == ["r"]
-    with pytest.raises(RunError, match="--beta"):
-        complete_run(vae_baseline, wanted(tmp_path, data, beta=2.0))
+    for changes, named in (({"beta": 2.0}, "--beta"), ({"epochs": 2}, "--epochs")):
+        with pytest.raises(RunError, match=f"r was trained with another {named}; choose another --name"):
+            complete_run(vae_baseline, asked_for(tmp_path, data, **changes), dataset)
     (folder / "metrics.json").unlink()  # as if it had been killed before
-    assert complete_run(vae_baseline, wanted(tmp_path, data)) == (folder, True)
-    assert trained == ["r", "r"] and "r is not complete" in capsys.readouterr().out
-    with pytest.raises(RunError, match="was trained for 0 epochs"):
-        complete_run(vae_baseline, wanted(tmp_path, data, epochs=2))
-    (folder / "config.json").unlink()  # as if that had been as far as it came
-    assert complete_run(vae_baseline, wanted(tmp_path, data)) == (folder, True)
+    capsys.readouterr()
+    assert complete_run(vae_baseline, asked_for(tmp_path, data), dataset)[0] == folder
+    assert trained == ["r", "r"] and "r has no checkpoint: it is trained from the start" in capsys.readouterr().out
 
 
-def test_an_interrupted_run_ends_the_experiment_and_is_made_again(tmp_path, data, monkeypatch):
-    stopped = {"stopped_by": StopOnInterrupt.message}
-    monkeypatch.setattr(vae_baseline, "main", lambda config: stopped)
+def test_a_folder_without_a_run_is_refused_and_left_as_it_is(tmp_path, data):
+    folder = tmp_path / "vae_baseline" / "r"
+    folder.mkdir(parents=True)
+    (folder / "thesis.txt").write_text("mine")
+    with pytest.raises(RunError, match="r exists and is left as it is; choose another --name") as refused:
+        complete_run(vae_baseline, asked_for(tmp_path, data), load_mnist(data))
+    assert "\n" not in str(refused.value)
+    assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("thesis.txt", "mine")]
+
+
+def test_the_folder_of_a_process_that_was_killed_at_once_is_used(tmp_path, data, quick):
+    folder = tmp_path / "vae_baseline" / "r"
+    folder.mkdir(parents=True)
+    (folder / ".lock").touch()
+    assert complete_run(vae_baseline, asked_for(tmp_path, data), load_mnist(data))[1]["updates"] == 0
+
+
+def test_an_interrupted_run_ends_the_experiment(tmp_path, data, monkeypatch):
+    monkeypatch.setattr(vae_baseline, "main", lambda config: {"stopped_by": StopOnInterrupt.message})
     with pytest.raises(KeyboardInterrupt):
-        complete_run(vae_baseline, wanted(tmp_path, data))
+        complete_run(vae_baseline, asked_for(tmp_path, data), load_mnist(data))
 
 
 def test_a_folder_is_claimed_once_for_the_same_parameters_and_data(tmp_path, data):
     dataset, folder = load_mnist(data), tmp_path / "claimed" / "here"
-    claim_folder(folder, "compare", wanted(tmp_path, data), dataset, 7)
+
+    def claim(place, results=tmp_path, **changes):
+        config = asked_for(results, data, **changes)
+        claim_folder(place, description(config, "experiments.comparison.compare", dataset))
+
+    claim(folder)
     saved = (folder / "config.json").read_text()
-    claim_folder(folder, "compare", wanted(tmp_path / "elsewhere", data), dataset, 7)
+    claim(folder, tmp_path / "elsewhere")
     assert (folder / "config.json").read_text() == saved
     with pytest.raises(RunError, match=r"made with another --beta, 1\.0;"):
-        claim_folder(folder, "compare", wanted(tmp_path, data, beta=2.0), dataset, 7)
+        claim(folder, beta=2.0)
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot write"):
-        claim_folder(tmp_path / "file" / "here", "compare", wanted(tmp_path, data), dataset, 7)
+        claim(tmp_path / "file" / "here")
+
+
+@pytest.mark.parametrize("content", [b"", b"[1, 2", b"7", b"[[1]]", b"\xff\xfe", b"[" * 100_000])
+def test_damaged_records_of_an_experiment_are_one_line(tmp_path, content):
+    (tmp_path / "runs.json").write_bytes(content)
+    with pytest.raises(RunError, match=f"^{re.escape(str(tmp_path))} holds no complete run") as refused:
+        each_once(tmp_path, ["a", "b"], lambda name: pytest.fail("made"))
+    assert "\n" not in str(refused.value) and (tmp_path / "runs.json").read_bytes() == content
+
+
+def test_parts_are_made_once_and_saved_one_by_one(tmp_path, capsys):
+    made = []
+
+    def make(name):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(name)
+        return {"updates": len(made)}
+
+    with pytest.raises(KeyboardInterrupt):
+        each_once(tmp_path, ["a", "b", "c"], make)
+    made.pop()
+    assert each_once(tmp_path, ["a", "b", "c"], make) == {"a": {"updates": 1}, "b": {"updates": 2}, "c": {"updates": 2}}
+    assert made == ["a", "c"] and "c: done; 0 to go" in capsys.readouterr().out
+
+
+# Defaults that --quick sets
+
+
+def quick_config(monkeypatch, arguments: str):
+    """The Config of an experiment that is called with these flags."""
+    got = []
+    monkeypatch.setattr(sys, "argv", ["clustering.py", *arguments.split()])
+    monkeypatch.setattr(study, "run", lambda declared, config: got.append(config) or {})
+    study.run_study(clustering.STUDY, clustering.Config)
+    return got[0]
+
+
+def test_quick_gives_small_defaults_to_what_no_flag_sets(monkeypatch):
+    default = clustering.Config()
+    assert quick_config(monkeypatch, "") == default
+    assert quick_config(monkeypatch, "--quick") == dataclasses.replace(default, **clustering.QUICK, quick=True)
+
+
+@pytest.mark.parametrize("order", ["--quick {}", "{} --quick"])
+@pytest.mark.parametrize(
+    ("flags", "changes"),
+    [
+        ("--seeds 0 1 2", {"seeds": (0, 1, 2)}),
+        ("--seeds 0 1 2 3 4", {"seeds": (0, 1, 2, 3, 4)}),
+        ("--updates 5500 --data auto", {"updates": 5500, "data": "auto"}),
+        ("--clusters 16 30 --hidden-units 1000 1000", {"clusters": (16, 30), "hidden_units": (1000, 1000)}),
+    ],
+)
+def test_quick_leaves_every_flag_as_it_is_though_it_be_the_default(monkeypatch, order, flags, changes):
+    config = quick_config(monkeypatch, order.format(flags))
+    assert config == dataclasses.replace(clustering.Config(), **clustering.QUICK | changes, quick=True)
+
+
+# Progress
 
 
 def test_the_time_left_is_printed_every_ten_seconds_and_no_more(monkeypatch, capsys):
     clock = iter(range(100))
-    monkeypatch.setattr(run.time, "perf_counter", lambda: 3.0 * next(clock))
-    progress = run.TimeLeft()
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: 3.0 * next(clock))
+    left = progress.TimeLeft()
     for done in range(1, 13):
-        progress("work", done, 12)
+        left("work", done, 12)
     # 3 s a step; printed when more than 10 s have passed: after steps 5 (12 s) and 9 (24 s).
     assert capsys.readouterr().out.splitlines() == ["work: 5 of 12; 21 s left", "work: 9 of 12; 9 s left"]
 
 
 @pytest.mark.parametrize("stopped_by", [None, StopOnInterrupt.message, "the kl term was not finite at update 3"])
-def test_an_interrupted_part_ends_the_experiment(tmp_path, data, monkeypatch, stopped_by):
-    asked = []
+def test_an_interrupted_training_ends_the_experiment(tmp_path, data, monkeypatch, capsys, stopped_by):
+    epochs_of = []
 
-    def train(model, dataset, config, folder):
-        asked.append(config.epochs)
-        return training.Outcome({}, 1, 1.0, 1, stopped_by)
+    def fit(model, batches, validation, config, epochs, *rest):
+        epochs_of.append(epochs)
+        return training.Outcome({"updates": [1, 1]}, 1, 1.0, 20, stopped_by)
 
-    monkeypatch.setattr(training, "train", train)
-    config = avb.Config(epochs=None, updates=24, batch_size=20)
-    arguments = None, load_mnist(data), config, tmp_path / "part"
+    monkeypatch.setattr(study, "fit", fit)
+    config = avb.Config(updates=24, batch_size=20)
+    part = study.Part(config, load_mnist(data), 0, tmp_path / "part", first=True)
     if stopped_by == StopOnInterrupt.message:
         with pytest.raises(KeyboardInterrupt):
-            training.train_part(*arguments)
+            part.train(SimpleNamespace(), config)
+        assert part.made == {}
     else:
-        assert training.train_part(*arguments).stopped_by == stopped_by
-    assert asked == [2] and (tmp_path / "part").is_dir()  # 240 images: 12 updates an epoch
+        assert part.train(SimpleNamespace(), config).stopped_by == stopped_by
+        expected = {"updates": 1, "epochs": 2, "images": 20, "seconds": 1.0, "stopped_by": stopped_by}
+        assert part.made == expected
+        assert (f"training stopped: {stopped_by}" in capsys.readouterr().out) == bool(stopped_by)
+    assert epochs_of == [2] and (tmp_path / "part").is_dir()  # 240 images: 12 updates an epoch
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc's memory")
-def test_freed_memory_is_kept():
+def test_freed_memory_is_kept(nursery, tmp_path):
     """Arrays of 1 MiB, 256 pages each, made and freed 100 times: without it every page is zeroed every time."""
     program = """
 import ctypes, resource
@@ -598,7 +683,9 @@ earlier = faults()
 keep_freed_memory()
 print(earlier, faults())
 """
-    command = [sys.executable, "-c", program]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    earlier, now = map(int, ended.stdout.split())
+    path = tmp_path / "program.py"
+    path.write_text(program)
+    child = nursery.run(SimpleNamespace(__file__=str(path)), [])
+    assert child.wait() == 0, child.errors.read_text()
+    earlier, now = map(int, child.printed().split())
     assert earlier > 10_000 and now < 1000  # most of the pages; those of the first array and few others

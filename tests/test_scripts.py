@@ -1,10 +1,10 @@
 """The five scripts from flags to figures on 300 tiny images, and all that can end a training early."""
 
+import ast
 import contextlib
 import csv
 import dataclasses
 import errno
-import fcntl
 import importlib.metadata
 import json
 import math
@@ -15,7 +15,6 @@ import re
 import signal
 import subprocess
 import sys
-import termios
 import time
 from pathlib import Path
 
@@ -29,12 +28,13 @@ from common.command import run_main
 from common.data import load_mnist
 from common.evaluation.reconstruction import cross_entropy_floor, mean_image_cross_entropy
 from common.measure import test_terms as terms_on_test  # not a test
-from common.model import LatentModel
 from common.run import load_run
+from common.scripts import SCRIPTS
 
 import keras
 import numpy as np
 import pytest
+import small_runs
 from threadpoolctl import threadpool_limits
 
 ROOT = Path(run.__file__).parent.parent
@@ -151,19 +151,6 @@ def one_thread():
         yield
 
 
-def without_xla(patch):
-    def compile_network(model, optimizer, jit_compile):
-        keras.Model.compile(model, optimizer, jit_compile=BACKEND == "jax")
-
-    patch.setattr(LatentModel, "compile", compile_network)
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """Without XLA on TensorFlow, which would compile for longer than the test trains."""
-    without_xla(monkeypatch)
-
-
 @dataclasses.dataclass
 class Finished:
     """A run that has ended: its folder, what `main` returned and printed, and the model that it trained."""
@@ -200,8 +187,9 @@ def finished(tmp_path_factory, data):
         if name not in runs:
             folder = tmp_path_factory.mktemp("results") / case.script.__name__ / name
             with pytest.MonkeyPatch.context() as patch:
+                small_runs.cheap_instruments(patch)
                 if case.script in (aae_deterministic, vae_baseline):
-                    without_xla(patch)
+                    small_runs.without_xla(patch)
                 runs[name] = finish(case.script, folder, data=data[case.data], **case.changes)
         return runs[name]
 
@@ -322,7 +310,9 @@ def test_a_run_leaves_its_parameters_numbers_networks_and_figures(finished, data
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_variant_leaves_the_same(quick, place, data, name):
+def test_a_variant_leaves_the_same(place, data, monkeypatch, name):
+    small_runs.without_xla(monkeypatch)
+    small_runs.cheap_instruments(monkeypatch)
     case = VARIANTS[name]
     ended = finish(case.script, place(case.script, "variant"), data=data[case.data], **case.changes)
     check_run(case, ended, data[case.data])
@@ -499,7 +489,7 @@ def test_ctrl_c_ends_the_training_and_keeps_what_it_learnt(quick, place, data, m
     ended = finish(vae_baseline, place(vae_baseline), capsys, data=data["labelled"], **SMALL | {"epochs": 9})
     assert signal.getsignal(signal.SIGINT) is before
     assert ended.metrics["stopped_by"] == "it was interrupted"
-    assert "training stopped: it was interrupted; what it had learnt is kept" in ended.printed
+    assert "training stopped: it was interrupted; what was learned is kept" in ended.printed
     assert ended.metrics["updates"] == 17
     assert len(history_of(ended.folder)) == 2
     assert {file.stem for file in ended.folder.iterdir()} == PLANE | {
@@ -541,17 +531,23 @@ def test_a_full_disk_at_the_figures_ends_in_one_line_after_the_networks(quick, p
 
 # As a process
 
-
-def command(script, data, results, epochs):
-    flags = f"--data {data} --results {results} --name run --hidden-units 16 --batch-size 20 --epochs {epochs}"
-    return [sys.executable, str(ROOT / f"{script.__name__}.py"), *flags.split()]
+LOG = re.compile(r"[IWEF]\d{4} |oneDNN|XLA|cuda|WARNING|Traceback", flags=re.IGNORECASE)  # TensorFlow's, JAX's
 
 
-def test_a_piped_run_prints_lines_and_its_folder_last(tmp_path, data):
-    arguments = command(aae_deterministic, data["labelled"], "mine", 2)
-    ended = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=180)
-    assert ended.returncode == 0 and "Traceback" not in ended.stderr
-    _, *epochs, last = ended.stdout.splitlines()
+def flags(data, epochs) -> list[str]:
+    words = f"--data {data} --results mine --name run --hidden-units 16 --batch-size 20 --epochs {epochs}"
+    return words.split()
+
+
+def test_a_piped_run_prints_lines_and_its_folder_last_and_no_log(tmp_path, data):
+    """The command line itself, in a fresh process, compiled by XLA."""
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    command = [sys.executable, str(ROOT / "aae_deterministic.py"), *flags(data["labelled"], 2)]
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=180)
+    assert ended.returncode == 0
+    assert not LOG.search(ended.stderr), ended.stderr
+    first, *epochs, last = ended.stdout.splitlines()
+    assert first.startswith("Deterministic AAE on labelled, 2 epochs: ")
     for number, line in enumerate(epochs, start=1):
         assert line.startswith(f"epoch {number}/2, {number * UPDATES_AN_EPOCH} updates: reconstruction ")
         assert re.search(r" nats; \d+ s, \d+ s left$", line)
@@ -559,6 +555,42 @@ def test_a_piped_run_prints_lines_and_its_folder_last(tmp_path, data):
     assert "\x1b" not in ended.stdout and "\b" not in ended.stdout
     assert last == "mine/aae_deterministic/run"
     assert {file.stem for file in (tmp_path / last).glob("*.png")} == PLANE
+
+
+def first_line_of_import(path: Path, names: tuple[str, ...]) -> float:
+    """The line of a file that first imports one of these packages; infinite if none does."""
+    lines = [math.inf]
+    for node in ast.parse(path.read_text()).body:
+        modules = [node.module] if isinstance(node, ast.ImportFrom) else []
+        modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        lines += [node.lineno for module in modules if module.split(".")[0] in names]
+    return min(lines)
+
+
+def test_every_command_imports_common_before_keras():
+    """`common` keeps the log of TensorFlow quiet, if it is imported first."""
+    folders = ("experiments", "tools", "benchmarks")
+    paths = [ROOT / f"{name}.py" for name in SCRIPTS]
+    paths += [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    ours = ("common", "experiments", "tools", *SCRIPTS)
+    for path in paths:
+        backend = first_line_of_import(path, ("keras", "tensorflow", "jax", "torch"))
+        assert math.isinf(backend) or first_line_of_import(path, ours) < backend, path
+
+
+def test_the_users_own_level_shows_the_log(tmp_path):
+    """What is kept back is the log alone: other lines of an import reach standard error, and all of them if asked."""
+    (tmp_path / "tensorflow.py").write_text(
+        "import os\nos.write(2, b'I0000 00:00:1.5 7 port.cc:153] oneDNN\\nmine\\nF0000 00:00:1.5 7 a.cc:1] fatal\\n')\n"
+    )
+    command = [sys.executable, "-c", "import common, tensorflow"]
+    printed = []
+    for level in ({}, {"TF_CPP_MIN_LOG_LEVEL": "0"}):
+        environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+        environment |= {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"} | level
+        printed.append(subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60).stderr)
+    assert [len(lines.splitlines()) for lines in printed] == [2, 3]
+    assert "mine" in printed[0] and "fatal" in printed[0] and "oneDNN" in printed[1]
 
 
 def read_from(terminal: int, until: str, seconds: float = 180) -> str:
@@ -570,32 +602,21 @@ def read_from(terminal: int, until: str, seconds: float = 180) -> str:
     return printed
 
 
-def test_on_a_terminal_one_line_shows_the_time_left_and_ctrl_c_ends_the_training(tmp_path, data):
+def test_on_a_terminal_one_line_shows_the_time_left_and_ctrl_c_ends_the_training(nursery, tmp_path, data):
     terminal, end = pty.openpty()
-
-    def own_terminal():
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a test in the background would pass on its own
-        fcntl.ioctl(end, termios.TIOCSCTTY, 0)
-
-    arguments = command(vae_baseline, data["labelled"], "mine", 100_000)
-    with subprocess.Popen(
-        arguments,
-        cwd=tmp_path,
-        stdin=end,
-        stdout=end,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        preexec_fn=own_terminal,
-    ) as process:
+    # A test that runs in the background would pass on that Ctrl-C is ignored.
+    first = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    child = nursery.run(vae_baseline, flags(data["labelled"], 100_000), tmp_path, first, os.ttyname(end))
+    try:
+        progress = read_from(terminal, until=r"(?s)\x08.*[1-9]\d/1200000.*kl: \d")
+        os.write(terminal, b"\x03")
         os.close(end)
-        try:
-            progress = read_from(terminal, until=r"(?s)\x08.*[1-9]\d/1200000.*kl: \d")
-            os.write(terminal, b"\x03")
-            rest = read_from(terminal, until="(?!)")
-            code = process.wait(60)
-        finally:
-            process.kill()
-            os.close(terminal)
+        rest = read_from(terminal, until="(?!)")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            child.kill()
+        code = child.wait()
+        os.close(terminal)
     assert "epoch 1/" not in progress + rest
     shown = re.sub(r"\x1b\[[\d;]*m", "", progress)
     assert re.search(r"/1200000 ━+ \d+:\d\d(:\d\d)? \d+[mu]?s/update - reconstruction: \d", shown)

@@ -1,12 +1,13 @@
-"""Do README's claims say what the runs gave? Its table is made here, from results/gallery/claims.md and the records.
+"""Makes README's table of claims from results/gallery/claims.md and the records beside it, or compares the two.
 
-claims.md is the table with {record; row; key; format} where a number of ours belongs, and explains these references. A
-record, records/<name>.json beside it, holds the command lines that made it, commits, the data and their checksum (null
-where a formula gives them), seeds, backend, versions (one with ~= is what requirements.txt allowed: the exact one was
-not kept), perhaps a note, and the numbers of all runs by name.
+claims.md is the table with {record; row; key; format} in place of our numbers, and explains these references. A record,
+records/<name>.json, holds the command lines that made it, commits, the data and their checksum (null if a formula gives
+them), seeds, backend, versions, perhaps a note, and the numbers of all runs by name. A version with ~= is the one that
+requirements.txt allowed: the exact one was not recorded.
 
-Run: python -m experiments.claims writes the table into README.md, between two comments; with --check it only compares,
-and ends with 1 and the first difference; --record results/<experiment>/<run>, and more such folders, makes a record.
+Run: python -m tools.claims writes the table into README.md, between two comments. With --check it only compares, and
+ends with exit code 1 and the first difference. --record results/<experiment>/<run>, and more such folders, makes a
+record.
 """
 
 import dataclasses
@@ -23,19 +24,20 @@ from common.command import run_main
 from common.config import check, flag
 from common.files import RunError, whole, write_json
 from common.numbers import mean_and_deviation, plus_minus
-from common.run import explained, load_config, saved_run
+from common.run import load_config, one_line_errors, results_name, saved_run
 from common.training import planned_epochs
 
-BEGIN = "<!-- claims: python -m experiments.claims makes these lines from results/gallery/claims.md -->\n\n"
+BEGIN = "<!-- claims: python -m tools.claims makes these lines from results/gallery/claims.md -->\n\n"
 END = "\n<!-- end of the claims -->"
 REFERENCE = re.compile(r"\{([^{}]*)\}")
-SEED = re.compile(r", (?:seed|draw) (\d+)$")  # at the end of a run's name; what is before is the row's
-Numbers = dict[str | None, float]  # by seed, where there is one
+SEED = re.compile(r", (?:seed|draw) (\d+)$")  # at the end of a run's name; the rest is the row's name
+ORDER = {"data": 0, "seed": 2, "seeds": 2, "quick": 2}  # of a command's flags: others are 1
+Numbers = dict[str | None, float]  # by seed, or under None if there is no seed
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Without a flag: README.md is written anew."""
+    """Without a flag, the table in README.md is written anew."""
 
     check: bool = False  # only compare
     record: tuple[str, ...] | None = None  # folders of runs, results/<experiment>/<run>, to make one record of
@@ -44,16 +46,19 @@ class Config:
     gallery: str = "results/gallery"  # the folder of claims.md and records/
 
 
+# The table
+
+
 def table(gallery: Path) -> str:
-    """The table of claims.md with a number for each reference. Raises RunError, naming the first that has none."""
+    """The table of claims.md with a number for each reference. Raises RunError, naming the first without a number."""
     runs = functools.cache(lambda record: json.loads((gallery / "records" / f"{record}.json").read_text())["runs"])
     lines = (gallery / "claims.md").read_text().splitlines(keepends=True)
-    return "".join(REFERENCE.sub(lambda found: text_of(found, runs), line) for line in lines if line.startswith("|"))
+    return "".join(REFERENCE.sub(lambda match: replacement(match, runs), line) for line in lines if line[0] == "|")
 
 
-def text_of(found: re.Match, runs: Callable[[str], dict]) -> str:
-    """What the table says for a reference."""
-    record, *parts = (part.strip() for part in found[1].split(";"))
+def replacement(reference: re.Match, runs: Callable[[str], dict]) -> str:
+    """The text in place of a reference; `runs(record)` gives the numbers of a record. Raises RunError."""
+    record, *parts = (part.strip() for part in reference[1].split(";"))
     try:
         if len(parts) != 3:
             raise LookupError("a reference has four parts, {record; row; key; format}")
@@ -62,27 +67,30 @@ def text_of(found: re.Match, runs: Callable[[str], dict]) -> str:
         reason = f"there is no record {record}"
     except LookupError as error:
         reason = error.args[0]
-    raise RunError(f"claims.md, {found[0]}: {reason}")
+    raise RunError(f"claims.md, {reference[0]}: {reason}")
 
 
 def numbers(runs: dict, rows: str, keys: str) -> list[Numbers]:
-    """The numbers of each row that `rows` names, or of one row less another, by each of the keys."""
+    """The numbers of each row that `rows` names, or the difference of rows ("a - b"), by each of the keys.
+
+    Raises LookupError if there is no such row or number, or if the rows of a difference have different seeds.
+    """
     first, *others = (matching(runs, part, keys.split(" & ")) for part in rows.split(" - "))
     for other in others:
-        if [found.keys() for found in first] != [found.keys() for found in other]:
+        if [row.keys() for row in first] != [row.keys() for row in other]:
             raise LookupError("the rows have different seeds")
         first = [{seed: one[seed] - two[seed] for seed in one} for one, two in zip(first, other, strict=True)]
     return first
 
 
 def matching(runs: dict, names: str, keys: list[str]) -> list[Numbers]:
-    """The same of each row that is one of `names`, or that has a run of this name; * stands for anything."""
+    """The numbers of each row that has one of the `names`, or a run of that name; * stands for any text."""
     rows = {}
     for name in names.split(" & "):
-        found = [run for run in runs if fnmatchcase(run, name) or fnmatchcase(SEED.sub("", run), name)]
-        if not found:
+        matches = [run for run in runs if fnmatchcase(run, name) or fnmatchcase(SEED.sub("", run), name)]
+        if not matches:
             raise LookupError(f"the record has no row {name}")
-        for run, key in product(found, keys):
+        for run, key in product(matches, keys):
             seed = SEED.search(run)
             rows.setdefault((SEED.sub("", run), key), {})[seed and seed[1]] = calculated(runs[run], key)
     return list(rows.values())
@@ -95,6 +103,7 @@ def calculated(run: dict, key: str) -> float:
 
 
 def entry(run: dict, path: str) -> float:
+    """A number written out, or the one at a path in the run. Raises LookupError if there is none."""
     if re.fullmatch(r"-?\d+(\.\d+)?", path):
         return float(path)
     try:
@@ -105,12 +114,12 @@ def entry(run: dict, path: str) -> float:
         raise LookupError(f"the row has no number {path}") from None
 
 
-def formatted(found: list[Numbers], form: str) -> str:
-    """The numbers as `form` says: a word, digits after the point and, where they are shares, %."""
-    single = [number for numbers in found for number in numbers.values()]
-    means = [mean_and_deviation("mean", list(numbers.values()))["mean"] for numbers in found]
+def formatted(rows: list[Numbers], form: str) -> str:
+    """The numbers as `form` says: a word, digits after the point and, for shares, %. Raises LookupError."""
+    single = [number for row in rows for number in row.values()]
+    means = [mean_and_deviation("mean", list(row.values()))["mean"] for row in rows]
     mean, deviation = mean_and_deviation("mean", single).values()
-    chosen = {  # what is shown, and what stands between
+    formats = {  # word: the numbers to show, and the text between them
         "mean": ([mean], ""),
         "spread": ([mean, deviation], " ± "),
         "deviation": ([deviation], ""),
@@ -119,83 +128,109 @@ def formatted(found: list[Numbers], form: str) -> str:
         "means": ([min(means), max(means)], " to "),
         "least": ([min(single)], ""),
     }
-    asked = re.fullmatch(rf"({'|'.join(chosen)}) (\d)( %)?", form)
-    if not asked:
+    parts = re.fullmatch(rf"({'|'.join(formats)}) (\d)( %)?", form)
+    if not parts:
         raise LookupError(f"there is no format {form}")
-    shown, between = chosen[asked[1]]
-    return between.join(plus_minus(x and x * (100 if asked[3] else 1), None, int(asked[2])) for x in shown)
+    shown, between = formats[parts[1]]
+    return between.join(plus_minus(x and x * (100 if parts[3] else 1), None, int(parts[2])) for x in shown)
+
+
+# Records
 
 
 def record_of(folders: list[Path]) -> dict:
-    """What a record holds of the runs in `folders`. Raises RunError if they are not of one kind."""
+    """The record of the runs in `folders`. Raises RunError if their data, backend or versions differ."""
     record, runs = {"command": [], "commits": []}, {}
     for folder in folders:
-        with explained(folder):
-            about, module = saved_run(folder)
-            command, row = command_of(folder, about, module.__name__)
-            if (folder / "runs.json").is_file():
-                found = json.loads((folder / "runs.json").read_text())
-            else:
-                name = f"{row}, seed {about['parameters']['seed']}"
-                found = {name: json.loads((folder / "metrics.json").read_text())}
-        data = about["data"] and {key: about["data"][key] for key in ("name", "sha256")}
-        for key, value in {"data": data, "backend": about["backend"], "versions": about["versions"]}.items():
+        saved, command, own = run_in(folder)
+        data = saved["data"] and {key: saved["data"][key] for key in ("name", "sha256")}
+        for key, value in {"data": data, "backend": saved["backend"], "versions": saved["versions"]}.items():
             if record.setdefault(key, value) != value:
                 raise RunError(f"{folder} has other {key} than {folders[0]}: give it a record of its own")
-        if twice := runs.keys() & found:
+        if twice := runs.keys() & own:
             raise RunError(f"{folder} has a run that another folder has: {min(twice)}")
         record["command"] += [command] * (command not in record["command"])
-        record["commits"] += [about["git_commit"]] * (about["git_commit"] not in record["commits"])
-        runs |= found
+        record["commits"] += [saved["git_commit"]] * (saved["git_commit"] not in record["commits"])
+        runs |= own
     return record | {"seeds": sorted({int(seed[1]) for seed in map(SEED.search, runs) if seed}), "runs": runs}
 
 
-def command_of(folder: Path, about: dict, module: str) -> tuple[str, str]:
-    """The command line that makes such a run, and what a row of such runs is called."""
+def run_in(folder: Path) -> tuple[dict, str, dict]:
+    """config.json of a folder, the command that made it, and the numbers of its runs by name.
+
+    Raises RunError if it holds no complete run.
+    """
+    with one_line_errors(folder):
+        saved, module = saved_run(folder)
+        command, row = command_of(folder, saved, module)
+        if (folder / "runs.json").is_file():
+            return saved, command, json.loads((folder / "runs.json").read_text())
+        name = f"{row}, seed {saved['parameters']['seed']}"
+        return saved, command, {name: json.loads((folder / "metrics.json").read_text())}
+
+
+def command_of(folder: Path, saved: dict, module) -> tuple[str, str]:
+    """The command line that makes the run in `folder`, and the name of the row of such runs."""
     config = load_config(folder)
-    usual = dict(vars(type(config)()))
-    if usual.get("epochs", 0) is None:
-        images = about["data"]["images"]["train"]
-        usual["epochs"] = planned_epochs(dataclasses.replace(config, epochs=None), images)
+    defaults = dict(vars(type(config)()))
+    if getattr(config, "quick", False):
+        defaults |= module.STUDY.quick | {"quick": False}
+    if defaults.get("epochs", 0) is None:
+        images = saved["data"]["images"]["train"]
+        defaults["epochs"] = planned_epochs(dataclasses.replace(config, epochs=None), images)
     flags = {}
-    for name, value in vars(config).items():
-        if value == usual[name] or name in ("results", "name", "resume", "tensorboard"):
+    for name, value in sorted(vars(config).items(), key=lambda item: ORDER.get(item[0], 1)):
+        if value == defaults[name] or name in ("results", "name", "resume", "tensorboard"):
             continue
         words = [Path(value).name] if name == "data" else value if isinstance(value, tuple) else [value]
         flags[name] = " ".join([flag(name), *map(str, words)])
         if isinstance(value, bool):
             flags[name] = flag(name if value else f"no_{name}")
-    script = f"-m {module}" if "." in module else f"{module}.py"
+    script = f"-m {module.__name__}" if "." in module.__name__ else f"{module.__name__}.py"
     named = [text for name, text in flags.items() if name not in ("data", "seed")]
     return " ".join(["python", script, *flags.values()]), " ".join([script, *named])
 
 
+def make_record(config: Config, folders: list[Path]) -> dict:
+    """Write the record of some folders into the gallery; returns it."""
+    record = record_of(folders)
+    name = config.name or results_name(saved_run(folders[0])[1].__name__)
+    path = Path(config.gallery) / "records" / f"{name}.json"
+    write_json(path, record)
+    print(path)
+    return record
+
+
 def main(config: Config) -> dict:
-    """README's claims made or compared, or a record made, which is then returned."""
+    """Write or compare README's claims, or make a record, which is then returned.
+
+    Raises RunError if README lacks the comments or a reference has no number; SystemExit if --check finds a difference.
+    """
     check(config)
-    gallery, readme = Path(config.gallery), Path(config.readme)
     if config.record:
-        record = record_of([Path(folder) for folder in config.record])
-        path = gallery / "records" / f"{config.name or saved_run(Path(config.record[0]))[0]['script']}.json"
-        write_json(path, record)
-        print(path)
-        return record
+        return make_record(config, [Path(folder) for folder in config.record])
+    readme = Path(config.readme)
     before, begin, rest = readme.read_text().partition(BEGIN)
-    there, end, after = rest.partition(END)
+    present, end, after = rest.partition(END)
     if not end:
         raise RunError(f"{readme} lacks the comments around the claims, {BEGIN.strip()} and {END.strip()}")
-    wanted = table(gallery)
+    required = table(Path(config.gallery))
     if config.check:
-        for old, new in zip_longest(there.splitlines(), wanted.splitlines(), fillvalue=""):
-            if old != new:
-                at = max(0, list(map(operator.ne, old + "\n", new + "\r")).index(True) - 30)
-                claim = (new or old).split(" | ")[0].lstrip("| ")
-                raise SystemExit(f"{readme}, {claim}: {old[at : at + 60]!r} should be {new[at : at + 60]!r}")
-    elif there != wanted:
+        require_equal(readme, present, required)
+    elif present != required:
         with whole(readme) as partial:
-            partial.write_text(before + begin + wanted + end + after)
+            partial.write_text(before + begin + required + end + after)
     print(readme)
     return {}
+
+
+def require_equal(readme: Path, present: str, required: str):
+    """Raises SystemExit with the first difference between README's table and the required one."""
+    for old, new in zip_longest(present.splitlines(), required.splitlines(), fillvalue=""):
+        if old != new:
+            start = max(0, list(map(operator.ne, old + "\n", new + "\r")).index(True) - 30)
+            claim = (new or old).split(" | ")[0].lstrip("| ")
+            raise SystemExit(f"{readme}, {claim}: {old[start : start + 60]!r} should be {new[start : start + 60]!r}")
 
 
 if __name__ == "__main__":

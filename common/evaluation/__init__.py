@@ -1,1 +1,1 @@
-"""Measuring instruments, one file a kind of question, each proved in tests/: arrays in, numbers out."""
+"""Metrics, a file for each kind of question: arrays in, numbers out. Each is tested against known answers."""

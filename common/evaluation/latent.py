@@ -1,4 +1,4 @@
-"""Does the code fill its prior, and what does it say about the images? NumPy in, numbers out."""
+"""Does the latent code fill its prior, and what does it say about the images? NumPy in, numbers out."""
 
 import warnings
 from typing import NamedTuple
@@ -18,11 +18,19 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-IMQ_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # of the kernel, summed (Tolstikhin et al.'s own code)
-ROWS = 500  # of an (n, n) matrix held at a time
+IMQ_SCALES = (
+    0.1,
+    0.2,
+    0.5,
+    1.0,
+    2.0,
+    5.0,
+    10.0,
+)  # of the summed kernels, as in the code of Tolstikhin et al.
+ROWS = 500  # of an (n, n) matrix in memory at a time
 
 
-# Does it fill the prior?
+# Does the code fill its prior?
 
 
 def moments(codes: np.ndarray) -> dict[str, float]:
@@ -38,29 +46,29 @@ def moments(codes: np.ndarray) -> dict[str, float]:
 def kolmogorov_smirnov(codes: np.ndarray, prior_samples: np.ndarray) -> np.ndarray:
     """Largest difference between the distribution functions of codes and prior, for each dimension: (latent_dim,).
 
-    Two-sample Kolmogorov-Smirnov distance of (n, latent_dim) and (m, latent_dim), between 0 and 1. Sees the
-    marginals alone.
+    Two-sample Kolmogorov-Smirnov distance of (n, latent_dim) and (m, latent_dim), between 0 and 1. It sees only the
+    marginals.
     """
     return np.array([ks_2samp(a, b, method="asymp").statistic for a, b in zip(codes.T, prior_samples.T, strict=True)])
 
 
 def kolmogorov_smirnov_critical(n: int, m: int, level: float = 0.05) -> float:
-    """What the distance of one dimension exceeds with probability `level` between equal distributions (Smirnov)."""
+    """The distance that two samples of one distribution exceed with probability `level` (Smirnov)."""
     return float((-0.5 * np.log(level / 2.0) * (n + m) / (n * m)) ** 0.5)
 
 
 def c2st_accuracy(codes: np.ndarray, prior_samples: np.ndarray, seed: int = 0) -> Estimate:
-    """Accuracy of a fresh classifier that tells codes from prior samples, on halves that it has not seen.
+    """Accuracy of a new classifier that tells codes from prior samples, on the halves held out from its training.
 
     Classifier two-sample test (Lopez-Paz & Oquab, arXiv 1610.06545): 0.5 is a perfect match. Both arrays are
-    (n, latent_dim) with the same n; half of each trains the classifier, the other half is scored, so the
+    (n, latent_dim) with the same n. Half of each trains the classifier and the other half is scored, so the
     standard error is at most 0.5 / sqrt(n).
     """
     half = len(codes) // 2
-    order = np.random.default_rng(seed)
-    codes, prior_samples = order.permutation(codes), order.permutation(prior_samples)
+    random = np.random.default_rng(seed)
+    codes, prior_samples = random.permutation(codes), random.permutation(prior_samples)
     labels = np.repeat([0, 1], [half, half])
-    # No early stopping: with it the classifier found less (0.559 for 0.593, on codes of a half-trained AAE).
+    # No early stopping: it costs accuracy (0.559 instead of 0.593, on codes of a half-trained AAE).
     network = MLPClassifier((64, 64), max_iter=80, tol=0.0, n_iter_no_change=80, random_state=seed)
     network = make_pipeline(StandardScaler(), network)
     with warnings.catch_warnings():
@@ -70,7 +78,7 @@ def c2st_accuracy(codes: np.ndarray, prior_samples: np.ndarray, seed: int = 0) -
 
 
 class Discrepancy(NamedTuple):
-    """A squared maximum mean discrepancy, its standard error, and the share of relabellings that reach it."""
+    """A squared maximum mean discrepancy, its standard error, and the share of relabellings with one as large."""
 
     value: float
     standard_error: float
@@ -78,14 +86,14 @@ class Discrepancy(NamedTuple):
 
 
 def mmd(codes, prior_samples, kernel: str = "imq", points: int = 2000, permutations: int = 200, seed=0) -> Discrepancy:
-    """Squared maximum mean discrepancy between codes and prior samples, unbiased, so that it can be below 0.
+    """Squared maximum mean discrepancy between codes and prior samples; it is unbiased, so it can be below 0.
 
     Gretton et al., JMLR 13 (2012), eq. 3: mean k(z, z') + mean k(p, p') - 2 mean k(z, p) over distinct pairs, of at
     most `points` rows of each. Kernels: "imq", the sum of c / (c + |a - b|^2) over c = 2 latent_dim variance scale
     for seven scales (Tolstikhin et al., arXiv 1711.01558); "rbf", exp(-|a - b|^2 / 2 h^2), h the median distance. Both
-    widths are those of the pooled samples, so a relabelling keeps them. The standard error is that of the witness
-    function's means, less what is noise in its variance, but no less than the spread over the relabellings. Costs
-    4 points^2 kernel values and as many products a permutation.
+    widths come from the pooled samples, so a relabelling keeps them. The standard error comes from the variance of
+    the witness function, corrected for its noise. It is at least the spread over the relabellings. Costs 4 points^2
+    kernel values, and as many products for each of the permutations.
     """
     random = np.random.default_rng(seed)
     n = min(points, len(codes), len(prior_samples))
@@ -97,55 +105,60 @@ def mmd(codes, prior_samples, kernel: str = "imq", points: int = 2000, permutati
     rows = k @ chosen  # (2 n, permutations + 1): sums of kernel values with the chosen half
     within, total = (chosen * rows).sum(axis=0), rows.sum(axis=0)
     others = k.sum() - 2.0 * total + within
-    found = (within + others) / (n * (n - 1)) - 2.0 * (total - within) / n**2
+    values = (within + others) / (n * (n - 1)) - 2.0 * (total - within) / n**2  # the first is of the real labels
     own, other = rows[:, 0], k.sum(axis=1) - rows[:, 0]
     witness = np.concatenate([(own / (n - 1) - other / n)[:n], (other / (n - 1) - own / n)[n:]])
     first_order = 4.0 * (witness[:n].var(ddof=1) + witness[n:].var(ddof=1)) / n
-    second_order = found[1:].var(ddof=1)
+    second_order = values[1:].var(ddof=1)
     error = max(first_order - second_order, second_order) ** 0.5
-    reached = np.sum(~(found[1:] < found[0]))  # NaN counts as reached
-    return Discrepancy(float(found[0]), float(error), float((1 + reached) / (permutations + 1)))
+    as_large = np.sum(~(values[1:] < values[0]))  # NaN counts as large
+    return Discrepancy(float(values[0]), float(error), float((1 + as_large) / (permutations + 1)))
 
 
 def kernel_matrix(points: np.ndarray, kernel: str) -> np.ndarray:
-    """k between all points, (n, latent_dim) -> (n, n), with zeros on the diagonal. Raises ValueError if unknown."""
+    """k of all pairs of points, (n, latent_dim) -> (n, n), with zeros on the diagonal.
+
+    Raises ValueError if there is no such kernel.
+    """
     squares = (points**2).sum(axis=1)
-    squared = np.maximum(squares[:, None] + squares - 2.0 * points @ points.T, 0.0)
+    distances = np.maximum(squares[:, None] + squares - 2.0 * points @ points.T, 0.0)  # squared
     if kernel == "imq":
         width = 2.0 * points.var(axis=0).sum()  # 2 latent_dim sigma^2
-        k = sum(scale * width / (scale * width + squared) for scale in IMQ_SCALES)
+        k = sum(scale * width / (scale * width + distances) for scale in IMQ_SCALES)
     elif kernel == "rbf":
-        k = np.exp(-0.5 * squared / np.median(pdist(points[:: max(1, len(points) // 1000)])) ** 2)
+        k = np.exp(-0.5 * distances / np.median(pdist(points[:: max(1, len(points) // 1000)])) ** 2)
     else:
         raise ValueError(f"kernel must be imq or rbf, not {kernel!r}")
     np.fill_diagonal(k, 0.0)
     return k
 
 
-def hole_fraction(bank: np.ndarray, codes: np.ndarray, prior_samples: np.ndarray, neighbours: int = 10) -> Estimate:
+def hole_fraction(
+    training_codes: np.ndarray, codes: np.ndarray, prior_samples: np.ndarray, neighbours: int = 10
+) -> Estimate:
     """Fraction of prior samples where the aggregated posterior is thinner than at 99 % of the encoded test images.
 
-    The density at a point falls with the distance to its 10th nearest neighbour in `bank`, (m, latent_dim), codes of
-    training images; the threshold is the 1 % quantile of that density at `codes`, those of held-out images. A code
-    that fills its prior gives 0.01. The standard error counts the quantile's too.
+    The density at a point falls with the distance to its 10th nearest neighbour among the `training_codes`,
+    (m, latent_dim). The threshold is the 1 % quantile of that density at `codes`, those of held-out images. A code
+    that fills its prior gives 0.01. The standard error includes that of the quantile.
     """
-    near = NearestNeighbors(n_neighbors=min(neighbours, len(bank))).fit(bank)
-    at_codes, at_prior = (near.kneighbors(points)[0][:, -1] for points in (codes, prior_samples))
-    share, error = share_of(at_prior > np.quantile(at_codes, 0.99))
+    search = NearestNeighbors(n_neighbors=min(neighbours, len(training_codes))).fit(training_codes)
+    code_distances, prior_distances = (search.kneighbors(points)[0][:, -1] for points in (codes, prior_samples))
+    share, error = share_of(prior_distances > np.quantile(code_distances, 0.99))
     spread = (0.01 * 0.99 / len(codes)) ** 0.5
-    edges = np.quantile(at_codes, [0.99 - spread, min(1.0, 0.99 + spread)])
-    at_edges = [np.mean(at_prior > edge) for edge in edges]
-    return Estimate(share, float(np.hypot(error, 0.5 * (at_edges[0] - at_edges[1]))))
+    thresholds = np.quantile(code_distances, [0.99 - spread, min(1.0, 0.99 + spread)])
+    shares = [np.mean(prior_distances > threshold) for threshold in thresholds]
+    return Estimate(share, float(np.hypot(error, 0.5 * (shares[0] - shares[1]))))
 
 
-# What does it say about the images?
+# What does the code say about the images?
 
 
 def active_units(draws: np.ndarray, threshold: float = 0.01) -> int:
     """Number of code dimensions u with Var_x(E[z_u|x]) above `threshold` (Burda et al., arXiv 1509.00519).
 
     `draws` is (draws, n, latent_dim): at least two z ~ q(z|x) for each of n images. The variance of an average
-    of k draws is too large by E_x[Var(z|x)] / k, which is estimated from the draws and taken off.
+    of k draws is too large by E_x[Var(z|x)] / k, which is estimated from the draws and subtracted.
     """
     between = draws.mean(axis=0).var(axis=0, ddof=1)
     within = draws.var(axis=0, ddof=1).mean(axis=0)
@@ -163,7 +176,7 @@ def active_dimensions(means: np.ndarray, threshold: float = 0.01) -> np.ndarray:
 def participation_ratio(codes: np.ndarray) -> float:
     """(sum lambda)^2 / sum lambda^2 over the eigenvalues of the codes' covariance: dimensions in use, 1 to latent_dim.
 
-    Gao et al., bioRxiv 214262, eq. 5; (n, latent_dim). latent_dim for a code as wide in every direction.
+    Gao et al., bioRxiv 214262, eq. 5; codes are (n, latent_dim). It is latent_dim if all directions are equally wide.
     """
     covariance = np.atleast_2d(np.cov(codes, rowvar=False))
     return float(np.trace(covariance) ** 2 / (covariance**2).sum())
@@ -175,16 +188,16 @@ def kl_per_dimension(means: np.ndarray, log_vars: np.ndarray, prior_scale: float
     Their sum is the KL of a diagonal Gaussian q(z|x).
     """
     columns = (ops.convert_to_tensor(array.reshape(-1, 1)) for array in (means, log_vars))
-    each = to_numpy(gaussian_kl(*columns, prior_scale))
-    return each.reshape(means.shape).mean(axis=0, dtype="float64")
+    divergences = to_numpy(gaussian_kl(*columns, prior_scale))
+    return divergences.reshape(means.shape).mean(axis=0, dtype="float64")
 
 
 def elbo_surgery(means, log_vars, codes, log_prior) -> dict[str, Estimate]:
     """The mean KL(q(z|x) || p(z)) as mutual information between image and code plus KL(q(z) || p(z)), in nats.
 
     Hoffman & Johnson, "ELBO surgery", 2016: q(z) = 1/N sum_j q(z|x_j) over the same N images, so the information is
-    at most log N. `means`, `log_vars` and `codes` are (N, latent_dim), one draw z ~ q(z|x) an image; `log_prior` is
-    log p(z), (N,). Costs N^2 latent_dim multiplications in float64.
+    at most log N. `means`, `log_vars` and `codes` are (N, latent_dim), with one draw z ~ q(z|x) an image; `log_prior`
+    is log p(z), (N,). Costs N^2 latent_dim multiplications in float64.
     """
     means, log_vars, codes = (np.asarray(array, "float64") for array in (means, log_vars, codes))
     precisions = np.exp(-log_vars)
@@ -204,11 +217,11 @@ def elbo_surgery(means, log_vars, codes, log_prior) -> dict[str, Estimate]:
 def neighbour_entropy(points: np.ndarray, neighbours: int = 5) -> Estimate:
     """Differential entropy in nats from nearest neighbours: psi(n) - psi(k) + log V_d + d mean log r_k.
 
-    Kozachenko & Leonenko, 1987; Kraskov et al., arXiv cond-mat/0305641, eq. 20; points are (n, d), r_k the distance
-    to the k-th neighbour after whitening by their own covariance, whose log determinant is added back: unwhitened, the
-    entropy of 1,000 draws in 8-D, deviations from 0.01 to 1, came out 4 nats too high. Minus infinity where the points
-    lie in fewer dimensions or k + 1 of them coincide. The error is that of the mean alone: the bias falls with n,
-    slowly in many dimensions.
+    Kozachenko & Leonenko, 1987; Kraskov et al., arXiv cond-mat/0305641, eq. 20. Points are (n, d), and r_k is the
+    distance to the k-th neighbour. The points are whitened by their own covariance first, and its log determinant is
+    added back: without it the entropy of 1,000 draws in 8-D, deviations from 0.01 to 1, came out 4 nats too high.
+    Minus infinity where the points lie in fewer dimensions or k + 1 of them coincide. The error is that of the mean
+    alone: the bias falls with n, slowly in many dimensions.
     """
     points = np.asarray(points, "float64")
     count, dimensions = points.shape
@@ -226,7 +239,7 @@ def neighbour_entropy(points: np.ndarray, neighbours: int = 5) -> Estimate:
 
 
 def neighbour_kl(entropy: Estimate, log_prior: np.ndarray) -> Estimate:
-    """KL to the prior in nats, -h - E log p: `neighbour_entropy` of some codes, and log p(z) of each, (n,)."""
+    """KL to the prior in nats, -h - E log p, from `neighbour_entropy` of some codes and log p(z) of each, (n,)."""
     cross = mean_of(log_prior)
     return Estimate(-entropy.value - cross.value, float(np.hypot(entropy.standard_error, cross.standard_error)))
 
@@ -234,8 +247,8 @@ def neighbour_kl(entropy: Estimate, log_prior: np.ndarray) -> Estimate:
 def neighbour_information(entropy: Estimate, entropies: np.ndarray) -> Estimate:
     """Mutual information between image and code in nats, h(z) - mean h(z|x), for any q(z|x) with a density.
 
-    From `neighbour_entropy` of one draw for each of many images, and of many draws for each of some, (images,). An
-    estimate for the whole distribution of images: log N does not bound it.
+    `entropy` is that of one draw for each of many images; `entropies` are those of many draws for each of some images,
+    (images,). It is an estimate for the whole distribution of images, which log N does not bound.
     """
-    own = mean_of(entropies)
-    return Estimate(entropy.value - own.value, float(np.hypot(entropy.standard_error, own.standard_error)))
+    noise = mean_of(entropies)
+    return Estimate(entropy.value - noise.value, float(np.hypot(entropy.standard_error, noise.standard_error)))

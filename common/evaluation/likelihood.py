@@ -1,8 +1,8 @@
-"""How likely does a decoder find images that it has not seen? log p(x) in nats, bounded and estimated.
+"""How likely are held-out images under a decoder? log p(x) in nats, bounded and estimated.
 
-A decoder is its `log_likelihood(images, codes)`, tensors (n, *image_shape) and (n, latent_dim) to (n,) nats, and a
-prior with `sample` and `log_prob`; p(x) is the integral of p(x|z) p(z). Bounds from below: the evidence lower bound
-and its importance-weighted relatives. From both sides: annealed importance sampling, forward and in reverse.
+A decoder is given by its `log_likelihood(images, codes)`, tensors (n, *image_shape) and (n, latent_dim) to (n,) nats,
+and by a prior with `sample` and `log_prob`; p(x) is the integral of p(x|z) p(z). The evidence lower bound and its
+importance-weighted relatives bound log p(x) from below. Annealed importance sampling bounds it from both sides.
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ from scipy.interpolate import interp1d
 from scipy.ndimage import gaussian_filter1d
 from scipy.special import logsumexp
 
-ROWS = 2000  # codes decoded at a time, so that memory stays below 100 MiB whatever is asked for
+ROWS = 2000  # codes decoded at a time, so that memory stays below 100 MiB
 TARGET_ACCEPTANCE = 0.65  # of Hamiltonian proposals (Neal, arXiv 1206.1901, section 4.4)
 LEAPFROG_STEPS = 10
-PILOT_TEMPERATURES = 100  # of the run that finds the step sizes
+PILOT_TEMPERATURES = 100  # of the pilot run that sets the step sizes
 
 
 def of_decoder(decoder):
@@ -34,8 +34,8 @@ def of_decoder(decoder):
 def importance_log_weights(log_likelihood, prior, images, means, deviations, samples: int, seed: int, progress=None):
     """log p(x|z) + log p(z) - log r(z|x) in nats for `samples` draws z ~ r(z|x) = N(means, deviations^2): (n, samples).
 
-    `means` and `deviations` are (n, latent_dim): those of q(z|x) itself where it is a diagonal Gaussian, else the
-    moments of a bank of its draws. Costs n * samples passes of the decoder.
+    `means` and `deviations` are (n, latent_dim): those of q(z|x) itself if it is a diagonal Gaussian, else the
+    moments of many draws from it. Costs n * samples passes of the decoder.
     """
     random = np.random.default_rng(seed)
     joint = compiled(lambda x, z: log_likelihood(x, z) + prior.log_prob(z))
@@ -46,10 +46,10 @@ def importance_log_weights(log_likelihood, prior, images, means, deviations, sam
         x = ops.convert_to_tensor(np.broadcast_to(image, (at_once, *image.shape)))
         for start in range(0, samples, at_once):
             noise = random.standard_normal((at_once, len(mean)), dtype="float32")
-            found = to_numpy(joint(x, ops.convert_to_tensor(mean + deviation * noise)))
+            log_joint = to_numpy(joint(x, ops.convert_to_tensor(mean + deviation * noise)))
             log_r = -0.5 * (noise.astype("float64") ** 2 + np.log(2.0 * np.pi)) - np.log(deviation)
             stop = min(samples, start + at_once)
-            log_weights[row, start:stop] = (found - log_r.sum(axis=1))[: stop - start]
+            log_weights[row, start:stop] = (log_joint - log_r.sum(axis=1))[: stop - start]
         if progress:
             progress("importance weighting", row + 1, len(images))
     return log_weights
@@ -58,8 +58,8 @@ def importance_log_weights(log_likelihood, prior, images, means, deviations, sam
 def importance_weighted_bound(log_weights: np.ndarray, samples: int | None = None) -> np.ndarray:
     """E log 1/k sum_i w_i for each image, in nats: a lower bound on log p(x) that rises with k; (n, m) -> (n,).
 
-    Burda et al., arXiv 1509.00519, eq. 8, with k = `samples` (all m by default); the m draws are cut into m // k
-    groups and averaged over. k = 1 is the evidence lower bound.
+    Burda et al., arXiv 1509.00519, eq. 8, with k = `samples` (all m by default). The m draws form m // k groups,
+    over which the bound is averaged. k = 1 is the evidence lower bound.
     """
     samples = samples or log_weights.shape[1]
     groups = log_weights.shape[1] // samples
@@ -77,17 +77,17 @@ def effective_sample_size(log_weights: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Annealed:
-    """What one run of annealed chains gave: log weights in nats, (images, chains), and the share of accepted moves."""
+    """The result of annealed chains: log weights in nats, (images, chains), and the share of accepted moves."""
 
     log_weights: np.ndarray
     acceptance: float
 
     def lower(self) -> np.ndarray:
-        """Forward chains: log of the mean weight, which is log p(x) or, in expectation, below it: (images,)."""
+        """Forward chains: log of the mean weight, in expectation at most log p(x): (images,)."""
         return importance_weighted_bound(self.log_weights)
 
     def upper(self) -> np.ndarray:
-        """Reverse chains from exact posterior draws: minus log of the mean inverse weight, in expectation above."""
+        """Reverse chains from exact posterior draws: −log of the mean inverse weight, on average at least log p(x)."""
         return -importance_weighted_bound(-self.log_weights)
 
 
@@ -95,9 +95,9 @@ class AnnealedImportanceSampling:
     """Chains between the prior and the posterior of each image, through p(z) p(x|z)^beta with beta from 0 to 1.
 
     Neal, arXiv physics/9803008; for decoders Wu et al., arXiv 1611.04273. Hamiltonian moves of ten leapfrog steps
-    with a full Metropolis test. Their step sizes, one for each image and temperature, are fitted to an acceptance of
-    0.65 by a pilot run of its own and then held fixed, so that the weights of the run that counts are unbiased:
-    E w = p(x). All chains of all images move in one batch; the temperatures lie on a sigmoid.
+    with a full Metropolis test. A pilot run fits the step sizes, one for each image and temperature, to an acceptance
+    of 0.65. They stay fixed afterwards, so that the weights are unbiased: E w = p(x). All chains of all images move in
+    one batch; the temperatures lie on a sigmoid.
 
     Costs images * chains * temperatures * 10 passes through the decoder and back for each direction, and 100
     temperatures for the pilot. `progress(text, done, total)` is called after every move.
@@ -126,42 +126,42 @@ class AnnealedImportanceSampling:
         """Sum of |beta_t - beta_t-1| log p(x|z) along chains that move at every temperature between the two ends."""
         z = ops.convert_to_tensor(codes, "float32")
         state = (z, *self.start(self.rows, z))
-        log_steps = self.log_steps  # of the pilot, which runs now if it has not
+        log_steps = self.log_steps  # of the pilot run, which is made now if it has not been
         log_weights, accepted = np.zeros(len(self.rows)), []
         for t in range(1, len(betas)):
             log_weights += abs(betas[t] - betas[t - 1]) * to_numpy(state[1]).astype("float64")
             if t < len(betas) - 1:
-                state, probability = self.moved(state, betas[t], np.exp(log_steps(betas[t])))
+                state, probability = self.move_chains(state, betas[t], np.exp(log_steps(betas[t])))
                 accepted.append(probability.mean())
             self.report(f"annealing, {name}", t, len(betas) - 1)
         return Annealed(log_weights.reshape(self.count, self.chains), float(np.mean(accepted or 1.0)))
 
-    def moved(self, state, beta, steps):
-        """Every chain's state after a move at `beta`, and the probability with which it was accepted.
+    def move_chains(self, state, beta, steps):
+        """Every chain's state after a move at `beta`, and the probability of its acceptance.
 
         `state` is z, log p(x|z) and its gradient; `steps` is (images,); the probabilities are (images, chains).
         """
         shape = tuple(state[0].shape)
-        # Lengths vary by a fifth: with one length alone a chain can come back to where it was, again and again.
+        # Step lengths vary by a fifth: with equal ones a trajectory can be periodic and return to its start.
         lengths = np.repeat(steps, self.chains) * self.random.uniform(0.8, 1.2, shape[0])
         momentum, uniform = self.random.standard_normal(shape), self.random.uniform(size=shape[0])
-        drawn = (ops.convert_to_tensor(number, "float32") for number in (beta, lengths[:, None], momentum, uniform))
-        *state, probability = self.move(self.rows, *state, *drawn)
+        numbers = (ops.convert_to_tensor(number, "float32") for number in (beta, lengths[:, None], momentum, uniform))
+        *state, probability = self.move(self.rows, *state, *numbers)
         return state, to_numpy(probability).reshape(self.count, self.chains)
 
     @cached_property
     def log_steps(self):
-        """A function from beta to the logarithm of the step size of each image, (images,), found by a pilot run."""
+        """A function from beta to the logarithm of the step size of each image, (images,), from a pilot run."""
         betas = sigmoid_schedule(PILOT_TEMPERATURES)
         z = ops.convert_to_tensor(self.prior_draws(), "float32")
         state = (z, *self.start(self.rows, z))
-        log_step, found = np.full(self.count, np.log(0.5 * self.prior.scale)), []
+        log_step, log_steps = np.full(self.count, np.log(0.5 * self.prior.scale)), []
         for t, beta in enumerate(betas):
-            state, probability = self.moved(state, beta, np.exp(log_step))
-            found.append(log_step)
+            state, probability = self.move_chains(state, beta, np.exp(log_step))
+            log_steps.append(log_step)
             log_step = log_step + probability.mean(axis=1) - TARGET_ACCEPTANCE
             self.report("annealing, step sizes", t + 1, len(betas))
-        smooth = gaussian_filter1d(np.array(found), sigma=3.0, axis=0, mode="nearest")
+        smooth = gaussian_filter1d(np.array(log_steps), sigma=3.0, axis=0, mode="nearest")
         return interp1d(betas, smooth, axis=0)
 
     def prior_draws(self) -> np.ndarray:
@@ -180,9 +180,9 @@ def sigmoid_schedule(temperatures: int, steepness: float = 4.0) -> np.ndarray:
 
 
 def hamiltonian_move(log_likelihood, prior):
-    """The Metropolis-tested leapfrog trajectory that leaves p(z) p(x|z)^beta as it is (Neal, arXiv 1206.1901).
+    """The Metropolis-tested leapfrog trajectory that leaves p(z) p(x|z)^beta invariant (Neal, arXiv 1206.1901).
 
-    The function that comes back takes x (n, *image_shape), z (n, latent_dim), log p(x|z) (n,), its gradient
+    The returned function takes x (n, *image_shape), z (n, latent_dim), log p(x|z) (n,), its gradient
     (n, latent_dim), beta (), the step (n, 1), a standard normal momentum (n, latent_dim) and a uniform number (n,). It
     returns the next z, log p(x|z) and gradient, and the probability of acceptance (n,).
     """
@@ -216,30 +216,31 @@ def hamiltonian_move(log_likelihood, prior):
 def parzen_log_likelihood(samples, images, sigma: float) -> np.ndarray:
     """log 1/m sum_j N(x; sample_j, sigma^2 I) for each image in nats, as a density over pixels in [0, 1]: (n,).
 
-    The window estimate of Goodfellow et al. (arXiv 1406.2661) and of the AAE paper's table 1, which ranks models
-    wrongly (Theis et al., arXiv 1511.01844): it is here to show that. float64; costs n * m * d multiplications.
+    The window estimate of Goodfellow et al. (arXiv 1406.2661) and of the AAE paper's table 1. It ranks models wrongly
+    (Theis et al., arXiv 1511.01844) and serves to show that. float64; costs n * m * d multiplications.
     """
-    return _parzen(squared_distances(samples, images), np.prod(np.shape(images)[1:]), sigma)
+    return parzen_of_distances(squared_distances(samples, images), np.prod(np.shape(images)[1:]), sigma)
 
 
-def _parzen(distances: np.ndarray, dimensions: int, sigma: float) -> np.ndarray:
+def parzen_of_distances(distances: np.ndarray, dimensions: int, sigma: float) -> np.ndarray:
+    """`parzen_log_likelihood` from the `squared_distances`, (n, m) -> (n,)."""
     nearest = distances.min(axis=1, keepdims=True)
-    windows = nearest - distances  # in place from here on: over millions of pairs, memory is what takes the time
+    windows = nearest - distances  # in place from here on: with millions of pairs, memory takes the time
     windows *= 0.5 / sigma**2
     summed = np.log(np.exp(windows, out=windows).mean(axis=1)) - 0.5 * nearest[:, 0] / sigma**2
     return summed - 0.5 * dimensions * np.log(2.0 * np.pi * sigma**2)
 
 
 def parzen_sigma(samples, validation_images, grid=None) -> float:
-    """The sigma that makes the validation images likeliest, inside its grid and never on the edge.
+    """The sigma of the grid that makes the validation images likeliest.
 
-    Raises ValueError where the best value lies on the edge of the grid, as when the samples are the images.
+    Raises ValueError if it lies on the edge of the grid, as when the samples are the images.
     """
     grid = np.geomspace(0.05, 1.0, 31) if grid is None else np.asarray(grid)
     distances = squared_distances(samples, validation_images)
     dimensions = np.prod(np.shape(validation_images)[1:])
-    found = [_parzen(distances, dimensions, sigma).mean() for sigma in grid]
-    best = int(np.argmax(found))
+    likelihoods = [parzen_of_distances(distances, dimensions, sigma).mean() for sigma in grid]
+    best = int(np.argmax(likelihoods))
     if best in (0, len(grid) - 1):
         raise ValueError(f"sigma {grid[best]:.3g} is the edge of the grid, {grid[0]:.3g} to {grid[-1]:.3g}")
     return float(grid[best])

@@ -13,10 +13,10 @@ from sklearn.preprocessing import StandardScaler
 
 
 def probe_accuracy(probe: str, train_codes, train_labels, test_codes, test_labels, seed: int = 0) -> Estimate:
-    """Fraction of test codes whose class a fresh classifier, trained on the training codes, names.
+    """Accuracy on test codes, (m, latent_dim), of a new classifier trained on the training codes, (n, latent_dim).
 
-    Probes: "knn", most of the 15 nearest (Euclidean); "logistic", linear; "mlp", one layer of 100 ReLU units. Raises
-    ValueError if unknown.
+    Probes: "knn", the majority of the 15 nearest (Euclidean); "logistic", linear; "mlp", one layer of 100 ReLU units.
+    Raises ValueError if there is no such probe.
     """
     if probe == "knn":
         classifier = KNeighborsClassifier(min(15, len(train_codes)))

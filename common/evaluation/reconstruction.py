@@ -1,4 +1,4 @@
-"""Two reference lines for a reconstruction in nats: the best any model can reach, and what no code can."""
+"""Two reference lines for a reconstruction in nats: the optimum of all models, and the optimum without a code."""
 
 from common.arrays import chunks
 
@@ -18,13 +18,13 @@ def cross_entropy_floor(images: np.ndarray) -> float:
 def mean_image_cross_entropy(train_images, images: np.ndarray) -> float:
     """Cross-entropy of `images` under independent pixels with the training images' means, in nats.
 
-    Summed over pixels, averaged over images; training images may be mapped from a file. Where a model that
-    ignores its code ends, 205.8 nats on MNIST.
+    Summed over pixels, averaged over images; training images may be mapped from a file. A model that ignores its code
+    ends here, at 205.8 nats on MNIST.
     """
     total = np.zeros(train_images.shape[1:])
-    for chunk in chunks(train_images):  # added one by one, as the sum over a whole array is
+    for chunk in chunks(train_images):  # image by image, in the order of a sum over the whole array
         total = np.concatenate([total[None], chunk]).sum(axis=0)
-    # A pixel that is always 0 in training would make any other value infinitely unlikely: one more image of 0.5.
+    # One more image of 0.5: without it a pixel that is always 0 in training makes any other value impossible.
     pixel_means = (total + 0.5) / (len(train_images) + 1)
     image_means = images.mean(axis=0, dtype="float64")
     return float(-(xlogy(image_means, pixel_means) + xlogy(1.0 - image_means, 1.0 - pixel_means)).sum())

@@ -15,15 +15,14 @@ from keras import layers, ops
 from sklearn.neighbors import NearestNeighbors
 
 FEATURES = 64  # of an image, in the classifier's last layer but one
-
 CLASSIFIER_EPOCHS = 4
 
 
 class Classifier:
-    """A small network that knows the classes of the data in use: features (n, 64) and classes (n,) of images.
+    """A small network for the classes of the data in use: features (n, 64) and classes (n,) of images.
 
-    Convolutional where images have height and width, else fully connected. Trained once on the grey training images,
-    in a few passes, and kept under `folder`, by the data's checksum; `accuracy` is that on the test images.
+    It is convolutional if images have height and width, else fully connected. It is trained once on the grey training
+    images, in a few passes, and saved in `folder` under the data's checksum. `accuracy` is that on the test images.
     """
 
     def __init__(self, dataset: Dataset, folder: Path, progress=None):
@@ -49,20 +48,21 @@ class Classifier:
         self.accuracy = share_of(self.classes(dataset.x_test) == dataset.y_test)
 
     def train(self, progress):
-        trained = keras.Model(self.network.input, self.network.outputs[1])
+        """A few passes over the training images; `progress(text, done, total)` is called after every update."""
+        network = keras.Model(self.network.input, self.network.outputs[1])
         images, batch = self.dataset.x_train, min(128, len(self.dataset.x_train))
         updates = len(images) // batch
         rate = keras.optimizers.schedules.CosineDecay(2e-3, CLASSIFIER_EPOCHS * updates)
-        trained.compile(keras.optimizers.Adam(rate), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        network.compile(keras.optimizers.Adam(rate), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         for epoch in range(CLASSIFIER_EPOCHS):
             order = np.random.default_rng([0, epoch]).permutation(len(images))
             for index in range(updates):
                 chosen = order[index * batch : (index + 1) * batch]
-                trained.train_on_batch(images[chosen], self.targets[chosen])
+                network.train_on_batch(images[chosen], self.targets[chosen])
                 progress("classifier", epoch * updates + index + 1, CLASSIFIER_EPOCHS * updates)
 
     def features(self, images) -> np.ndarray:
-        """The last layer but one, (n, 64), of grey images or pixel means, (n, *image_shape) in [0, 1]."""
+        """The last hidden layer, (n, 64), for grey images or pixel means, (n, *image_shape) in [0, 1]."""
         return np.concatenate([to_numpy(self.network(batch)[0]) for batch in in_batches(images)])
 
     def classes(self, images) -> np.ndarray:
@@ -85,9 +85,9 @@ def hidden_features(x, random: np.random.Generator):
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) of the means and covariances of two sets of features, (n, d).
 
-    Dowson & Landau, 1982; on a classifier's features, Heusel et al., arXiv 1706.08500, whose Inception network ours
-    replaces, so that numbers compare within one data set only. Between equal sets of n rows the bias is about d^2 / 2n
-    times the variance of a feature, upwards.
+    Dowson & Landau, 1982; on a classifier's features, Heusel et al., arXiv 1706.08500. They use the Inception network,
+    here it is the `Classifier`, so that numbers can only be compared within one data set. Between two samples of n rows
+    from one distribution the value is too large by about d^2 / 2n times the variance of a feature.
     """
     means = [features.mean(axis=0, dtype="float64") for features in (first, second)]
     covariances = [np.cov(features, rowvar=False, dtype="float64") for features in (first, second)]
@@ -97,30 +97,30 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def frechet_estimate(first: np.ndarray, second: np.ndarray, resamples: int = 20, seed: int = 0) -> Estimate:
-    """`frechet_distance`, with the spread over resampled rows of both as its standard error.
+    """`frechet_distance`, with the spread over resampled rows of both (bootstrap) as its standard error.
 
-    Right for sets that differ; between equal ones it is too large by a factor of up to 2.
+    The error is right for sets that differ; between samples of one distribution it is up to twice too large.
     """
     random = np.random.default_rng(seed)
 
     def resampled(features):
         return features[random.integers(len(features), size=len(features))]
 
-    found = [frechet_distance(resampled(first), resampled(second)) for _ in range(resamples)]
-    return Estimate(frechet_distance(first, second), float(np.std(found, ddof=1)))
+    distances = [frechet_distance(resampled(first), resampled(second)) for _ in range(resamples)]
+    return Estimate(frechet_distance(first, second), float(np.std(distances, ddof=1)))
 
 
 def nearest_images(images: np.ndarray, train_images) -> tuple[np.ndarray, np.ndarray]:
     """Index of the training image nearest to each image, and the Euclidean distance over pixels: two of (n,).
 
-    Training images, (m, *image_shape), may be mapped from a file; of equally near ones it is any.
+    Training images, (m, *image_shape), may be mapped from a file. Of several equally near ones it is any.
     """
     flat = images.reshape(len(images), -1)
     indices, distances, start = np.zeros(len(images), int), np.full(len(images), np.inf), 0
     for chunk in chunks(train_images):
-        near = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(chunk.reshape(len(chunk), -1))
-        found, index = (column[:, 0] for column in near.kneighbors(flat))
-        nearer = found < distances
-        distances[nearer], indices[nearer] = found[nearer], start + index[nearer]
+        search = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(chunk.reshape(len(chunk), -1))
+        chunk_distances, chunk_indices = (column[:, 0] for column in search.kneighbors(flat))
+        nearer = chunk_distances < distances
+        distances[nearer], indices[nearer] = chunk_distances[nearer], start + chunk_indices[nearer]
         start += len(chunk)
     return indices, distances

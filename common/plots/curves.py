@@ -15,8 +15,8 @@ CURVES = (  # prefix in a history, label, line, marker of a lone value, colour
     ("", "training", "solid", "o", COLOURS[0]),
     ("val_", "validation", "dashed", "D", COLOURS[2]),
 )
-
 FORWARD = {"linestyle": "-", "marker": "o", "color": COLOURS[0]}
+REVERSE = {"linestyle": "--", "marker": "s", "color": COLOURS[2]}
 
 
 def annealing_curves(curve: Sequence[Mapping], title: str, description: str, test_images: str) -> Figure:
@@ -35,8 +35,8 @@ def annealing_curves(curve: Sequence[Mapping], title: str, description: str, tes
     ):
         for key, label in names.items():
             values, errors = np.array([point[key] for point in curve]).T
-            down = {"linestyle": "--", "marker": "s", "color": COLOURS[2]} if key == "simulated_upper" else {}
-            axes.errorbar(temperatures, values, errors, capsize=3, label=label, **FORWARD | down)
+            style = REVERSE if key == "simulated_upper" else FORWARD
+            axes.errorbar(temperatures, values, errors, capsize=3, label=label, **style)
         axes.set(xscale="log", xlabel="temperatures between prior and posterior", ylabel="log p(x), nats per image")
         axes.set_xticks(temperatures, [f"{number:,}" for number in temperatures], minor=False)
         axes.minorticks_off()
@@ -89,7 +89,7 @@ def draw_term(
     unit: str,
     references: Sequence[tuple[float, str]],
 ) -> None:
-    """One term's curves and reference values; what the axes cannot show is said below them."""
+    """One term's curves and reference values; a note below the axes tells what they cannot show."""
     finite, notes = [], []
     for prefix, label, line, dot, colour in CURVES:
         values = np.array(history.get(prefix + term, ()), float)
@@ -114,7 +114,7 @@ def draw_term(
 
 
 def scale_values(axes: Axes, values: np.ndarray, references: Sequence[tuple[float, str]]) -> list[str]:
-    """Fit the vertical axis to the curves' values and the references near them; returns what is left out."""
+    """Fit the vertical axis to the curves' values and the references near them; returns notes on what is left out."""
     values = values if len(values) else np.array([value for value, _ in references] or [0.0])
     low, high = robust_range(values)
     reach = max(high - low, 0.1 * abs(high), 1e-6)
@@ -133,7 +133,7 @@ def scale_values(axes: Axes, values: np.ndarray, references: Sequence[tuple[floa
 
 
 def robust_range(values: np.ndarray) -> tuple[float, float]:
-    """Lowest and highest of the values (n,), but for a tenth at either end that would squash all others."""
+    """Lowest and highest of the values (n,), without outliers, up to a tenth at either end, that squash all others."""
     ordered, tail = np.sort(values), len(values) // 10
     low, high = ordered[tail], ordered[-1 - tail]
     margin = 5 * max(high - low, 0.1 * abs(np.median(values)))

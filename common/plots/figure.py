@@ -14,15 +14,10 @@ from matplotlib.patheffects import withStroke
 from matplotlib.textpath import text_to_path
 
 DPI = 128  # a power of two: whole pixels remain whole when they pass through inches
-
 MARGIN = 0.125  # inches around everything
-
 TITLE_SIZE, TEXT_SIZE, SMALL_SIZE = 12, 9, 8  # points
-
 COLOURS = np.array(color_sequences["petroff10"])  # told apart by colour-blind readers as well
-
 MARKERS = "o^sDvP*X"  # the first for classes 0 to 9, the second for 10 to 19, ...
-
 HALO = [withStroke(linewidth=2.5, foreground="white")]
 
 
@@ -57,7 +52,7 @@ def wrapped(text: str, size: float, weight: str, width: float) -> str:
     """`text` in as many lines as it needs to fit `width` inches."""
     font = FontProperties(weight=weight, size=size)
     length = text_to_path.get_text_width_height_descent(text or " ", font, ismath=False)[0] / 72
-    characters = int(0.93 * width / max(length, 1e-9) * len(text))  # lines differ a little from the average
+    characters = int(0.93 * width / max(length, 1e-9) * len(text))  # lines differ a little from the mean
     return textwrap.fill(text, max(characters, 1))
 
 
@@ -68,6 +63,7 @@ def place(figure: Figure, left: float, bottom: float, width: float, height: floa
 
 
 def marker(label: int) -> str:
+    """Of a class: one for every ten of them."""
     return MARKERS[label // 10 % len(MARKERS)]
 
 

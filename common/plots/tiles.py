@@ -112,9 +112,9 @@ def canvas_of(tiles: np.ndarray, together: int = 0, width: int = 900) -> tuple[n
     return canvas, x + (wide * scale - 1) / 2, y + (high * tall - 1) / 2
 
 
-def show_canvas(axes: Axes, canvas: np.ndarray) -> None:
-    """The image of `canvas_of`, NaN white, in axes of as many pixels."""
-    axes.imshow(canvas, colormaps["gray"].with_extremes(bad="white"), vmin=0, vmax=1, interpolation="nearest")
+def show_canvas(axes: Axes, canvas: np.ndarray, interpolation: str = "nearest") -> None:
+    """The image of `canvas_of`, NaN white, in axes of as many pixels, or of any size with interpolation "auto"."""
+    axes.imshow(canvas, colormaps["gray"].with_extremes(bad="white"), vmin=0, vmax=1, interpolation=interpolation)
     axes.spines[:].set_visible(False)
     axes.set(xticks=[], yticks=[])
     axes.tick_params(length=0, labelsize=SMALL_SIZE)

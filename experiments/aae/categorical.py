@@ -1,9 +1,9 @@
 """The adversarial autoencoder with a categorical head, q(y, z|x), and batches with labels.
 
 Makhzani et al., arXiv 1511.05644, sections 4 to 6: y is the category of an image, z its style. One discriminator holds
-y to Cat(y), one-hot, another z to N(0, I). With labels for some images, a cross-entropy makes the categories the
-classes (section 4). Without labels they are clusters (section 5). With a decoder that takes W_C y + z, they make a map
-(section 6).
+y to Cat(y), one-hot, and another holds z to N(0, I). With labels for some images, a cross-entropy makes the categories
+the classes (section 4). Without labels they are clusters (section 5). With a decoder that takes W_C y + z, they make a
+map (section 6).
 """
 
 from collections.abc import Mapping
@@ -51,16 +51,17 @@ class CategoricalPrior:
 class CategoricalAAE(LatentModel):
     """q(y, z|x): softmax and point on shared hidden layers, each held to its prior by a discriminator of its own.
 
-    Trained on images, (batch, *image_shape), or, with a weight for the cross-entropy, on {"images",
-    "labelled_images", "labels"}, where labels are (batch,) class numbers, the categories' own. Codes are (batch,
-    categories + style_dim), y before z.
+    A batch is images, (batch, *image_shape). If the cross-entropy has a weight, it is {"images", "labelled_images",
+    "labels"} instead, with a class number for each labelled image, (labelled,). Codes are (batch, categories +
+    style_dim), y before z.
 
     `weights`: the factor of each term by its name, 1 by default. Three terms are added only if they have a weight:
     "cross_entropy" of the labels; "consistency", the KL of q(y|x) to q(y|x augmented), whose gradient goes through the
     latter alone; and "heads" (see `crowding`). With labels, a `WarmUp` raises the weights of the categories' generator
-    and of consistency. So the first updates leave it to the labels what the categories are. In training alone, labelled
-    images are augmented, and all images are corrupted: by N(0, input_noise^2) on every pixel, and by dropout, which
-    sets a share `input_dropout` of the pixels to 0 and scales up the others to the same mean.
+    and of consistency. So the first updates leave it to the labels what the categories are.
+
+    In training alone, labelled images are augmented and all images are corrupted. Noise N(0, input_noise^2) is added to
+    every pixel. Dropout sets a share `input_dropout` of the pixels to 0 and scales up the others to the same mean.
     """
 
     title = "AAE with categories"
@@ -97,10 +98,10 @@ class CategoricalAAE(LatentModel):
         return images + self.input_noise * self.noise(ops.shape(images)) if self.input_noise else images
 
     def augmented(self, images):
-        """Each of `images`, (batch, height, width), under a random affine map about its middle, bilinear.
+        """`images`, (batch, height, width), each under a random affine map about its middle, with bilinear values.
 
-        Pixel p shows what was at (I + distortion E) p + shift e, where all entries of E and e are N(0, 1), and 0 where
-        that is outside; `shift` is in pixels.
+        Pixel p shows the value at (I + distortion E) p + shift e, or 0 if that is outside. All entries of E and e are
+        N(0, 1), and `shift` is in pixels.
         """
         if not (self.distortion or self.shift):
             return images
@@ -127,7 +128,7 @@ class CategoricalAAE(LatentModel):
             seen["labelled_"] = self.augmented(x["labelled_images"]) if training else x["labelled_images"]
         if "consistency" in self.terms:
             seen["augmented_"] = self.augmented(images)
-        # In one batch: batch normalisation sees all of them with the same eyes.
+        # All in one batch, so that batch normalisation treats them alike.
         inferred = self.infer(ops.concatenate(list(seen.values())), training)
         outputs, start = {}, 0
         for name, shown in seen.items():
@@ -157,16 +158,16 @@ class CategoricalAAE(LatentModel):
         return {name: self.weight(name) * term for name, term in terms.items()}
 
     def weight(self, term: str):
-        """Of a term in the loss, now."""
-        kept_back = "cross_entropy" in self.terms and term in ("category_generator", "consistency")
-        return self.weights_of_terms.get(term, 1.0) * (self.warm_up_weight if kept_back else 1.0)
+        """The factor of a term in the loss, at this moment of the warm-up."""
+        warms_up = "cross_entropy" in self.terms and term in ("category_generator", "consistency")
+        return self.weights_of_terms.get(term, 1.0) * (self.warm_up_weight if warms_up else 1.0)
 
     def heads(self):
-        """The rows of W_C, cluster heads, of a decoder on a map: (categories, style_dim)."""
+        """The rows of W_C, the cluster heads, of a decoder on a map: (categories, style_dim)."""
         return self.decoder.get_layer("head_distance").scale * self.decoder.get_layer("heads").kernel
 
     def crowding(self):
-        """How much the cluster heads lack to the decoder's `head_distance` from one another, over all pairs."""
+        """By how much the distance of two cluster heads is below `head_distance`, summed over all pairs; a scalar."""
         heads = self.heads()
         squared = ops.sum((heads[:, None] - heads[None]) ** 2, axis=-1)
         lacking = ops.relu(self.decoder.get_layer("head_distance").scale - ops.sqrt(squared + 1e-6))
@@ -177,13 +178,13 @@ class CategoricalAAE(LatentModel):
         return self.inferred(images)["category_logits"]
 
     def represent(self, images) -> np.ndarray:
-        """W_C y + z of any number of images, where the decoder has a map: (n, style_dim)."""
+        """W_C y + z of any number of images, if the decoder is one on a map: (n, style_dim)."""
         to_map = keras.Model(self.decoder.input, self.decoder.get_layer("map").output)
         return np.concatenate([to_numpy(to_map(batch)) for batch in in_batches(self.encode(images))])
 
 
 def cross_entropy(labels, logits):
-    """-log q(y|x) at the labels in nats, averaged over the images: (n,), (n, categories) -> a scalar."""
+    """-log q(y|x) of the labels in nats, averaged over the images: (n,), (n, categories) -> a scalar."""
     return ops.mean(keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True))
 
 
@@ -198,9 +199,9 @@ def categorical_kl(log_first, log_second):
 def networks_of(
     prior: CategoricalPrior, image_shape, config, seed: int, balanced: bool = False, head_distance: float = 0.0
 ) -> dict:
-    """The four networks, untrained: from `config` their hidden_units, discriminator_units and normalised.
+    """The four untrained networks by name, with the hidden_units, discriminator_units and normalised of `config`.
 
-    `balanced` is the `encoder`'s; `head_distance` makes the `decoder` one on a map.
+    `balanced` is that of `encoder`; `head_distance` makes the `decoder` one on a map.
     """
     random = np.random.default_rng(seed)
     judges = {"category": prior.categories, "style": prior.style_dim}
@@ -218,8 +219,8 @@ def encoder(
 ):
     """Images to the logits of y and to z, on shared hidden layers: (batch, *image_shape) -> (batch, latent_dim).
 
-    If `balanced`, every category's logit has mean 0 over a batch, so that none starts without images: once the softmax
-    is sure of the others, no gradient would ever bring one back.
+    If `balanced`, every category's logit has mean 0 over a batch, so that no category starts without images. Once the
+    softmax is sure of the others, no gradient brings such a category back.
     """
     images = layers.Input(image_shape, name="images")
     hidden = networks.hidden_layers(layers.Flatten()(images), hidden_units, random, normalised=normalised)
@@ -240,9 +241,10 @@ def decoder(
 ):
     """Codes (y, z) to the logits of independent Bernoulli pixels: (batch, latent_dim) -> (batch, *image_shape).
 
-    On a map (AAE paper, section 6), where `head_distance` is not 0, the hidden layers see W_C y + z alone, of as many
-    numbers as z. W_C is `head_distance` times the kernel of "heads", since Adam's steps are too short to bring heads
-    apart else. It starts at N(0, 1), as wide as z: heads apart at once would keep what images the first updates give.
+    If `head_distance` is not 0, it is a decoder on a map (AAE paper, section 6): the hidden layers see W_C y + z alone,
+    of as many numbers as z. W_C is `head_distance` times the kernel of "heads": without the factor, Adam's steps are
+    too short to separate the heads. W_C starts at N(0, 1), as wide as z: heads that start far apart would keep the
+    images of the first updates for good.
     """
     code = layers.Input((prior.latent_dim,), name="code")
     seen = code
@@ -257,7 +259,10 @@ def decoder(
 
 
 class PartlyLabelledBatches(Batches):
-    """`Batches`, and beside each `labelled_batch_size` of the labelled images, drawn anew with replacement."""
+    """`Batches`, each with `labelled_batch_size` labelled images beside it, drawn with replacement for every batch.
+
+    `labelled` are the indices of the labelled training images, (n,).
+    """
 
     def __init__(self, dataset: Dataset, labelled: np.ndarray, labelled_batch_size: int, batch_size: int, seed: int):
         self.x_labelled, self.y_labelled = dataset.x_train[labelled], dataset.y_train[labelled]
@@ -272,12 +277,12 @@ class PartlyLabelledBatches(Batches):
 
 
 def all_labelled(images, labels) -> dict:
-    """Images that are all labelled, such as those for validation, as a model with a cross-entropy takes them."""
+    """Images that are all labelled, such as validation images, as a model with a cross-entropy takes them."""
     return {"images": images, "labelled_images": images, "labels": labels}
 
 
 class ErrorCurve(keras.callbacks.Callback):
-    """Puts `error_of(model)`, say on validation images, into the logs of every epoch as "val_error"."""
+    """Puts `error_of(model)`, for example on validation images, into the logs of every epoch as "val_error"."""
 
     def __init__(self, error_of):
         super().__init__()
@@ -288,9 +293,10 @@ class ErrorCurve(keras.callbacks.Callback):
 
 
 def error_curve(outcome: Outcome) -> dict:
-    """What a part keeps of an `ErrorCurve`: all of it, and the error of the weights that the training ended with.
+    """The numbers of a part from its `ErrorCurve`: the curve, and the error of the weights at the end.
 
-    A training that was stopped ends with the weights of the pass before; the first pass has none, hence None.
+    A training that stopped early ends with the weights of the pass before. If it stopped in the first pass, that error
+    is None.
     """
     curve = {"updates": outcome.history["updates"], "error": outcome.history["val_error"]}
     kept = curve["error"][:-1] if outcome.stopped_by else curve["error"]
@@ -319,10 +325,10 @@ class LabelledBatches(Batches):
 
 
 def balanced_draw(labels: np.ndarray, count: int, draw: int) -> np.ndarray:
-    """Indices of `count` images, as many of each class, for experiments that know but some labels: (count,).
+    """Indices of `count` images, as many of each class, for experiments that know only some labels: (count,).
 
-    Draws of different numbers share no image, and those of one number are the same for ever. Raises DataError if
-    `count` is no multiple of the number of classes, or if a class has too few images for a draw of this number.
+    Different draws are disjoint; the same draw always returns the same images. Raises DataError if `count` is no
+    multiple of the number of classes, or if a class has too few images for this draw.
     """
     classes = np.unique(labels)
     each = count // len(classes)
@@ -332,5 +338,5 @@ def balanced_draw(labels: np.ndarray, count: int, draw: int) -> np.ndarray:
     orders = [random.permutation(np.flatnonzero(labels == label)) for label in classes]
     if min(map(len, orders)) < (draw + 1) * each:
         fewest = min(map(len, orders)) // each
-        raise DataError(f"draws of {count} labels that share no image: there are {fewest}, none of number {draw}")
+        raise DataError(f"there are {fewest} disjoint draws of {count} labels, numbered from 0; {draw} is none of them")
     return np.concatenate([order[draw * each : (draw + 1) * each] for order in orders])

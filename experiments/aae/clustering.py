@@ -111,11 +111,11 @@ def errors(model: CategoricalAAE, naming, images, labels) -> dict:
     """Errors on images (n, *image_shape) with labels (n,); `naming`, such images and labels, names the clusters."""
     number, logits = model.prior.categories, model.category_logits(naming[0])
     assigned = model.category_logits(images).argmax(axis=1)
-    names = {
+    names_by_rule = {
         "confident_error": clusters.names_by_confidence(logits, naming[1]),
         "majority_error": clusters.names_by_majority(logits.argmax(axis=1), naming[1], number),
     }
-    numbers = {key: clusters.error_of_names(given, assigned, labels) for key, given in names.items()}
+    numbers = {key: clusters.error_of_names(names, assigned, labels) for key, names in names_by_rule.items()}
     numbers["matched_error"] = clusters.matched_error(assigned, labels, number)
     return numbers | clusters.agreement(assigned, labels) | {"clusters_in_use": len(np.unique(assigned))}
 
@@ -138,7 +138,10 @@ def case(number: int, part: Part) -> dict:
 
 
 def heads_and_members(model: CategoricalAAE, dataset: Dataset) -> dict[str, np.ndarray]:
-    """Of every cluster its head, decoded with z = 0, the first test images that it holds, and its names."""
+    """For each cluster: its head, decoded with z = 0; the first test images that it holds; and its name.
+
+    "images": (clusters, 1 + MEMBERS, *image_shape), NaN where a cluster has fewer; "names": (clusters,).
+    """
     number, assigned = model.prior.categories, model.category_logits(dataset.x_test).argmax(axis=1)
     heads = model.decode(np.eye(number, model.prior.latent_dim))
     members = np.full((number, MEMBERS, *dataset.image_shape), np.nan, "float32")
@@ -197,7 +200,7 @@ def curves(results: Results):
 
 
 def clusters_figure(results: Results, number: int):
-    """Cluster heads and members of the first seed, as in the paper's Fig. 9; empty clusters are left out."""
+    """Cluster heads and members with the first seed, as in the paper's Fig. 9, without empty clusters."""
     pictures, dataset = results.pictures(name_of(number)), results.dataset
     order = np.argsort(pictures["names"], kind="stable")
     order = order[np.isfinite(pictures["images"][order, 1].reshape(number, -1)).all(axis=1)]

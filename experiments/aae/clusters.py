@@ -1,4 +1,4 @@
-"""Are clusters classes? Names for clusters, the error that they make, and agreement without names. NumPy in."""
+"""Are clusters classes? Names for clusters, the error of these names, and agreement without names. NumPy arrays in."""
 
 from common.numbers import Estimate, share_of
 
@@ -7,15 +7,15 @@ from scipy.optimize import linear_sum_assignment
 from scipy.special import logsumexp
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-NAMELESS = -1  # a cluster that no image was there to name: wrong for every image
+NAMELESS = -1  # the name of a cluster without images, which is wrong for every image
 
 
 def names_by_confidence(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """A cluster takes the label of the image that is most surely its own: (n, clusters), (n,) -> (clusters,).
+    """A cluster takes the label of the image with its highest q(y_i|x): (n, clusters), (n,) -> (clusters,).
 
-    The AAE paper's rule (section 5): of the validation image that maximises q(y_i|x). `logits` are those of q(y|x),
-    two or more, and what is compared is log q(y_i|x) / (1 - q(y_i|x)), which orders images as q does: many q are so
-    near 1 that rounding to float32 would choose among them.
+    This is the AAE paper's rule (section 5), for validation images. `logits` are those of q(y|x), of two or more
+    clusters. The code compares log q(y_i|x) / (1 - q(y_i|x)), which orders images as q does. Many q are so close to 1
+    that in float32 rounding would choose among them.
     """
     logits = logits.astype(float)
     others = [logsumexp(np.delete(logits, cluster, axis=1), axis=1) for cluster in range(logits.shape[1])]
@@ -23,24 +23,23 @@ def names_by_confidence(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def names_by_majority(assigned: np.ndarray, labels: np.ndarray, clusters: int) -> np.ndarray:
-    """A cluster takes the commonest label of its images, the smallest of equally common ones: (clusters,).
+    """A cluster takes the commonest label of its images, or the smallest of several: (n,), (n,) -> (clusters,).
 
-    `assigned` and `labels` are (n,); NAMELESS where a cluster has no image.
+    A cluster without images is NAMELESS.
     """
     table = counts(assigned, labels, clusters)
     return np.where(table.sum(axis=1) > 0, np.argmax(table, axis=1), NAMELESS)
 
 
 def error_of_names(names: np.ndarray, assigned: np.ndarray, labels: np.ndarray) -> Estimate:
-    """Fraction of images whose cluster's name, names (clusters,), is not their label; `assigned` and `labels` (n,)."""
+    """Share of images whose label is not the name of their cluster: (clusters,), (n,), (n,)."""
     return share_of(names[assigned] != labels)
 
 
 def matched_error(assigned: np.ndarray, labels: np.ndarray, clusters: int) -> Estimate:
-    """Error where no two clusters may share a class, at the one-to-one matching that is best for these very labels.
+    """Error of the best one-to-one matching of clusters and classes, by the Hungarian method (Kuhn, 1955).
 
-    Found by the Hungarian method (Kuhn, 1955).
-    With more clusters than classes the images of those left over all count as wrong, and the other way round.
+    `assigned` and `labels` are (n,). Unmatched clusters and classes count as errors.
     """
     table = counts(assigned, labels, clusters)
     rows, columns = linear_sum_assignment(table, maximize=True)
@@ -52,7 +51,7 @@ def matched_error(assigned: np.ndarray, labels: np.ndarray, clusters: int) -> Es
 def agreement(assigned: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Normalised mutual information (by the arithmetic mean of the entropies) and the adjusted Rand index.
 
-    1 for the classes under other names; the index is 0 on average for assignments by chance.
+    Both are 1 if the clusters are the classes under other names. Chance has an index of 0 on average.
     """
     return {
         "nmi": float(normalized_mutual_info_score(labels, assigned)),
@@ -61,7 +60,7 @@ def agreement(assigned: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def counts(assigned: np.ndarray, labels: np.ndarray, clusters: int) -> np.ndarray:
-    """How many images of each class a cluster has: (clusters, classes)."""
+    """How many images of each class each cluster has: (n,), (n,) -> (clusters, classes)."""
     table = np.zeros((clusters, int(labels.max()) + 1), int)
     np.add.at(table, (assigned, labels), 1)
     return table

@@ -1,49 +1,47 @@
 """Labels shape the prior of an adversarial autoencoder: each class fills its own mode (AAE paper, section 2.3, Fig. 4).
 
 Makhzani et al., arXiv 1511.05644. The encoder is deterministic, z = encoder(x), and never sees a label. The prior p(z)
-is a mixture of ten Gaussians or a swiss roll, and class y owns its k = y-th mode p(z|y), or tenth of the roll. The
-discriminator sees a label beside the code: y as a one-hot vector of eleven, whose last stands for "unlabelled". A fifth
-of the images has labels. Every network minimises its own terms, in nats per image, all in one step:
+is a mixture of ten Gaussians or a swiss roll. Class y owns the mode p(z|y), the y-th Gaussian or the y-th tenth of the
+roll. The discriminator sees a label beside the code: a one-hot vector of eleven, whose last entry means "unlabelled". A
+fifth of the images has labels. Every network minimises its own terms, in nats per image, all in one step:
 
     encoder, decoder    E_x [ -log p(x|z) ]                                  reconstruction, summed over the pixels
     encoder             adversarial_weight E_x,y [ -log D(z, y) ]            generator
     discriminator       E_y,p(z|y) [ -log D(z, y) ] + E_x,y [ -log(1 - D(z, y)) ]
 
-where p(z|unlabelled) is the whole prior. What comes out if the labels choose the prior's mode and never reach the
-discriminator: `python -m experiments.known_mistakes --mistakes labels_unseen`.
+where p(z|unlabelled) is the whole prior. `python -m experiments.pitfalls.known_mistakes --mistakes labels_unseen` shows
+what happens if the labels choose the prior's mode and never reach the discriminator.
 
-Run: python -m experiments.aae_label_prior --data mnist.npz (--help lists every flag); --quick on the sample.
+Run: python -m experiments.aae.label_prior --data mnist.npz (--help lists every flag); --quick on the sample.
 `--classes 0 1 2` leaves all other classes without labels. To expect: at least 93 % of held-out codes in their own mode
 of the mixture. At the adversarial weight of aae_deterministic.py, 40, classes settle in one another's modes, and the
-pixels hold them there; of 100, 200 and 400 the first was best on validation images (0.943, 0.940, 0.936 in their own
-mode; 2 x 500 units, 3,000 updates, seed 100). Half of every batch has labels: with the fifth that has them, few updates
-do not order the classes of the sample.
+reconstruction holds them there. Weights of 100, 200 and 400 put 0.943, 0.940 and 0.936 of the validation images into
+their own mode (2 x 500 units, 3,000 updates, seed 100), so 100 is the default. Half of every batch has labels: at their
+share of the images, a fifth, few updates do not order the classes of the sample.
 Leaves in results/aae_label_prior/<name>/: metrics.json and table.md (means and standard deviations over the seeds),
-runs.json (every seed), and of the first seed a figure for each prior, <prior>.png, and its arrays, <prior>.npz. What is
-there already is not made again.
+runs.json (every seed), a figure for each prior, <prior>.png, of the first seed, and for each training a folder with
+history.csv. Resumes if interrupted.
 """
 
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Literal
 
 import aae_deterministic
 from common import networks, plots
 from common.adversarial import discriminator_loss, frozen, generator_loss
-from common.command import run_main
-from common.config import Between, Count, Factor, PositiveCount, Seed, check
-from common.data import Dataset, load_mnist
+from common.config import Between, Count, Factor, PositiveCount, Seed
+from common.data import Dataset, random_stream
 from common.evaluation import latent
-from common.files import RunError, whole, write_json
-from common.measure import test_terms
+from common.files import RunError
+from common.measure import encoded, test_terms
+from common.metrics import METRICS, Metric
 from common.model import binary_cross_entropy, to_numpy
-from common.numbers import Estimate, flat, markdown, of_seeds, over_seeds, plus_minus, share_of
+from common.numbers import Estimate, of_seeds, share_of
 from common.priors import MODES, PRIORS
-from common.training import Outcome, part_updates
-from experiments import figures
+from experiments import figures, study
 from experiments.aae.categorical import LabelledBatches
-from experiments.study import claim_folder, each_once, fit_part, quickened, require_images, require_labels
+from experiments.study import ImageStudyConfig, Part, Results, Study, run_study
 
 import keras
 import numpy as np
@@ -58,19 +56,24 @@ AXES = {  # prior: what a step of the walk is, what a row is
     "mixture": ("along the mode's long axis, outwards", "mode"),
     "swiss_roll": ("along the roll, outwards", "tenth of the roll"),
 }
-COLUMNS = {  # key: how the table calls it, digits
-    "own_mode_share": ("codes in their own mode", 3),
-    "code_c2st_accuracy": ("C2ST to prior", 3),
-    "code_mmd_imq": ("MMD² to prior", 4),
-    "class_c2st_accuracy": ("C2ST of a class to its mode", 3),
-    "class_mmd_imq": ("MMD² of a class to its mode", 4),
-    "test_reconstruction_nats": ("reconstruction, nats", 1),
+COLUMNS = {
+    "own_mode_share": Metric("codes in their own mode", "", 3, "higher", "share of test codes in their label's mode"),
+    "prior_own_mode_share": Metric(
+        "prior draws in their own mode", "", 3, "", "the same for draws from the modes, which overlap: the ceiling"
+    ),
+    "code_c2st_accuracy": METRICS["code_c2st_accuracy"],
+    "code_mmd_imq": METRICS["code_mmd_imq"],
+    "class_c2st_accuracy": Metric("C2ST of a class to its mode", "", 3, 0.5, "mean over the classes that have labels"),
+    "class_mmd_imq": Metric(
+        "MMD² of a class to its mode (IMQ), × 1000", "", 2, 0, "mean over the classes that have labels", 1000.0
+    ),
+    "test_reconstruction_nats": METRICS["test_reconstruction_nats"],
 }
 QUICK = {"data": "sample", "hidden_units": (200, 200), "updates": 1000, "seeds": (0,)}
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(ImageStudyConfig):
     """The paper's values where it gives them; whatever is not here is as in aae_deterministic.py."""
 
     data: str = "auto"  # auto, mnist, fashion_mnist, sample, or an .npz file; with labels from 0 to 9
@@ -82,14 +85,10 @@ class Config:
     adversarial_weight: Factor = 100.0  # on the generator's nats, against nats summed over all pixels
     updates: PositiveCount = 5000  # steps of the optimiser: labelled images are seen 25 times, the others 6
     seeds: tuple[Seed, ...] = (0, 1, 2)  # of weights, prior draws, order, and of who has a label
-    quick: bool = False  # whatever is not asked for is small: sample, networks, one seed, 1000 updates
-    results: str = "results"  # the folder of all runs
-    name: str = ""  # the folder below results/aae_label_prior/; "default" or "quick" if empty
-    resume: str = ""  # the folder of a run that was stopped: go on with it, and with its parameters
 
 
 class MixedBatches(LabelledBatches):
-    """`LabelledBatches` of which LABELLED_SHARE has labels: those images come round more often than the others."""
+    """`LabelledBatches` of which LABELLED_SHARE has labels: those images are seen more often than the others."""
 
     def shuffle(self, epoch: int):
         self.epoch, random = epoch, np.random.default_rng([self.seed, epoch])
@@ -138,13 +137,8 @@ class LabelPriorAAE(aae_deterministic.DeterministicAAE):
 
 def configured(config: Config, prior: str, seed: int) -> aae_deterministic.Config:
     """aae_deterministic.py's own parameters."""
-    return aae_deterministic.Config(
-        data=config.data,
-        hidden_units=config.hidden_units,
-        prior=prior,
-        adversarial_weight=config.adversarial_weight,
-        updates=config.updates,
-        seed=seed,
+    return study.script_config(
+        aae_deterministic, config, seed, prior=prior, adversarial_weight=config.adversarial_weight
     )
 
 
@@ -162,12 +156,12 @@ def build(config: aae_deterministic.Config, image_shape) -> LabelPriorAAE:
 
 
 def training_images(dataset: Dataset, config: Config, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The images of a seed, drawn at random, and their labels, (n,), UNLABELLED where they have none.
+    """The training images of a seed, drawn at random, and their labels, (n,), UNLABELLED where they have none.
 
-    As many as the config asks for or, from a smaller data set, all of them in the same proportion.
+    There are as many as the Config asks for. Of a smaller data set all are taken, and the same share has labels.
     """
-    asked = config.labelled_images + config.unlabelled_images
-    order = np.random.default_rng([seed, 5]).permutation(len(dataset.x_train))[:asked]
+    requested = config.labelled_images + config.unlabelled_images
+    order = random_stream(seed, "labelled images").permutation(len(dataset.x_train))[:requested]
     labelled = labelled_count(dataset, config)
     labels = np.full(len(order), UNLABELLED)
     labels[:labelled] = shown_labels(dataset.y_train[order[:labelled]], config)
@@ -175,9 +169,9 @@ def training_images(dataset: Dataset, config: Config, seed: int) -> tuple[np.nda
 
 
 def labelled_count(dataset: Dataset, config: Config) -> int:
-    """How many images of a training have labels, or would if all classes had some."""
-    asked = config.labelled_images + config.unlabelled_images
-    return min(asked, len(dataset.x_train)) * config.labelled_images // asked
+    """How many images of a training have labels if every class has some."""
+    requested = config.labelled_images + config.unlabelled_images
+    return min(requested, len(dataset.x_train)) * config.labelled_images // requested
 
 
 def shown_labels(labels: np.ndarray, config: Config) -> np.ndarray:
@@ -195,147 +189,123 @@ def own_mode_share(prior, codes: np.ndarray, labels: np.ndarray) -> Estimate:
 
 def measured(model: LabelPriorAAE, dataset: Dataset, config: Config, seed: int) -> dict:
     """Codes of the test images against the prior as a whole, and each labelled class against its own mode."""
-    codes, labels = model.encode(dataset.x_test), dataset.y_test
-    prior = to_numpy(model.prior.sample(len(codes), model.seed_generator))
-    own = to_numpy(model.prior.sample(len(codes), model.seed_generator, labels))  # a draw for each code's label
+    labels, test = dataset.y_test, encoded(model, dataset.x_test)
+    own = to_numpy(model.prior.sample(len(labels), model.seed_generator, labels))  # a draw for each code's label
     counted = np.isin(labels, config.classes)
-    found = {
-        "own_mode_share": own_mode_share(model.prior, codes[counted], labels[counted]),
+    numbers = {
+        "own_mode_share": own_mode_share(model.prior, test.codes[counted], labels[counted]),
         "prior_own_mode_share": own_mode_share(model.prior, own[counted], labels[counted]),
-        "code_c2st_accuracy": latent.c2st_accuracy(codes, prior, seed),
-        "code_mmd_imq": latent.mmd(codes, prior, seed=seed),
-        "test_reconstruction_nats": test_terms(model, dataset.x_test)["test_reconstruction_nats"],
+        "code_c2st_accuracy": latent.c2st_accuracy(test.codes, test.prior_codes, seed),
+        "code_mmd_imq": latent.mmd(test.codes, test.prior_codes, seed=seed),
+        "test_reconstruction_nats": test_terms(model, test.images)["test_reconstruction_nats"],
     }
-    return flat(found | of_classes(codes[counted], own[counted], labels[counted], seed))
+    return numbers | of_classes(test.codes[counted], own[counted], labels[counted], seed)
 
 
 def of_classes(codes: np.ndarray, own: np.ndarray, labels: np.ndarray, seed: int) -> dict:
-    """The codes of each class against draws from its mode, both (n, 2) with labels (n,): each class's, and the mean."""
+    """Numbers of each class, and their mean: its codes against draws from its mode, both (n, 2) with labels (n,)."""
     classes, counts = np.unique(labels, return_counts=True)
     classes = classes[counts >= FEWEST_OF_A_CLASS]
     pairs = [(codes[labels == label], own[labels == label]) for label in classes]
-    found = {
+    numbers = {
         "class_c2st_accuracy": [latent.c2st_accuracy(*pair, seed).value for pair in pairs],
         "class_mmd_imq": [latent.mmd(*pair, points=CLASS_POINTS, seed=seed).value for pair in pairs],
     }
-    means = {key: float(np.mean(values)) if values else None for key, values in found.items()}
-    each = {f"{key}_each": values for key, values in found.items()}
+    means = {key: float(np.mean(values)) if values else None for key, values in numbers.items()}
+    each = {f"{key}_each": values for key, values in numbers.items()}
     return means | each | {"classes": classes.tolist()}
 
 
 # The experiment
 
 
-def trained_and_measured(config: Config, dataset: Dataset, prior: str, seed: int, folder: Path) -> dict:
-    """Train on a prior and measure on test images; what its figure needs goes into `folder` if the seed is first."""
-    print(f"{prior}, seed {seed}", flush=True)
-    asked = configured(config, prior, seed)
-    model = build(asked, dataset.image_shape)
-    outcome = trained(model, dataset, config, asked, folder / f"{prior}-{seed}")
-    if seed == config.seeds[0]:
-        with whole(folder / f"{prior}.npz") as unfinished:
-            np.savez_compressed(unfinished, **pictures(model, dataset))
-    found = measured(model, dataset, config, seed)
-    keras.utils.clear_session()
-    return found | {"updates": outcome.updates, "stopped_by": outcome.stopped_by}
+def batches_of(
+    dataset: Dataset, config: Config, own: aae_deterministic.Config
+) -> tuple[MixedBatches, dict[str, np.ndarray]]:
+    """The training batches of the seed of `own`, and the validation images with the labels that have a mode."""
+    images, labels = training_images(dataset, config, own.seed)
+    batches = MixedBatches(images, labels, own.batch_size, own.binarisation, own.seed)
+    return batches, {"images": dataset.x_val, "labels": shown_labels(dataset.y_val, config)}
 
 
-def trained(
-    model: LabelPriorAAE, dataset: Dataset, config: Config, asked: aae_deterministic.Config, folder: Path
-) -> Outcome:
-    """Train the model of `asked` on the images and labels of its seed; history.csv goes into `folder`."""
-    images, labels = training_images(dataset, config, asked.seed)
-    batches = MixedBatches(images, labels, asked.batch_size, asked.binarisation, asked.seed)
-    validation = {"images": dataset.x_val, "labels": shown_labels(dataset.y_val, config)}
-    return fit_part(model, batches, validation, asked, folder)
+def case(prior: str, part: Part) -> dict:
+    """Train on a prior and measure on test images."""
+    config, dataset = part.config, part.dataset
+    own = configured(config, prior, part.seed)
+    model = build(own, dataset.image_shape)
+    part.train(model, own, *batches_of(dataset, config, own))
+    if part.first:
+        part.keep(**pictures(model, dataset))
+    return measured(model, dataset, config, part.seed)
 
 
 def pictures(model: LabelPriorAAE, dataset: Dataset) -> dict[str, np.ndarray]:
     """Codes of the test images, (n, 2), prior draws, (1000, 2), and decoded walks, (modes, WALK, *image_shape)."""
     walk = to_numpy(model.prior.walk(WALK))
     images = model.decode(walk.reshape(-1, 2)).reshape(MODES, WALK, *dataset.image_shape)
-    prior = to_numpy(model.prior.sample(plots.CLOUD_POINTS, model.seed_generator))
+    prior = model.prior_codes(plots.CLOUD_POINTS)
     return {"codes": model.encode(dataset.x_test), "prior": prior, "walks": images}
 
 
-def require_modes(dataset: Dataset, config: Config):
-    """Raises RunError unless every class has a mode, and the images of a training fill a batch."""
-    require_labels(dataset)
-    highest = max(labels.max() for labels in (dataset.y_train, dataset.y_val, dataset.y_test))
-    if highest >= MODES:
-        raise RunError(f"{dataset.name} has a label {highest}, and the priors {MODES} modes, for labels from 0")
+def cases(config: Config, dataset: Dataset) -> dict:
+    """A case for each prior."""
+    return {prior: partial(case, prior) for prior in config.priors}
+
+
+def requires(config: Config, dataset: Dataset):
+    """Raises RunError unless every class has a mode, and the training images fill a batch."""
+    study.require_labels(dataset)
+    if dataset.classes > MODES:
+        raise RunError(
+            f"{dataset.name} has a label {dataset.classes - 1}, and the priors {MODES} modes, for labels from 0"
+        )
     if not np.isin(dataset.y_test, config.classes).any():
         raise RunError(f"{dataset.name} has no test image of --classes {' '.join(map(str, config.classes))}")
     batch = aae_deterministic.Config().batch_size
-    require_images(dataset, batch)
+    study.require_batch(dataset, batch)
     if config.labelled_images + config.unlabelled_images < batch:
         raise RunError(f"--labelled-images and --unlabelled-images must be {batch} or more together")
     if not labelled_count(dataset, config):
         raise RunError(f"of {len(dataset.x_train)} training images none would have a label; raise --labelled-images")
 
 
-def main(config: Config = Config()) -> dict:
-    """Train and measure what is not there yet; returns what metrics.json holds."""
-    check(config)
-    if config.quick:
-        config = quickened(config, QUICK)
-    dataset = load_mnist(config.data)
-    require_modes(dataset, config)
-    folder = Path(config.results) / "aae_label_prior" / (config.name or ("quick" if config.quick else "default"))
-    images = min(config.labelled_images + config.unlabelled_images, len(dataset.x_train))
-    updates = part_updates(configured(config, config.priors[0], config.seeds[0]), images)
-    claim_folder(folder, "aae_label_prior", config, dataset, updates)
-    parts = {
-        f"{prior}, seed {seed}": partial(trained_and_measured, config, dataset, prior, seed, folder)
-        for seed in config.seeds
-        for prior in config.priors
-    }
-    runs = each_once(folder, parts)
-    metrics = {}
-    for prior in config.priors:
-        of_prior = [runs[f"{prior}, seed {seed}"] for seed in config.seeds]
-        metrics[prior] = over_seeds(of_prior, (*COLUMNS, "prior_own_mode_share", "updates"))
-        plots.save(figure(metrics[prior], prior, config, dataset, folder), folder / f"{prior}.png")
-    with whole(folder / "table.md") as unfinished:
-        unfinished.write_text(table(metrics))
-    write_json(folder / "metrics.json", metrics)
-    print(table(metrics))
-    print(folder)
-    return metrics
+def tables(declared: Study, results: Results, rows: dict) -> dict[str, str]:
+    """A row for each prior."""
+    return {"table.md": study.table({prior.replace("_", " "): means for prior, means in rows.items()}, COLUMNS)}
 
 
-def table(metrics: dict) -> str:
-    """A row a prior, mean ± standard deviation over the seeds."""
-    rows = [
-        [
-            row_title(prior.replace("_", " "), found),
-            *(plus_minus(found[key], found[f"{key}_sd"], COLUMNS[key][1]) for key in COLUMNS),
-        ]
-        for prior, found in metrics.items()
-    ]
-    return markdown(["", *(title for title, _ in COLUMNS.values())], rows)
-
-
-def figure(found: dict, name: str, config: Config, dataset: Dataset, folder: Path):
+def figure(means: dict, prior: str, results: Results):
     """Codes over their prior, and what the decoder makes of walks through it, of the first seed."""
-    with np.load(folder / f"{name}.npz") as arrays:
-        codes, prior, walks = (arrays[key] for key in ("codes", "prior", "walks"))
+    config, dataset, saved = results.config, results.dataset, results.pictures(prior)
     _, labels = training_images(dataset, config, config.seeds[0])
-    own, best = (f"{100 * found[key]:.1f} %" for key in ("own_mode_share", "prior_own_mode_share"))
+    own, best = (f"{100 * means[key]:.1f} %" for key in ("own_mode_share", "prior_own_mode_share"))
     return figures.codes_and_walks(
-        codes,
+        saved["codes"],
         dataset.y_test,
-        prior,
-        walks,
-        AXES[name],
-        f"AAE on {dataset.name}, {name.replace('_', ' ')} prior, labels seen by the discriminator",
-        f"Left: codes of {len(codes):,} test images by class, each class's number at its median; prior draws in black. "
-        f"Right: the decoder's pixel means on a walk through each mode, the number and colour those of its class. "
+        saved["prior"],
+        saved["walks"],
+        AXES[prior],
+        f"AAE on {dataset.name}, {prior.replace('_', ' ')} prior, labels seen by the discriminator",
+        f"Left: codes of {len(dataset.y_test):,} test images by class, each class's number at its median; prior draws "
+        f"in black. Right: the decoder's pixel means on a walk through each mode, in the colour of its class. "
         f"{np.sum(labels != UNLABELLED):,} labelled and {np.sum(labels == UNLABELLED):,} unlabelled training images, "
-        f"{found['updates']:,.0f} updates, pictures of seed {config.seeds[0]}. Codes in their own mode: {own} "
+        f"{results.updates(prior)}, pictures of seed {config.seeds[0]}. Codes in their own mode: {own} "
         f"({of_seeds('mean', config.seeds)}); of the prior's own draws {best}",
     )
 
 
+def all_figures(results: Results, rows: dict) -> dict:
+    """A figure for each prior."""
+    return {prior: figure(rows[prior], prior, results) for prior in results.config.priors}
+
+
+STUDY = Study("aae.label_prior", cases, COLUMNS, all_figures, QUICK, requires, tables=tables)
+
+
+def main(config: Config = Config()) -> dict:
+    """Run the experiment; returns what metrics.json holds."""
+    return study.run(STUDY, config)
+
+
 if __name__ == "__main__":
-    run_main(main, Config)
+    run_study(STUDY, Config)

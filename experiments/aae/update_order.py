@@ -1,140 +1,160 @@
-"""Does it matter whether the AAE's networks step in turn, as the paper has it, or all at once, as here?
+"""Does it matter whether the AAE's networks step in turn, as in the paper, or all at once, as in this project?
 
-Makhzani et al., arXiv 1511.05644, section 2: on each minibatch a reconstruction update of encoder and decoder,
-then an update of the discriminator, then one of the encoder as its opponent, each after the one before. The
-scripts of this project take the three gradients at one point and step once. This trains the deterministic AAE
-both ways, from the same weights, on the same batches, with the same rates and number of updates, for several
-seeds, and evaluates both on the test images.
+Makhzani et al., arXiv 1511.05644, section 2: on each minibatch a reconstruction update of encoder and decoder, then an
+update of the discriminator, then one of the encoder as its opponent. Each sees the weights that the one before has
+made. The scripts of this project take the three gradients at one point and step once. This experiment trains the
+deterministic AAE both ways: from the same weights, on the same batches, with the same constant rates and number of
+updates.
 
-Run: python -m experiments.update_order [--data mnist.npz] (TensorFlow only: the loop needs a gradient tape).
-Leaves metrics.json, a number for each order and seed, in results/update_order/<name>/; what is there is not made again.
+Run: python -m experiments.aae.update_order --data mnist.npz (--help lists every flag); --quick on the sample. On
+TensorFlow only: the steps in turn need a gradient tape.
+Leaves in results/aae_update_order/<name>/: metrics.json and table.md (means and standard deviations over the seeds),
+runs.json (every seed), and for each training a folder with history.csv. Resumes if interrupted.
 """
 
-import dataclasses
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import aae_deterministic
 from common.adversarial import discriminator_loss, generator_loss
-from common.command import run_main
-from common.config import PositiveCount, Seed, check
-from common.data import Dataset, binarise, load_mnist
+from common.config import PositiveCount, Seed
+from common.data import Dataset
 from common.evaluation import latent
-from common.files import RunError, write_json
-from common.measure import test_terms
-from common.model import binary_cross_entropy
-from common.numbers import flat
-from common.training import Batches, compile_model
-from experiments.study import claim_folder, each_once, require_images
+from common.files import RunError
+from common.measure import test_images, test_terms
+from common.metrics import METRICS
+from common.model import binary_cross_entropy, to_numpy
+from common.training import adam_per_network, image_batches
+from experiments import study
+from experiments.study import ImageStudyConfig, Part, Results, Study, run_study
 
 import keras
-import numpy as np
+from keras import ops
 
 KEYS = ("test_reconstruction_nats", "code_std_min", "code_std_max", "code_mean_norm", "code_c2st_accuracy")
+COLUMNS = {key: METRICS[key] for key in KEYS}
+QUICK = {"data": "sample", "epochs": 1, "seeds": (0,)}
 
 
 @dataclass(frozen=True)
-class Config:
-    """Everything else is as in aae_deterministic.py."""
+class Config(ImageStudyConfig):
+    """Whatever is not here is as in aae_deterministic.py, but for the rates, which stay constant."""
 
-    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz or .npy file
     epochs: PositiveCount = 5  # passes over the training images
     seeds: tuple[Seed, ...] = (0, 1, 2)  # of weights, order and prior draws
-    results: str = "results"  # the folder of all runs
-    name: str = ""  # this run's folder below results/update_order/; "default" if empty
-    resume: str = ""  # the folder of a run that was stopped: go on with it, and with its parameters
 
 
-def at_once(model, config):
-    """One update as the scripts do it: a single step on the summed loss."""
-    compile_model(model, config)
-    return model.train_on_batch
+class InTurnAAE(aae_deterministic.DeterministicAAE):
+    """The deterministic AAE whose update is three steps, each by an Adam of its own; its optimiser is an `InTurn`.
+
+    A term in the logs is its value before its own step.
+    """
+
+    title = "Deterministic AAE, updates in turn"
+
+    def train_step(self, data):
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        step = self.optimizer.step
+        terms = {"reconstruction": step("reconstruction", lambda: binary_cross_entropy(x, self(x)["logits"]))}
+        z = self.encoder(x)
+        prior = self.prior_like(z)
+        terms["discriminator"] = step(
+            "discriminator", lambda: discriminator_loss(self.discriminator(prior), self.discriminator(z))
+        )
+        terms["generator"] = step(
+            "generator", lambda: self.adversarial_weight * generator_loss(self.discriminator(self.encoder(x)))
+        )
+        for mean in self.term_means:
+            mean.update_state(terms[mean.name], sample_weight=ops.shape(x)[0])
+        return self.get_metrics_result()
 
 
-def in_turn(model, config):
-    """One update as the paper does it: three steps, each of its own Adam, each after the one before."""
-    import tensorflow as tf
+class InTurn(keras.optimizers.Optimizer):
+    """An Adam with a constant rate for each term of an `InTurnAAE`. A checkpoint holds the variables of all three."""
 
-    def adam(factor=1.0):
-        return keras.optimizers.Adam(factor * config.learning_rate, beta_1=config.beta_1)
+    def __init__(self, model: InTurnAAE, config: aae_deterministic.Config, updates: int | None = None):
+        super().__init__(learning_rate=0.0)  # that of nothing: each Adam has its own
+        rate, discriminator_rate = config.learning_rate, config.learning_rate * config.discriminator_rate_factor
+        self.adams = {
+            term: keras.optimizers.Adam(discriminator_rate if term == "discriminator" else rate, beta_1=config.beta_1)
+            for term in model.terms
+        }
+        encoder, decoder, discriminator = (network.trainable_variables for network in model.networks.values())
+        self.variables_of = {"reconstruction": encoder + decoder, "generator": encoder, "discriminator": discriminator}
+        for term, adam in self.adams.items():
+            adam.build(self.variables_of[term])
+        self.build(model.trainable_variables)
 
-    encoder, decoder, discriminator = (network.trainable_variables for network in model.networks.values())
-    adams = {"autoencoder": adam(), "discriminator": adam(config.discriminator_rate_factor), "generator": adam()}
-    adams["autoencoder"].build(encoder + decoder)
-    adams["discriminator"].build(discriminator)
-    adams["generator"].build(encoder)
+    @property
+    def variables(self):
+        return [variable for adam in self.adams.values() for variable in adam.variables]
 
-    def step(player: str, loss, variables):
+    def step(self, term: str, loss):
+        """Move the variables of a term by the gradient of `loss()`, a scalar, which comes back."""
+        import tensorflow as tf
+
+        variables = self.variables_of[term]
         with tf.GradientTape() as tape:
             value = loss()
-        adams[player].apply(tape.gradient(value, [variable.value for variable in variables]), variables)
-
-    @tf.function(jit_compile=True)
-    def update(x):
-        step("autoencoder", lambda: binary_cross_entropy(x, model.decoder(model.encoder(x))), encoder + decoder)
-        z = model.encoder(x)
-        prior = model.prior_like(z)
-        step(
-            "discriminator",
-            lambda: discriminator_loss(model.discriminator(prior), model.discriminator(z)),
-            discriminator,
-        )
-        step(
-            "generator",
-            lambda: model.adversarial_weight * generator_loss(model.discriminator(model.encoder(x))),
-            encoder,
-        )
-
-    return update
+        self.adams[term].apply(tape.gradient(value, [variable.value for variable in variables]), variables)
+        return value
 
 
-def trained_and_measured(order, dataset: Dataset, config) -> dict[str, float]:
-    """Train the deterministic AAE with updates of this order; its numbers on the test images."""
-    model = aae_deterministic.build(config, dataset.image_shape)
-    update = order(model, config)
-    batches = Batches(dataset.x_train, config.batch_size, config.binarisation, config.seed)
-    for epoch in range(config.epochs):
-        batches.shuffle(epoch)
-        for index in range(len(batches)):
-            update(batches[index][0])
-    x_test = binarise(dataset.x_test, config.binarisation, np.random.default_rng(config.seed))
-    codes = model.encode(x_test)
-    prior_samples = keras.ops.convert_to_numpy(model.prior.sample(len(codes), seed=config.seed))
-    accuracy = latent.c2st_accuracy(codes, prior_samples, config.seed)
-    return flat(test_terms(model, x_test) | latent.moments(codes) | {"code_c2st_accuracy": accuracy})
+def at_once(model, config: aae_deterministic.Config, updates: int | None = None) -> keras.optimizers.Optimizer:
+    """The optimiser of the scripts, with constant rates."""
+    return adam_per_network(model, config)
+
+
+ORDERS = {  # case: the model, and its optimiser
+    "at once": (aae_deterministic.DeterministicAAE, at_once),
+    "in turn": (InTurnAAE, InTurn),
+}
+
+
+def build(order: str, config: aae_deterministic.Config, image_shape) -> aae_deterministic.DeterministicAAE:
+    """The untrained model; every order starts from the same weights."""
+    model_class, same = ORDERS[order][0], aae_deterministic.build(config, image_shape)
+    return model_class(same.adversarial_weight, prior=same.prior, seed=config.seed, **same.networks)
+
+
+def case(order: str, part: Part) -> dict:
+    """Train with updates of this order; numbers of the test images."""
+    own = study.script_config(aae_deterministic, part.config, part.seed)
+    model = build(order, own, part.dataset.image_shape)
+    batches, _ = image_batches(part.dataset, own)
+    part.train(model, own, batches, epochs=part.config.epochs, optimizer=ORDERS[order][1])
+    images = test_images(part.dataset, own)
+    codes = model.encode(images)
+    # A seed of their own: the two orders are compared with the same prior draws.
+    prior_codes = to_numpy(model.prior.sample(len(codes), part.seed))
+    accuracy = latent.c2st_accuracy(codes, prior_codes, part.seed)
+    return test_terms(model, images) | latent.moments(codes) | {"code_c2st_accuracy": accuracy}
+
+
+def cases(config: Config, dataset: Dataset) -> dict:
+    """A case for each order."""
+    return {order: partial(case, order) for order in ORDERS}
+
+
+def requires(config: Config, dataset: Dataset):
+    """Raises RunError on another backend than TensorFlow, or if the training images do not fill a batch."""
+    if keras.backend.backend() != "tensorflow":
+        raise RunError("the steps in turn need TensorFlow; set KERAS_BACKEND=tensorflow")
+    study.require_batch(dataset, aae_deterministic.Config().batch_size)
+
+
+def no_figures(results: Results, rows: dict) -> dict:
+    """The table says it all."""
+    return {}
+
+
+STUDY = Study("aae.update_order", cases, COLUMNS, no_figures, QUICK, requires)
 
 
 def main(config: Config = Config()) -> dict:
-    """Train both ways for every seed; returns what metrics.json holds."""
-    if keras.backend.backend() != "tensorflow":
-        raise RunError("the in-turn loop runs on TensorFlow; set KERAS_BACKEND=tensorflow")
-    check(config)
-    dataset = load_mnist(config.data)
-    settings = aae_deterministic.Config(data=config.data, epochs=config.epochs)
-    require_images(dataset, settings.batch_size)
-    updates = config.epochs * (len(dataset.x_train) // settings.batch_size)
-    folder = Path(config.results) / "update_order" / (config.name or "default")
-    claim_folder(folder, "update_order", config, dataset, updates)
-    parts = {
-        f"{order.__name__}, seed {seed}": partial(
-            trained_and_measured, order, dataset, dataclasses.replace(settings, seed=seed)
-        )
-        for seed in config.seeds
-        for order in (at_once, in_turn)
-    }
-    metrics = {}
-    for name, measured in each_once(folder, parts).items():
-        metrics |= {f"{name.replace(', seed ', '_seed_')}_{key}": measured[key] for key in KEYS}
-    for order in (at_once, in_turn):
-        for key in KEYS:
-            values = [metrics[f"{order.__name__}_seed_{seed}_{key}"] for seed in config.seeds]
-            metrics[f"{order.__name__}_mean_{key}"] = float(np.mean(values))
-            metrics[f"{order.__name__}_sd_{key}"] = float(np.std(values, ddof=min(1, len(values) - 1)))
-    write_json(folder / "metrics.json", metrics)
-    print(folder)
-    return metrics
+    """Run the experiment; returns what metrics.json holds."""
+    return study.run(STUDY, config)
 
 
 if __name__ == "__main__":
-    run_main(main, Config)
+    run_study(STUDY, Config)

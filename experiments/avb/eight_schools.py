@@ -1,40 +1,38 @@
 """A posterior with two modes: can AVB sample from it where a Gaussian cannot follow?
 
-AVB as a sampler for an unnormalised posterior p(z|y) (AVB paper, arXiv 1701.04722, its eight-schools example): the
+AVB as a sampler for an unnormalised posterior p(z|y) (AVB paper, arXiv 1701.04722, its eight-schools example). The
 decoder is a known likelihood, and q(z), a black box of noise alone, is held to the prior by T. Problems: the eight
 schools with a real tau, whose sign no datum fixes, at the standard errors of the official notebook and at Rubin's own;
-and two hard densities in the plane, Rosenbrock's valley and a torus. Beside AVB with and without adaptive contrast:
-mean-field and full-rank Gaussian variational inference and a long NUTS run, all three of numpyro, and draws from the
-exact posterior, which show what the numbers are when nothing is wrong. The truth is a grid over two dimensions: the
-effects eta integrate out.
+and two hard densities in the plane, Rosenbrock's valley and a torus. Methods: AVB with and without adaptive contrast;
+mean-field and full-rank Gaussian variational inference and a long NUTS run, all three of numpyro; and draws from the
+exact posterior, which show the numbers of a perfect method. The truth is a grid over two dimensions, since the effects
+eta integrate out.
 
-Run: python -m experiments.eight_schools (needs numpyro: pip install numpyro); --quick for a first look.
-Leaves in results/eight_schools/<name>/: metrics.json and table.md (means and standard deviations over the seeds),
-runs.json (every seed), the densities of the first seed as <problem>.npz, and posteriors.png. What is there already is
-not made again.
+Run: python -m experiments.avb.eight_schools (needs numpyro: pip install numpyro); --quick for a first look.
+Leaves in results/avb_eight_schools/<name>/: metrics.json and table.md (means and standard deviations over the seeds),
+runs.json (every seed), posteriors.png of the first seed, and for each problem and seed a folder with the history.csv
+of both trainings. Resumes if interrupted.
 """
 
 import importlib.util
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from common import networks, plots
-from common.command import run_main
-from common.config import AtLeast, Factor, Fraction, Positive, PositiveCount, Seed, check
+from common import networks
+from common.config import AtLeast, Factor, Fraction, Positive, PositiveCount, Seed
 from common.evaluation import latent
-from common.files import RunError, whole, write_json
+from common.files import RunError
+from common.metrics import METRICS, Metric
 from common.model import even_batch_size, to_numpy
-from common.numbers import markdown, of_seeds, over_seeds, plus_minus
+from common.numbers import flat, of_seeds, over_seeds
 from common.priors import GaussianPrior
-from common.progress import TimeLeft
-from experiments import figures
+from experiments import figures, study
 from experiments.avb.plane import Plane
-from experiments.avb.toy import UPDATES_A_RECORD, BlackBoxAVB, fit
-from experiments.study import claim_folder, each_once, quickened
+from experiments.avb.toy import UPDATES_A_RECORD, BlackBoxAVB, Repeated, epochs_of
+from experiments.study import Part, Results, Study, StudyConfig, run_study
 
 import keras
 import numpy as np
@@ -48,38 +46,14 @@ CHAINS = 4  # of NUTS
 WARM_UP = 2000  # draws of each chain that adapt its steps and are thrown away
 GAUSSIAN_STEPS = 20_000  # of Adam, for the two Gaussians; their ELBO no longer moves
 QUICK = {"problems": ("altered",), "seeds": (0,), "updates": 1000, "final_draws": 40_000}
-COLUMNS = {  # key: how the table calls it, digits
-    "kl_nats": ("KL to the exact grid, nats", 3),
-    "negative_share": ("mass at τ < 0 (z₂ < 0)", 3),
-    "mean_absolute": ("E\\|τ\\| (E\\|z₂\\|)", 3),
-    "outside_share": ("outside the grid", 4),
-    "mmd_imq": ("MMD² (IMQ) to NUTS, × 1000", 2),
-    "seconds": ("seconds", 0),
+COLUMNS = {
+    "kl_nats": Metric("KL to the exact grid", "nats", 3, "lower", "KL(q ‖ p(z|y)) of the two dimensions of the grid"),
+    "negative_share": Metric("mass at τ < 0 (z₂ < 0)", "", 3, "", "share of the draws"),
+    "mean_absolute": Metric("E|τ| (E|z₂|)", "", 3, "", "mean of the draws"),
+    "outside_share": Metric("outside the grid", "", 4, "", "share of the draws"),
+    "mmd_imq": METRICS["code_mmd_imq"]._replace(title="MMD² to NUTS (IMQ), × 1000"),
+    "seconds": METRICS["train_seconds"]._replace(title="time", meaning="of the training or of the sampling"),
 }
-
-
-@dataclass(frozen=True)
-class Config:
-    """Chosen on the altered schools, seed 0, by the exact grid; the other problems were run as they came."""
-
-    problems: tuple[str, ...] = ("altered", "rubin", "rosenbrock", "torus")  # which posteriors
-    hidden_units: tuple[PositiveCount, ...] = (128, 128)  # ReLU units a layer of the encoder
-    discriminator_units: tuple[PositiveCount, ...] = (256, 256, 256)  # ReLU units a layer of T
-    noise_dim: PositiveCount = 32  # normal numbers that z is a function of
-    batch_size: Annotated[int, AtLeast(2)] = 512  # codes an update
-    updates: Annotated[int, AtLeast(UPDATES_A_RECORD)] = 8000  # steps of the optimiser
-    warm_up: Fraction = 0.5  # share of the updates in which the likelihood's weight rises from 0 to 1
-    learning_rate: Positive = 1e-3  # of Adam, at the start
-    final_rate_factor: Factor = 0.05  # times learning_rate: where a cosine takes it by the last update
-    beta_1: Fraction = 0.5  # Adam's decay of the mean gradient (official code)
-    encoder_rate_factor: Factor = 0.3  # times learning_rate
-    discriminator_rate_factor: Factor = 2.0  # times learning_rate (official code: 2)
-    seeds: tuple[Seed, ...] = (0, 1, 2)  # of weights, noise and chains
-    final_draws: Annotated[int, AtLeast(100)] = 200_000  # of every method
-    quick: bool = False  # whatever is not asked for is small: the altered schools, one seed, 1,000 updates
-    results: str = "results"  # the folder of all runs
-    name: str = ""  # the folder below results/eight_schools/; "default" or "quick" if empty
-    resume: str = ""  # the folder of a run that was stopped: go on with it, and with its parameters
 
 
 # The posteriors
@@ -170,6 +144,26 @@ def exact_draws(problem, count: int, seed: int) -> np.ndarray:
     return problem.complete(plane.centres.reshape(-1, 2)[chosen] + inside, random)
 
 
+@dataclass(frozen=True)
+class Config(StudyConfig):
+    """Chosen on the altered schools, seed 0, by the exact grid; the other problems were run as they came."""
+
+    problems: tuple[Literal[*PROBLEMS], ...] = tuple(PROBLEMS)  # which posteriors
+    hidden_units: tuple[PositiveCount, ...] = (128, 128)  # ReLU units a layer of the encoder
+    discriminator_units: tuple[PositiveCount, ...] = (256, 256, 256)  # ReLU units a layer of T
+    noise_dim: PositiveCount = 32  # normal numbers that z is a function of
+    batch_size: Annotated[int, AtLeast(2)] = 512  # codes an update
+    updates: Annotated[int, AtLeast(UPDATES_A_RECORD)] = 8000  # steps of the optimiser, rounded down to whole hundreds
+    warm_up: Fraction = 0.5  # share of the updates in which the likelihood's weight rises from 0 to 1
+    learning_rate: Positive = 1e-3  # of Adam, at the start
+    final_rate_factor: Factor = 0.05  # times learning_rate: where a cosine takes it by the last update
+    beta_1: Fraction = 0.5  # Adam's decay of the mean gradient (official code)
+    encoder_rate_factor: Factor = 0.3  # times learning_rate
+    discriminator_rate_factor: Factor = 2.0  # times learning_rate (official code: 2)
+    seeds: tuple[Seed, ...] = (0, 1, 2)  # of weights, noise and chains
+    final_draws: Annotated[int, AtLeast(100)] = 200_000  # of every method
+
+
 # AVB
 
 
@@ -218,26 +212,34 @@ def build(config: Config, problem, adaptive_contrast: bool, seed: int) -> Poster
     )
 
 
-def by_avb(config: Config, problem, seed: int, adaptive_contrast: bool) -> np.ndarray:
-    """Train a sampler and draw from it: (final_draws, dimensions). Raises RunError if it met NaN."""
-    model = build(config, problem, adaptive_contrast, seed)
-    epochs, progress = config.updates // UPDATES_A_RECORD, TimeLeft()
-    name = f"AVB {'with' if adaptive_contrast else 'without'} contrast, {problem.title}, seed {seed}"
+def by_avb(part: Part, problem, adaptive_contrast: bool) -> tuple[np.ndarray, dict]:
+    """Train a sampler and draw from it. Raises RunError if the training met NaN."""
+    config, kind = part.config, f"{'with' if adaptive_contrast else 'without'} contrast"
+    model, epochs = build(config, problem, adaptive_contrast, part.seed), epochs_of(config)
 
-    def begin(epoch, logs):
+    def weigh(epoch, logs):
         model.likelihood_weight.assign(min(1.0, epoch / max(1.0, config.warm_up * epochs)))
-        progress(name, UPDATES_A_RECORD * (epoch + 1), UPDATES_A_RECORD * epochs)
 
-    ones = np.ones((config.batch_size, 1), "float32")
-    if reason := fit(model, config, ones, [keras.callbacks.LambdaCallback(on_epoch_begin=begin)]):
-        raise RunError(f"{name}: {reason}; try a lower --learning-rate under another --name")
+    part.folder.mkdir(exist_ok=True)
+    outcome = study.train(
+        model,
+        Repeated(np.ones((config.batch_size, 1), "float32")),
+        None,
+        replace(config, warm_up=0.0),  # for `fit`, which would let the weight of the KL rise
+        part.folder / kind.replace(" ", "-"),
+        epochs,
+        measures=[keras.callbacks.LambdaCallback(on_epoch_begin=weigh)],
+    )
+    if outcome.stopped_by:
+        name = f"AVB {kind}, {problem.title}, seed {part.seed}"
+        raise RunError(f"{name}: {outcome.stopped_by}; try a lower --learning-rate under another --name")
     at_once = even_batch_size(config.final_draws, ROWS)
     rows = ops.ones((at_once, 1))
     draws = [to_numpy(model.infer(rows)["z"]) for _ in range(0, config.final_draws, at_once)]
-    return np.concatenate(draws)[: config.final_draws]
+    return np.concatenate(draws)[: config.final_draws], outcome.made()
 
 
-# What it is compared with
+# The other methods
 
 
 def numpyro_model(problem):
@@ -253,25 +255,25 @@ def numpyro_model(problem):
     return model
 
 
-def by_nuts(config: Config, problem, seed: int) -> np.ndarray:
-    """Draws of the no-U-turn sampler (Hoffman & Gelman, arXiv 1111.4246), all chains: (final_draws, dimensions)."""
+def by_nuts(part: Part, problem) -> tuple[np.ndarray, dict]:
+    """Draws of the no-U-turn sampler (Hoffman & Gelman, arXiv 1111.4246), of all chains."""
     import jax
     from numpyro.infer import MCMC, NUTS, init_to_uniform
 
     sampler = MCMC(
         NUTS(numpyro_model(problem), init_strategy=init_to_uniform),
         num_warmup=WARM_UP,
-        num_samples=config.final_draws // CHAINS,
+        num_samples=part.config.final_draws // CHAINS,
         num_chains=CHAINS,
         chain_method="vectorized",
         progress_bar=False,
     )
-    sampler.run(jax.random.key(seed))
-    return np.asarray(sampler.get_samples()["z"])
+    sampler.run(jax.random.key(part.seed))
+    return np.asarray(sampler.get_samples()["z"]), {}
 
 
-def by_gaussian(config: Config, problem, seed: int, guide_name: str) -> np.ndarray:
-    """Draws of the Gaussian that variational inference finds: (final_draws, dimensions)."""
+def by_gaussian(part: Part, problem, guide_name: str) -> tuple[np.ndarray, dict]:
+    """Draws of the Gaussian that variational inference finds."""
     import jax
     from numpyro.infer import SVI, Trace_ELBO, autoguide
     from numpyro.optim import Adam
@@ -279,16 +281,17 @@ def by_gaussian(config: Config, problem, seed: int, guide_name: str) -> np.ndarr
     model = numpyro_model(problem)
     guide = getattr(autoguide, guide_name)(model)
     svi = SVI(model, guide, Adam(2e-3), Trace_ELBO(num_particles=16))
-    found = svi.run(jax.random.key(seed), GAUSSIAN_STEPS, progress_bar=False)
-    key, shape = jax.random.key(seed + 1), (config.final_draws,)
-    return np.asarray(guide.sample_posterior(key, found.params, sample_shape=shape)["z"])
+    fitted = svi.run(jax.random.key(part.seed), GAUSSIAN_STEPS, progress_bar=False)
+    key, shape = jax.random.key(part.seed + 1), (part.config.final_draws,)
+    return np.asarray(guide.sample_posterior(key, fitted.params, sample_shape=shape)["z"]), {}
 
 
-def by_exact(config: Config, problem, seed: int) -> np.ndarray:
-    return exact_draws(problem, config.final_draws, seed)
+def by_exact(part: Part, problem) -> tuple[np.ndarray, dict]:
+    """Draws of the posterior itself."""
+    return exact_draws(problem, part.config.final_draws, part.seed), {}
 
 
-METHODS = {
+METHODS = {  # name: (Part, problem) -> draws (final_draws, dimensions), and what the training made
     "AVB": partial(by_avb, adaptive_contrast=False),
     "AVB, adaptive contrast": partial(by_avb, adaptive_contrast=True),
     "mean-field Gaussian": partial(by_gaussian, guide_name="AutoNormal"),
@@ -298,103 +301,91 @@ METHODS = {
 }
 
 
-# What comes of it
+# The experiment
 
 
-def one_seed(config: Config, key: str, seed: int, folder: Path) -> dict:
-    """Every method on a problem: {method: numbers}. The first seed's densities go into `folder`, for the figure."""
+def case(key: str, part: Part) -> dict:
+    """Every method on a problem: {method: numbers}."""
     problem, plane = PROBLEMS[key], PROBLEMS[key].plane
     log_exact = plane.normalised(problem.log_marginal(plane.centres))
-    draws, found, shades = {}, {}, {}
+    draws, numbers, shades = {}, {}, {}
     for method, draw in METHODS.items():
         start = time.perf_counter()
-        draws[method] = draw(config, problem, seed)
+        draws[method], made = draw(part, problem)
         seconds = time.perf_counter() - start
         keras.utils.clear_session()
         shades[method] = plane.density_of(draws[method][:, :2])
-        found[method] = {
+        numbers[method] = {
             "kl_nats": plane.kl(shades[method], log_exact),
             "negative_share": float(np.mean(draws[method][:, 1] < 0)),
             "mean_absolute": float(np.abs(draws[method][:, 1]).mean()),
             "outside_share": max(0.0, float(1.0 - shades[method].sum() * plane.area)),  # rounding can pass 1
             "seconds": round(seconds, 1),
-        }
+        } | made
     for method in METHODS:
         if method != "NUTS":
-            found[method]["mmd_imq"] = latent.mmd(draws[method], draws["NUTS"], seed=seed).value
-    if seed == config.seeds[0]:
-        with whole(folder / f"{key}.npz") as unfinished:
-            np.savez_compressed(unfinished, **{method: shade.astype("float32") for method, shade in shades.items()})
-    return found
+            numbers[method]["mmd_imq"] = latent.mmd(draws[method], draws["NUTS"], seed=part.seed).value
+    part.keep(**{method: shade.astype("float32") for method, shade in shades.items()})
+    return {method: flat(of_method) for method, of_method in numbers.items()}
 
 
-def main(config: Config = Config()) -> dict:
-    """Sample what is not there yet; returns what metrics.json holds."""
-    check(config)
-    if unknown := [key for key in config.problems if key not in PROBLEMS]:
-        raise RunError(f"--problems must be some of {', '.join(PROBLEMS)}, not {unknown[0]!r}")
+def cases(config: Config, dataset: None) -> dict:
+    """A case for each problem."""
+    return {key: partial(case, key) for key in config.problems}
+
+
+def requires(config: Config, dataset: None):
+    """Raises RunError without numpyro."""
     if not importlib.util.find_spec("numpyro"):
-        raise RunError("experiments.eight_schools compares with numpyro: pip install numpyro")
-    if config.quick:
-        config = quickened(config, QUICK)
-    folder = Path(config.results) / "eight_schools" / (config.name or ("quick" if config.quick else "default"))
-    claim_folder(folder, "eight_schools", config, None, config.updates)
-    parts = {
-        f"{key}, seed {seed}": partial(one_seed, config, key, seed, folder)
-        for key in config.problems
-        for seed in config.seeds
+        raise RunError("experiments.avb.eight_schools compares with numpyro: pip install numpyro")
+
+
+def row_of(key: str, method: str) -> str:
+    """The name of a row."""
+    return f"{PROBLEMS[key].title}, {method}"
+
+
+def rows_of_methods(declared: Study, results: Results) -> dict[str, dict]:
+    """A row a problem and method: mean and standard deviation over the seeds."""
+    return {
+        row_of(key, method): over_seeds([run[method] for run in results.of(key)], (*COLUMNS, "updates"))
+        for key in results.config.problems
+        for method in METHODS
     }
-    runs = each_once(folder, parts)
-    metrics = {}
-    for key in config.problems:
-        of_key = [runs[f"{key}, seed {seed}"] for seed in config.seeds]
-        metrics[key] = {method: over_seeds([run[method] for run in of_key], of_key[0][method]) for method in METHODS}
-    with whole(folder / "table.md") as unfinished:
-        unfinished.write_text(table(metrics))
-    write_json(folder / "metrics.json", metrics)
-    plots.save(figure(metrics, config, folder), folder / "posteriors.png")
-    print((folder / "table.md").read_text())
-    print(folder)
-    return metrics
 
 
-def table(metrics: dict) -> str:
-    """A row a problem and method, mean ± standard deviation over the seeds."""
-    rows = []
-    for problem, methods in metrics.items():
-        for method, found in methods.items():
-            cells = []
-            for key, (_, digits) in COLUMNS.items():
-                scale = 1000.0 if key == "mmd_imq" else 1.0
-                numbers = [found.get(name) for name in (key, f"{key}_sd")]
-                cells.append(plus_minus(*(number if number is None else scale * number for number in numbers), digits))
-            rows.append([PROBLEMS[problem].title, method, *cells])
-    return markdown(["", "", *(title for title, _ in COLUMNS.values())], rows)
-
-
-def figure(metrics: dict, config: Config, folder: Path):
+def all_figures(results: Results, rows: dict) -> dict:
     """Densities of every method but the exact one, a row a problem, over the exact contours."""
-    rows = {}
-    for key in config.problems:
-        problem = PROBLEMS[key]
+    config, panels = results.config, {}
+    problems = [PROBLEMS[key] for key in config.problems]
+    for key, problem in zip(config.problems, problems, strict=True):
         log_exact = problem.plane.normalised(problem.log_marginal(problem.plane.centres))
-        shades = np.load(folder / f"{key}.npz")
-        rows[problem.title] = {
-            method: figures.Panel(shades[method], log_exact, f"KL {metrics[key][method]['kl_nats']:.3f}")
+        shades = results.pictures(key)
+        panels[problem.title] = {
+            method: figures.Panel(shades[method], log_exact, f"KL {rows[row_of(key, method)]['kl_nats']:.3f}")
             for method in METHODS
             if method != "exact draws"
         }
-    problems = [PROBLEMS[key] for key in config.problems]
+    updates = rows[row_of(config.problems[0], "AVB")]["updates"]  # the same in all: a training that stops is refused
     seeds = of_seeds("mean", config.seeds)
-    return figures.densities(
-        rows,
+    figure = figures.densities(
+        panels,
         [problem.plane for problem in problems],
         [problem.axes for problem in problems],
         "Posteriors that are no Gaussian, and what each method makes of them",
         f"Shades: density of {config.final_draws:,} draws, seed {config.seeds[0]}; lines: exact, by a grid. KL: of the "
-        f"shades to the exact density, in nats, {seeds}. AVB: {config.updates:,} updates",
+        f"shades to the exact density, in nats, {seeds}. AVB: {updates:,.0f} updates",
     )
+    return {"posteriors": figure}
+
+
+STUDY = Study("avb.eight_schools", cases, COLUMNS, all_figures, QUICK, requires, rows=rows_of_methods)
+
+
+def main(config: Config = Config()) -> dict:
+    """Run the experiment; returns what metrics.json holds."""
+    return study.run(STUDY, config)
 
 
 if __name__ == "__main__":
-    run_main(main, Config)
+    run_study(STUDY, Config)

@@ -1,34 +1,33 @@
 """How wrong is T? AVB's discriminator beside Kullback-Leibler divergences that are known.
 
-First where q(z|x) is made up: T alone is trained, by avb.py's own objective, against the prior and with adaptive
-contrast, on one q for each of several KLs (x says which), and its estimate is compared with the truth over training,
-dimensions, families of q and sizes of T. Then where q(z|x) is learned: AVB with a Gaussian encoder on MNIST, whose KL
-has a closed form.
+First, q(z|x) is made up. T alone is trained, by avb.py's own objective, against the prior and with adaptive contrast. A
+training has one q for each of several KLs, and x says which. T's estimate is compared with the truth over training,
+dimensions, families of q and sizes of T. Then, q(z|x) is learned: AVB with a Gaussian encoder on images, whose KL has a
+closed form.
 
-Run: python -m experiments.kl_calibration --data mnist.npz (--help lists every flag); --quick for a first look.
-Leaves in results/kl_calibration/<name>/: metrics.json, runs.json (the course of every training), and the figures
-calibration.png, training.png, size.png and mnist.png. What is there already is not made again.
+Run: python -m experiments.avb.kl_calibration --data mnist.npz (--help lists every flag); --quick for a first look.
+Leaves in results/avb_kl_calibration/<name>/: metrics.json and table.md (means and standard deviations over the seeds),
+runs.json (every seed, with the estimates during the training), calibration.png, training.png, size.png and mnist.png,
+and for each training a folder with history.csv. Resumes if interrupted.
 """
 
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from typing import Annotated
 
 from avb import AVB
-from common import networks, plots
-from common.command import run_main
-from common.config import Factor, Fraction, Positive, PositiveCount, Seed, check
-from common.data import Dataset, binarise, load_mnist
-from common.files import write_json
+from common import networks
+from common.config import AtLeast, Factor, Fraction, Positive, PositiveCount, Seed
+from common.data import Dataset, binarise
 from common.measure import test_terms
+from common.metrics import METRICS, Metric
 from common.model import gaussian_kl, to_numpy
 from common.numbers import of_seeds
 from common.priors import GaussianPrior
-from common.progress import TimeLeft
-from common.training import Batches, StopOnNonFinite, compile_model
-from experiments import figures
-from experiments.avb.toy import UPDATES_A_RECORD, fit
-from experiments.study import claim_folder, each_once, quickened, require_images
+from common.training import Batches, Outcome, epochs_for
+from experiments import figures, study
+from experiments.avb.toy import UPDATES_A_RECORD, Course, Repeated, epochs_of
+from experiments.study import ImageStudyConfig, Part, Results, Study, run_study
 
 import keras
 import numpy as np
@@ -38,7 +37,9 @@ from scipy.optimize import brentq
 
 DRAWS = 10_000  # of each q, for an estimate
 MNIST_BATCH = 100  # images an update of the trained model
-STEP = 5  # records of a training that make one point of its curve
+STEP = 5  # epochs of UPDATES_A_RECORD updates from one estimate to the next
+CONTRASTS = ((False, "without contrast", "dashed"), (True, "with contrast", "solid"))
+IMAGE_COLUMNS = {key: METRICS[key] for key in ("kl_nats", "kl_estimated_nats", "test_reconstruction_nats")}
 QUICK = {
     "data": "sample",
     "dimensions": (8,),
@@ -50,17 +51,16 @@ QUICK = {
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(ImageStudyConfig):
     """Nothing was tuned: rates are those of avb.py."""
 
-    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz or .npy file
     divergences: tuple[Positive, ...] = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0)  # true KL(q || p), nats
     dimensions: tuple[PositiveCount, ...] = (2, 8, 32)  # of z
     discriminator_units: tuple[PositiveCount, ...] = (256, 256)  # ReLU units a layer of T
     sizes: tuple[PositiveCount, ...] = (32, 128, 512)  # units of each of T's two layers where the size is varied
     size_dimension: PositiveCount = 8  # of z where T's size is varied
     draws: PositiveCount = 64  # codes of each q in an update
-    updates: PositiveCount = 5000  # steps of T
+    updates: Annotated[int, AtLeast(UPDATES_A_RECORD)] = 5000  # steps of T, rounded down to whole hundreds
     learning_rate: Positive = 1e-3  # of Adam, at the start
     final_rate_factor: Factor = 0.05  # times learning_rate: where a cosine takes it by the last update
     beta_1: Fraction = 0.5  # Adam's decay of the mean gradient
@@ -71,13 +71,9 @@ class Config:
     mnist_updates: PositiveCount = 8250  # steps of its training: 15 passes over MNIST
     encoder_rate_factor: Factor = 1.0  # times learning_rate, of the trained model
     decoder_rate_factor: Factor = 1.0  # times learning_rate, of the trained model
-    quick: bool = False  # whatever is not asked for is small: one dimension, one seed, few updates
-    results: str = "results"  # the folder of all runs
-    name: str = ""  # the folder below results/kl_calibration/; "default" or "quick" if empty
-    resume: str = ""  # the folder of a run that was stopped: go on with it, and with its parameters
 
 
-# What is known
+# Known divergences
 
 
 def narrowed(divergence: float, dimensions: int) -> float:
@@ -145,47 +141,42 @@ class KnownKL(AVB):
         return {"discriminator": self.adversarial_terms(x, outputs)["discriminator"]}
 
 
-class Estimates(keras.callbacks.Callback):
-    """T's estimate of every KL, in nats, a row every 500 updates."""
-
-    def __init__(self, count: int, name: str, epochs: int):
-        super().__init__()
-        self.count, self.name, self.epochs, self.progress = count, name, epochs, TimeLeft()
-        self.updates, self.rows = [], []
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.progress(self.name, UPDATES_A_RECORD * (epoch + 1), UPDATES_A_RECORD * self.epochs)
-        if (epoch + 1) % STEP == 0 or epoch + 1 == self.epochs:
-            self.updates.append(UPDATES_A_RECORD * (epoch + 1))
-            self.rows.append([float(estimate) for estimate in estimates(self.model, self.count)])
-
-
-def estimates(model: AVB, count: int) -> np.ndarray:
-    """E_q of T + log r - log p on fresh draws, for each of `count` posteriors: (count,) nats."""
+def estimates(model: AVB, count: int) -> dict[str, list[float]]:
+    """E_q of T + log r - log p on fresh draws, in nats: "estimates" of each of `count` posteriors."""
     means = []
     for row in np.eye(count, dtype="float32"):
         x = ops.convert_to_tensor(np.tile(row, (DRAWS, 1)))
         means.append(float(to_numpy(ops.mean(model.divergences(x, model.infer(x))["kl_estimated_nats"]))))
-    return np.array(means)
+    return {"estimates": means}
 
 
-def calibrated(config: Config, family: str, dimensions: int, units, contrast: bool, seed: int, name: str) -> dict:
-    """Train T on one q for each divergence: what it estimates over training."""
-    count = len(config.divergences)
+def calibrated(family: str, dimensions: int, units, contrast: bool, part: Part) -> dict:
+    """Train T, of `units` a layer, on one q for each divergence; its last estimates over the truth, and "course"."""
+    config, epochs, count = part.config, epochs_of(part.config), len(part.config.divergences)
     model = KnownKL(
         np.array([FAMILIES[family](divergence, dimensions) for divergence in config.divergences]),
         adaptive_contrast=contrast,
         prior=GaussianPrior(dimensions),
-        seed=seed,
-        discriminator=networks.pair_discriminator((count,), dimensions, units, np.random.default_rng(seed)),
+        seed=part.seed,
+        discriminator=networks.pair_discriminator((count,), dimensions, units, np.random.default_rng(part.seed)),
     )
-    record = Estimates(count, name, config.updates // UPDATES_A_RECORD)
-    stopped_by = fit(model, config, np.tile(np.eye(count, dtype="float32"), (config.draws, 1)), [record])
-    keras.utils.clear_session()
-    return {"updates": record.updates, "estimates": record.rows, "stopped_by": stopped_by}
+    course = Course(part.folder, epochs, STEP, partial(estimates, count=count))
+    batch = Repeated(np.tile(np.eye(count, dtype="float32"), (config.draws, 1)))
+    part.train(model, config, batch, epochs=epochs, measures=[course])
+    last = course.points[-1]["estimates"] if course.points else [np.nan] * count
+    ratios = np.array(last) / config.divergences
+    return dict(zip(ratio_columns(config), ratios.tolist(), strict=True)) | {"course": course.columns()}
 
 
-# What is learned
+def ratio_columns(config: Config) -> dict[str, Metric]:
+    """A column for each divergence."""
+    return {
+        f"ratio_{divergence}": Metric(f"estimate / KL of {divergence:g} nats", "", 2, 1, "T's estimate over the truth")
+        for divergence in config.divergences
+    }
+
+
+# Learned divergences
 
 
 class GaussianAVB(AVB):
@@ -207,127 +198,136 @@ class GaussianAVB(AVB):
         return super().divergences(x, outputs) | {"kl_nats": gaussian_kl(outputs["mean"], outputs["log_var"])}
 
 
-def learned(config: Config, dataset: Dataset, contrast: bool, seed: int, name: str) -> dict:
-    """Train the Gaussian encoder on T's word; both KLs on test images over training."""
-    random = np.random.default_rng(seed)
+class Divergences(keras.callbacks.Callback):
+    """Puts the IMAGE_COLUMNS of images (n, *image_shape) into the logs of every epoch."""
+
+    def __init__(self, images: np.ndarray):
+        super().__init__()
+        self.images = images
+
+    def on_epoch_end(self, epoch, logs=None):
+        terms = test_terms(self.model, self.images)
+        logs.update({key: terms[key].value for key in IMAGE_COLUMNS})
+
+
+def learned(contrast: bool, part: Part) -> dict:
+    """Train the Gaussian encoder on T's KL; both KLs of test images at the end, and "course", the same on the way."""
+    config, dataset, random = part.config, part.dataset, np.random.default_rng(part.seed)
+    shape, dimensions, units = dataset.image_shape, config.mnist_latent_dim, config.mnist_units
     model = GaussianAVB(
         adaptive_contrast=contrast,
-        prior=GaussianPrior(config.mnist_latent_dim),
-        seed=seed,
-        encoder=networks.encoder(dataset.image_shape, 2 * config.mnist_latent_dim, config.mnist_units, random),
-        decoder=networks.decoder(config.mnist_latent_dim, dataset.image_shape, config.mnist_units, random),
-        discriminator=networks.pair_discriminator(
-            dataset.image_shape, config.mnist_latent_dim, config.mnist_units, random
-        ),
+        prior=GaussianPrior(dimensions),
+        seed=part.seed,
+        encoder=networks.encoder(shape, 2 * dimensions, units, random),
+        decoder=networks.decoder(dimensions, shape, units, random),
+        discriminator=networks.pair_discriminator(shape, dimensions, units, random),
     )
-    batches = Batches(dataset.x_train, MNIST_BATCH, "dynamic", seed)
-    epochs = max(1, round(config.mnist_updates / len(batches)))
-    compile_model(model, config, epochs * len(batches))
-    x_test = binarise(dataset.x_test, "dynamic", np.random.default_rng(seed))
-    progress, course, finite = TimeLeft(), [], StopOnNonFinite()
-
-    def measured(epoch, logs):
-        progress(name, epoch + 1, epochs)
-        terms = test_terms(model, x_test)
-        keys = ("kl_nats", "kl_estimated_nats", "test_reconstruction_nats")
-        course.append({"updates": (epoch + 1) * len(batches)} | {key: terms[key].value for key in keys})
-
-    callbacks = [
-        keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: batches.shuffle(epoch)),
-        keras.callbacks.LambdaCallback(on_epoch_end=measured),
-        finite,
-    ]
-    model.fit(batches, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks)
-    keras.utils.clear_session()
-    return {"course": course, "stopped_by": finite.reason}
+    outcome = part.train(
+        model,
+        config,
+        Batches(dataset.x_train, MNIST_BATCH, "dynamic", part.seed),
+        epochs=epochs_for(config.mnist_updates, len(dataset.x_train), MNIST_BATCH),
+        measures=[Divergences(binarise(dataset.x_test, "dynamic", np.random.default_rng(part.seed)))],
+    )
+    course = finite_epochs(outcome)
+    return {key: course[key][-1] for key in IMAGE_COLUMNS if course} | {"course": course}
 
 
-# What comes of it
+def finite_epochs(outcome: Outcome) -> dict[str, list[float]]:
+    """The IMAGE_COLUMNS of each epoch, without the last one if the training stopped in it; empty if none is left."""
+    count = len(outcome.history["updates"]) - (outcome.stopped_by is not None)
+    return {key: outcome.history[key][:count] for key in ("updates", *IMAGE_COLUMNS) if count}
 
 
-def main(config: Config = Config()) -> dict:
-    """Train what is not there yet; returns what metrics.json holds."""
-    check(config)
-    if config.quick:
-        config = quickened(config, QUICK)
-    dataset = load_mnist(config.data)
-    require_images(dataset, MNIST_BATCH)
-    folder = Path(config.results) / "kl_calibration" / (config.name or ("quick" if config.quick else "default"))
-    claim_folder(folder, "kl_calibration", config, dataset, config.updates)
-    wanted = {}
-    for seed in config.seeds:
-        for contrast in (False, True):
-            kind = f"{'with' if contrast else 'without'} contrast, seed {seed}"
-            for family in FAMILIES:
-                for dimensions in config.dimensions:
-                    name = f"{family}, {dimensions}-D, {kind}"
-                    units = config.discriminator_units
-                    wanted[name] = partial(calibrated, config, family, dimensions, units, contrast, seed, name)
-            for size in config.sizes:
-                name = f"mixture of two, {config.size_dimension}-D, T of {size} units, {kind}"
-                size_of = partial(calibrated, config, "mixture of two", config.size_dimension, (size, size))
-                wanted[name] = partial(size_of, contrast, seed, name)
-            name = f"trained on images, {kind}"
-            wanted[name] = partial(learned, config, dataset, contrast, seed, name)
-    runs = each_once(folder, wanted)
-    figures = {
-        "calibration": calibration_figure(config, runs),
-        "training": training_figure(config, runs),
-        "size": size_figure(config, runs),
-        "mnist": mnist_figure(config, runs, dataset),
+# The experiment
+
+
+def trainings(config: Config) -> dict[str, tuple]:
+    """Family, dimensions and T's units of every training of T alone, by its name."""
+    of_families = {
+        f"{family}, {dimensions}-D": (family, dimensions, config.discriminator_units)
+        for family in FAMILIES
+        for dimensions in config.dimensions
     }
-    for name, figure in figures.items():
-        plots.save(figure, folder / f"{name}.png")
-    metrics = numbers(config, runs)
-    write_json(folder / "metrics.json", metrics)
-    print(folder)
-    return metrics
+    return of_families | {
+        name_of_size(config, size): ("mixture of two", config.size_dimension, (size, size)) for size in config.sizes
+    }
 
 
-def ratios(config: Config, runs: dict, prefix: str, contrast: bool) -> np.ndarray:
-    """Estimate over truth, (seeds, records, divergences)."""
-    kinds = [f"{prefix}, {'with' if contrast else 'without'} contrast, seed {seed}" for seed in config.seeds]
-    return np.array([runs[kind]["estimates"] for kind in kinds]) / np.array(config.divergences)
+def name_of_size(config: Config, size: int) -> str:
+    """The name of a training with another size of T."""
+    return f"mixture of two, {config.size_dimension}-D, T of {size} units"
 
 
-def numbers(config: Config, runs: dict) -> dict:
-    """Mean over the seeds of the last estimate over the truth, and what the trained models say."""
-    found = {"divergences_nats": list(config.divergences)}
-    prefixes = [f"{family}, {dimensions}-D" for family in FAMILIES for dimensions in config.dimensions]
-    prefixes += [f"mixture of two, {config.size_dimension}-D, T of {size} units" for size in config.sizes]
-    for contrast in (False, True):
-        kind = f"{'with' if contrast else 'without'} contrast"
-        for prefix in prefixes:
-            last = ratios(config, runs, prefix, contrast)[:, -1]
-            found[f"{prefix}, {kind}: estimate over truth"] = last.mean(axis=0).tolist()
-            if len(last) > 1:
-                found[f"{prefix}, {kind}: sd over seeds"] = last.std(axis=0, ddof=1).tolist()
-        ends = [runs[f"trained on images, {kind}, seed {seed}"]["course"][-1] for seed in config.seeds]
-        for key in ("kl_nats", "kl_estimated_nats", "test_reconstruction_nats"):
-            found[f"trained on images, {kind}: {key}"] = float(np.mean([end[key] for end in ends]))
-    return found
+def cases(config: Config, dataset: Dataset) -> dict:
+    """Every training of T alone, and the one on images, without and with contrast."""
+    functions = {}
+    for contrast, words, _ in CONTRASTS:
+        for name, settings in trainings(config).items():
+            functions[f"{name}, {words}"] = partial(calibrated, *settings, contrast)
+        functions[f"trained on images, {words}"] = partial(learned, contrast)
+    return functions
 
 
-STYLES = ((False, "without contrast", "dashed"), (True, "with contrast", "solid"))
+def requires(config: Config, dataset: Dataset):
+    """Raises RunError if the training images do not fill a batch."""
+    study.require_batch(dataset, MNIST_BATCH)
 
 
-def calibration_figure(config: Config, runs: dict):
+def rows_of_cases(declared: Study, results: Results) -> dict[str, dict]:
+    """A row a case: mean and standard deviation over the seeds."""
+    keys = (*ratio_columns(results.config), "updates")
+    means = {}
+    for case in cases(results.config, results.dataset):
+        on_images = case.startswith("trained on images")
+        means[case] = results.means(case, (*IMAGE_COLUMNS, "updates") if on_images else keys)
+    return means
+
+
+def tables(declared: Study, results: Results, rows: dict) -> dict[str, str]:
+    """T's estimate over the truth, a column a divergence; below it both KLs of the models trained on images."""
+    on_images = {case: means for case, means in rows.items() if case.startswith("trained on images")}
+    known = {case: means for case, means in rows.items() if case not in on_images}
+    parts = (study.table(known, ratio_columns(results.config)), study.table(on_images, IMAGE_COLUMNS))
+    return {"table.md": "\n".join(parts)}
+
+
+def all_figures(results: Results, rows: dict) -> dict:
+    """Estimates over the truth by divergence, by update and by T's size, and both KLs of the trained models."""
+    shown = {
+        "calibration": calibration_figure(results),
+        "training": training_figure(results),
+        "size": size_figure(results),
+        "mnist": mnist_figure(results),
+    }
+    return {name: figure for name, figure in shown.items() if figure}
+
+
+def last_ratios(results: Results, case: str, line: str = "solid") -> figures.Curve:
+    """Last estimate over truth against the truth."""
+    keys = ratio_columns(results.config)
+    values = np.array([[run[key] for key in keys] for run in results.of(case)], float)  # NaN for null
+    return figures.Curve(np.array(results.config.divergences), values, line)
+
+
+def calibration_figure(results: Results):
     """Estimate over truth against the truth, a panel a dimension."""
+    config = results.config
     panels = {
         f"T's estimate / true KL, {dimensions}-D": {
-            f"{family}: {words}": figures.Curve(
-                np.array(config.divergences), ratios(config, runs, f"{family}, {dimensions}-D", contrast)[:, -1], line
-            )
+            f"{family}: {words}": last_ratios(results, f"{family}, {dimensions}-D, {words}", line)
             for family in FAMILIES
-            for contrast, words, line in STYLES
+            for _, words, line in CONTRASTS
         }
         for dimensions in config.dimensions
     }
+    names = [f"{family}, {dimensions}-D" for family in FAMILIES for dimensions in config.dimensions]
+    updates = results.updates(*(f"{name}, {words}" for name in names for _, words, _ in CONTRASTS))
     return figures.bands(
         panels,
         "true KL(q ‖ p), nats",
         "How far T can be trusted: its estimate over the true KL",
-        f"p = N(0, I); T of {' × '.join(map(str, config.discriminator_units))} units after {config.updates:,} updates, "
+        f"p = N(0, I); T of {' × '.join(map(str, config.discriminator_units))} units after {updates}, "
         f"one T for all divergences; {DRAWS:,} fresh codes each; {of_seeds('mean and range', config.seeds)}",
         {label: [(1.0, "exact")] for label in panels},
         x_scale="log",
@@ -335,19 +335,26 @@ def calibration_figure(config: Config, runs: dict):
     )
 
 
-def training_figure(config: Config, runs: dict):
+def courses_of(results: Results, case: str) -> list[dict]:
+    """What each seed's training measured on the way; a training that stopped before its first measurement has none."""
+    return [run["course"] for run in results.of(case) if run["course"]]
+
+
+def training_figure(results: Results):
     """Estimate over truth against the updates, a panel with and one without contrast."""
+    config, panels = results.config, {}
     dimensions = config.size_dimension if config.size_dimension in config.dimensions else config.dimensions[0]
-    panels = {}
-    for contrast, words, _ in STYLES:
-        prefix = f"mixture of two, {dimensions}-D"
-        found = ratios(config, runs, prefix, contrast)
-        x = np.array(runs[f"{prefix}, {words}, seed {config.seeds[0]}"]["updates"])
-        panels[f"T's estimate / true KL, {words}"] = {
-            f"{divergence:g} nats": figures.Curve(x, found[:, :, number])
-            for number, divergence in enumerate(config.divergences)
-        }
-    return figures.bands(
+    for _, words, _ in CONTRASTS:
+        courses = courses_of(results, f"mixture of two, {dimensions}-D, {words}")
+        for number, divergence in enumerate(config.divergences):
+            ratios = [
+                {"updates": course["updates"], "ratio": np.array(course["estimates"])[:, number] / divergence}
+                for course in courses
+            ]
+            if ratios:
+                curves = panels.setdefault(f"T's estimate / true KL, {words}", {})
+                curves[f"{divergence:g} nats"] = figures.curve_of(ratios, "ratio")
+    return panels and figures.bands(
         panels,
         "updates",
         "Does more training repair T?",
@@ -358,44 +365,40 @@ def training_figure(config: Config, runs: dict):
     )
 
 
-def size_figure(config: Config, runs: dict):
+def size_figure(results: Results):
     """Estimate over truth for several sizes of T."""
-    panels = {}
-    for contrast, words, _ in STYLES:
-        panels[f"T's estimate / true KL, {words}"] = {
-            f"2 × {size} units": figures.Curve(
-                np.array(config.divergences),
-                ratios(config, runs, f"mixture of two, {config.size_dimension}-D, T of {size} units", contrast)[:, -1],
-            )
-            for size in config.sizes
+    config = results.config
+    panels = {
+        f"T's estimate / true KL, {words}": {
+            f"2 × {size} units": last_ratios(results, f"{name_of_size(config, size)}, {words}") for size in config.sizes
         }
+        for _, words, _ in CONTRASTS
+    }
+    updates = results.updates(
+        *(f"{name_of_size(config, size)}, {words}" for size in config.sizes for _, words, _ in CONTRASTS)
+    )
     return figures.bands(
         panels,
         "true KL(q ‖ p), nats",
         "Does a larger T repair it?",
-        f"q: a mixture of two Gaussians in {config.size_dimension} dimensions, p = N(0, I); {config.updates:,} "
-        f"updates; {of_seeds('mean and range', config.seeds)}",
+        f"q: a mixture of two Gaussians in {config.size_dimension} dimensions, p = N(0, I); {updates}; "
+        f"{of_seeds('mean and range', config.seeds)}",
         {label: [(1.0, "exact")] for label in panels},
         x_scale="log",
         shared=True,
     )
 
 
-def mnist_figure(config: Config, runs: dict, dataset: Dataset):
+def mnist_figure(results: Results):
     """Both KLs of the trained models over training."""
-    panels = {}
-    for _, words, _ in STYLES:
-        courses = [runs[f"trained on images, {words}, seed {seed}"]["course"] for seed in config.seeds]
-        x = np.array([point["updates"] for point in courses[0]])
-
-        def curve(key, line, x=x, courses=courses):
-            return figures.Curve(x, [[point[key] for point in course] for course in courses], line)
-
-        panels[f"KL(q(z|x) ‖ p(z)), nats, {words}"] = {
-            "true, in closed form": curve("kl_nats", "solid"),
-            "T's estimate": curve("kl_estimated_nats", "dashed"),
-        }
-    return figures.bands(
+    config, dataset, panels = results.config, results.dataset, {}
+    for _, words, _ in CONTRASTS:
+        if courses := courses_of(results, f"trained on images, {words}"):
+            panels[f"KL(q(z|x) ‖ p(z)), nats, {words}"] = {
+                "true, in closed form": figures.curve_of(courses, "kl_nats"),
+                "T's estimate": figures.curve_of(courses, "kl_estimated_nats")._replace(line="dashed"),
+            }
+    return panels and figures.bands(
         panels,
         "updates",
         "A Gaussian encoder trained on T's word, and its true KL",
@@ -405,5 +408,15 @@ def mnist_figure(config: Config, runs: dict, dataset: Dataset):
     )
 
 
+STUDY = Study(
+    "avb.kl_calibration", cases, IMAGE_COLUMNS, all_figures, QUICK, requires, rows=rows_of_cases, tables=tables
+)
+
+
+def main(config: Config = Config()) -> dict:
+    """Run the experiment; returns what metrics.json holds."""
+    return study.run(STUDY, config)
+
+
 if __name__ == "__main__":
-    run_main(main, Config)
+    run_study(STUDY, Config)

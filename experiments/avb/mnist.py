@@ -1,114 +1,81 @@
 """MNIST, like for like: is AVB ahead of a VAE with the same decoder, and is the ELBO that T claims one?
 
-Dynamically binarised digits, codes of 8 and of 32 dimensions, and for VAE, AVB and AVB with adaptive contrast the same
-decoder, data and number of updates (AVB paper, arXiv 1701.04722, MNIST). log p(x) of test images by the
-importance-weighted bound and by annealing with the gap between its two directions; beside it the ELBO as each model
-states it. The settings of each model are in CHOSEN and CHOSEN_BEYOND_8, by --search on validation images.
+The MNIST experiment of the AVB paper, arXiv 1701.04722: dynamically binarised digits, codes of 8 and of 32 dimensions.
+VAE, AVB and AVB with adaptive contrast have the same decoder, data and number of updates of encoder and decoder.
 
-Run: python -m experiments.avb_mnist --data mnist.npz (--help lists every flag); --quick on the sample; --search first
-if the settings are to be found anew; --networks conv for convolutional networks.
-Leaves in results/avb_mnist/<name>/: the runs, table.md, metrics.json, log_likelihood.png and training.png; of a search
-table.md and metrics.json in results/avb_mnist/search/. What is there already is not made again.
+log p(x) of test images is estimated twice: by the importance-weighted bound, and by annealing with the gap between its
+two directions. Beside it stands the ELBO that each model states. AVB's comes from T, which can err: a stated ELBO above
+log p(x) is no bound. Each model has its own settings, CHOSEN and CHOSEN_BEYOND_8. --search found them on validation
+images: every candidate is trained with one seed, then the best of each model with all seeds of the search.
+
+Run: python -m experiments.avb.mnist --data mnist.npz (--help lists every flag); --quick on the sample; --search to
+search for the settings anew; --networks conv for convolutional networks.
+Leaves in results/avb_mnist/<name>/: the runs, runs.json (every seed), metrics.json and table.md (mean and standard
+deviation over the seeds), log_likelihood.png and training.png. A search leaves runs.json, metrics.json and table.md,
+the candidates of each model in order of their rank. Resumes if interrupted.
 """
 
 import csv
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import avb
 import vae_baseline
-from common import plots
 from common.command import run_main
-from common.config import AtLeast, Networks, PositiveCount, Seed, check
-from common.data import Dataset, binarise, load_mnist
+from common.config import AtLeast, Networks, PositiveCount
+from common.data import Dataset, binarise
 from common.evaluation import likelihood
-from common.files import whole, write_json
+from common.files import RunError
 from common.measure_likelihood import LikelihoodSettings, annealed, importance_weighted
-from common.numbers import flat, markdown, of_seeds, over_seeds, plus_minus
+from common.metrics import METRICS, Metric
+from common.model import LatentModel
+from common.numbers import of_seeds, over_seeds
 from common.progress import TimeLeft
-from common.run import load_run
-from common.training import planned_updates
-from experiments import figures
-from experiments.study import claim_folder, complete_run, each_once, quickened, require_images, train_part
+from common.run import load_run, require_memory
+from experiments import figures, study
+from experiments.avb.mnist_settings import CANDIDATES, CHOSEN, CHOSEN_BEYOND_8, NOISE_BEYOND_8, candidate_name
+from experiments.study import ImageStudyConfig, Part, Results, Study, script_config
 
-import keras
 import numpy as np
 
-CONTRAST, PLAIN = {"adaptive_contrast": True}, {"adaptive_contrast": False}
-MODELS = {"VAE": (vae_baseline, {}), "AVB": (avb, PLAIN), "AVB, adaptive contrast": (avb, CONTRAST)}
-COMMON_CANDIDATES = {"defaults": {}, "rate 2e-3": {"learning_rate": 2e-3}}
-SOFT = {"learning_rate": 3e-3, "beta_1": 0.5}  # the VAE's best of a first round
-SOFTER = SOFT | {"decoder_rate_factor": 2.0}  # of a second; in the third also with the 200 images that AVB's have
-CANDIDATES = {
-    "VAE": COMMON_CANDIDATES
-    | {
-        "rate 3e-3": {"learning_rate": 3e-3},
-        "rate 5e-3": {"learning_rate": 5e-3},
-        "rate 8e-3": {"learning_rate": 8e-3},
-        "rate 3e-3, warm-up": {"learning_rate": 3e-3, "warm_up": 0.3},
-        "rate 3e-3, beta_1 0.5": SOFT,
-        "rate 3e-3, encoder's doubled": {"learning_rate": 3e-3, "encoder_rate_factor": 2.0},
-        "rate 5e-3, beta_1 0.5": SOFT | {"learning_rate": 5e-3},
-        "rate 3e-3, beta_1 0.5, decoder's doubled": SOFTER,
-        "rate 3e-3, beta_1 0.5, encoder's halved": SOFT | {"encoder_rate_factor": 0.5},
-        "rate 3e-3, beta_1 0.5, warm-up": SOFT | {"warm_up": 0.3},
-        "rate 3e-3, beta_1 0.5, decoder's doubled, batches of 200": SOFTER | {"batch_size": 200},
-        "rate 3e-3, beta_1 0.5, decoder's quadrupled": SOFT | {"decoder_rate_factor": 4.0},
-        "rate 3e-3, beta_1 0.5, decoder's quadrupled, batches of 200": SOFT
-        | {"decoder_rate_factor": 4.0, "batch_size": 200},
-        "rate 3e-3, beta_1 0.5, decoder's doubled, encoder's halved": SOFTER | {"encoder_rate_factor": 0.5},
-    }
+MODELS = {
+    "VAE": (vae_baseline, {}),
+    "AVB": (avb, {"adaptive_contrast": False}),
+    "AVB, adaptive contrast": (avb, {"adaptive_contrast": True}),
 }
-FAST = {"decoder_rate_factor": 3.0}  # the rate that suits the VAE; AVB's encoder must not outrun T
-WIDE = {"discriminator_units": (600, 600)}
-FASTER = FAST | {"discriminator_rate_factor": 4.0}  # AVB's best of a first round
-FASTEST = {"decoder_rate_factor": 6.0, "discriminator_steps": 2}  # of a second: gradients of 2 x 100 images
-SLOW = {"decoder_rate_factor": 4.0, "encoder_rate_factor": 0.1, "discriminator_steps": 2}  # in 32-D T lasts longest
-for avb_model in ("AVB, adaptive contrast", "AVB"):
-    CANDIDATES[avb_model] = COMMON_CANDIDATES | {
-        "decoder's rate tripled": FAST,
-        "decoder's rate tripled, encoder's halved": FAST | {"encoder_rate_factor": 0.5},
-        "decoder's rate tripled, T's doubled": FASTER,
-        "decoder's rate tripled, two updates of T": FAST | {"discriminator_steps": 2},
-        "decoder's rate tripled, T twice as wide": FAST | WIDE,
-        "decoder's rate tripled, warm-up": FAST | {"warm_up": 0.3},
-        "decoder's rate tripled, T's and encoder's doubled": FASTER | {"encoder_rate_factor": 2.0},
-        "decoder's rate tripled, T's quadrupled": FAST | {"discriminator_rate_factor": 8.0},
-        "decoder's rate six times, T's doubled": FASTER | {"decoder_rate_factor": 6.0},
-        "decoder's rate tripled, T's doubled, two updates of T": FASTER | {"discriminator_steps": 2},
-    }
-CANDIDATES["AVB, adaptive contrast"] |= {
-    "decoder's rate six times, two updates of T": FASTEST,
-    "decoder's rate six times, encoder's halved, two updates of T": FASTEST | {"encoder_rate_factor": 0.5},
-    "decoder's rate six times, encoder's halved, batches of 200": {
-        "decoder_rate_factor": 6.0,
-        "encoder_rate_factor": 0.5,
-        "batch_size": 200,
-    },
-    "decoder's rate six times, two updates of T twice as wide": FASTEST | WIDE,
-    "decoder's rate four times, encoder's a tenth, two updates of T": SLOW,
-    "decoder's rate six times, encoder's a fifth, two updates of T": FASTEST | {"encoder_rate_factor": 0.2},
-    "rate 2e-3, decoder's four times, encoder's a tenth, two updates of T": SLOW | {"learning_rate": 2e-3},
-}
-NOISE_BEYOND_8 = {"noise_basis": 32, "noise_dim": 64}  # of AVB's encoder (official code: for 32 dimensions)
-CHOSEN = {  # the best at 8-D, by the mean of the search's seeds
-    "VAE": SOFTER | {"batch_size": 200},
-    "AVB": FASTER | {"encoder_rate_factor": 2.0},
-    # FASTEST | WIDE is first, but at seed 0 of the comparison T was lost: its training loss fell to 0.02
-    "AVB, adaptive contrast": FAST | {"discriminator_steps": 2},
-}
-CHOSEN_BEYOND_8 = CHOSEN | {"AVB, adaptive contrast": SLOW}  # best of four at 32-D; with CHOSEN's T is lost at once
-SEARCH_IMAGES, SEARCH_CHAINS, SEARCH_TEMPERATURES = 500, 2, 100
+SEARCH_IMAGES, SEARCH_CHAINS, SEARCH_TEMPERATURES = 500, 2, 100  # validation images of the search, and their annealing
 SEARCH_SEEDS, FINALISTS = (100, 101, 102), 4  # the best at the first seed are trained with the others too
+SEARCH_COLUMNS = {
+    "validation_log_likelihood_nats": Metric(
+        "log p(x) of validation images, annealed", "nats", 2, "higher", "what the candidates are ranked by"
+    ),
+    "stated_elbo_nats": Metric("stated ELBO", "nats", 2, "", "of validation images, by the model's own KL"),
+}
+COLUMNS = {
+    "importance_weighted_bound_nats": METRICS["importance_weighted_bound_nats"],
+    "annealed_log_likelihood_nats": Metric(
+        "log p(x), annealed, carried to all",
+        "nats",
+        1,
+        "higher",
+        "the weighted bound of all images, plus what it lacks on the annealed ones",
+    ),
+    "annealed_gap_nats": METRICS["annealed_gap_nats"],
+    "stated_elbo_nats": Metric("ELBO as the model states it", "nats", 1, "", "by its own KL, AVB's by T"),
+    "violation_nats": Metric("stated ELBO − log p(x)", "nats", 1, "", "above 0 the stated ELBO is no bound"),
+    "stated_kl_nats": Metric("KL as stated", "nats", 1, "", "in closed form, AVB's by T"),
+    "kl_neighbour_nats": METRICS["kl_neighbour_nats"],
+    "test_reconstruction_nats": METRICS["test_reconstruction_nats"],
+}
 QUICK = {
     "data": "sample",
     "latent_dims": (8,),
     "seeds": (0,),
     "updates": 200,
+    "search_updates": 200,
     "annealed_images": 10,
     "weighted_images": 50,
     "weighted_samples": 500,
@@ -117,15 +84,13 @@ QUICK = {
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(ImageStudyConfig):
     """What the models share; their own settings are in CHOSEN and CHOSEN_BEYOND_8."""
 
-    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz or .npy file
     latent_dims: tuple[PositiveCount, ...] = (8, 32)  # dimensions of z
     hidden_units: tuple[PositiveCount, ...] = (300, 300)  # ReLU units a layer, all networks
     networks: Networks = "dense"  # dense, or conv: three convolutions and one of those layers (paper: convolutional)
     updates: PositiveCount = 11_000  # of encoder and decoder: 20 passes over MNIST
-    seeds: tuple[Seed, ...] = (0, 1, 2)  # of weights, noise, order and binarisation
     search: bool = False  # train the candidates and rank them on validation images, and nothing else
     search_updates: PositiveCount = 5500  # of every candidate, of encoder and decoder
     annealed_images: Annotated[int, AtLeast(2)] = 100  # test images whose log p(x) is annealed
@@ -133,263 +98,256 @@ class Config:
     temperatures: tuple[PositiveCount, ...] = (200,)  # between prior and posterior; the most count
     weighted_images: Annotated[int, AtLeast(2)] = 1000  # test images of the importance-weighted bound
     weighted_samples: PositiveCount = 5000  # draws for each of them
-    quick: bool = False  # whatever is not asked for is small: the sample, 8 dimensions, one seed, 200 updates
-    results: str = "results"  # the folder of all runs
     name: str = ""  # the folder below results/avb_mnist/; the networks, "search" and "quick" if empty
-    resume: str = ""  # the folder of a run that was stopped: go on with it, and with its parameters
 
 
-def wanted(config: Config, model: str, latent_dim: int, seed: int, folder: Path, name: str, changes: dict):
-    """The script of a model and the Config of one of its runs."""
-    script, own = MODELS[model]
-    if script is avb:
-        own = own | {"discriminator_units": config.hidden_units} | (NOISE_BEYOND_8 if latent_dim > 8 else {})
-    own = own | changes
-    steps = own.get("discriminator_steps", 1)
-    return script, script.Config(
-        **own,
-        data=config.data,
-        binarisation="dynamic",
-        latent_dim=latent_dim,
-        hidden_units=config.hidden_units,
-        networks=config.networks,
-        updates=steps * (config.search_updates if config.search else config.updates),
-        seed=seed,
-        results=str(folder),
-        name=name,
-    )
+# What is trained
 
 
-def stated(model: str, metrics: dict) -> float:
-    """The ELBO that a model states of the test images: its own KL, true or estimated by T."""
-    return -metrics["negative_elbo_nats" if model == "VAE" else "negative_elbo_estimated_nats"]
+def trainings(config: Config) -> dict[str, tuple[str, int, dict]]:
+    """Model, dimensions of its code and settings of every training by the name of its case; all candidates in a search.
 
-
-def slug(*parts) -> str:
-    """A name for a folder."""
-    return "-".join(str(part).lower().replace(",", "").replace("'", "").replace(" ", "-") for part in parts)
-
-
-# The search
-
-SEARCH_COLUMNS = {
-    "validation_log_likelihood_nats": "log p(x) of validation images, annealed, nats",
-    "stated_elbo_nats": "stated ELBO, nats",
-}
-
-
-def candidate(
-    config: Config, dataset: Dataset, model: str, latent_dim: int, name: str, seed: int, folder: Path
-) -> dict:
-    """Train a candidate with one seed and anneal log p(x) of validation images, binarised at random, the same for all.
-
-    Annealing and not the importance-weighted bound, which is tens of nats too low for an AVB without contrast.
+    The names: "VAE, 8-D", and of a candidate "VAE, 8-D: learning rate 0.003, beta 1 0.5".
     """
-    own = folder / slug(model, latent_dim, name, seed)
-    script, asked = wanted(config, model, latent_dim, seed, folder, own.name, CANDIDATES[model][name])
-    trained = script.build(asked, dataset.image_shape)
-    outcome = train_part(trained, dataset, asked, own)
-    images = binarise(dataset.x_val, "dynamic", np.random.default_rng(1))[:SEARCH_IMAGES]
-    chains = likelihood.AnnealedImportanceSampling(
-        likelihood.of_decoder(trained.decoder), trained.prior, images, SEARCH_CHAINS
-    )
-    log_likelihood = chains.forward(SEARCH_TEMPERATURES).lower()
-    keras.utils.clear_session()
-    stated_elbo = None  # of a training that was stopped the last pass is not that of the weights it ends with
-    if not outcome.stopped_by:
-        stated_elbo = -outcome.history["val_reconstruction"][-1] - outcome.history["val_kl"][-1]
-    return {
-        "validation_log_likelihood_nats": float(log_likelihood.mean()),
-        "stated_elbo_nats": stated_elbo,
-        "stopped_by": outcome.stopped_by,
-    }
-
-
-def search(config: Config, dataset: Dataset, folder: Path) -> dict:
-    """Every candidate with one seed, the best of each model with all, ranked; returns what metrics.json holds."""
-    groups = {
-        f"{model}, {latent_dim}-D": (model, latent_dim) for latent_dim in config.latent_dims for model in CANDIDATES
-    }
-
-    def parts_of(group: str, names: Iterable[str], seeds: Iterable[int]) -> dict:
+    if config.search:
         return {
-            f"{group}: {name}, seed {seed}": partial(candidate, config, dataset, *groups[group], name, seed, folder)
-            for name in names
-            for seed in seeds
+            f"{case_name(model, latent_dim)}: {candidate_name(settings)}": (model, latent_dim, settings)
+            for latent_dim in config.latent_dims
+            for model in CANDIDATES
+            for settings in CANDIDATES[model]
         }
+    return {
+        case_name(model, latent_dim): (model, latent_dim, (CHOSEN_BEYOND_8 if latent_dim > 8 else CHOSEN)[model])
+        for latent_dim in config.latent_dims
+        for model in MODELS
+    }
 
-    parts = {}
-    for group, (model, _) in groups.items():
-        parts |= parts_of(group, CANDIDATES[model], SEARCH_SEEDS[:1])
-    runs, finalists = each_once(folder, parts), {}
-    for group, (model, _) in groups.items():
-        value = {name: runs[f"{group}: {name}, seed {SEARCH_SEEDS[0]}"] for name in CANDIDATES[model]}
-        finalists[group] = sorted(value, key=lambda name: -value[name]["validation_log_likelihood_nats"])[:FINALISTS]
-        parts |= parts_of(group, finalists[group], SEARCH_SEEDS)
-    runs, metrics = each_once(folder, parts), {}
-    for group, (model, _) in groups.items():
-        found = {}
-        for name in CANDIDATES[model]:
-            seeds = SEARCH_SEEDS if name in finalists[group] else SEARCH_SEEDS[:1]
-            of_name = [runs[f"{group}: {name}, seed {seed}"] for seed in seeds]
-            found[name] = {"seeds": list(seeds)} | over_seeds(of_name, SEARCH_COLUMNS)
-        ranked = sorted(
-            found, key=lambda name: (-len(found[name]["seeds"]), -found[name]["validation_log_likelihood_nats"])
-        )
-        metrics |= {f"{group}: {name}": found[name] for name in ranked}
-    rows = [
-        [name, str(len(found["seeds"])), *(plus_minus(found[key], found[f"{key}_sd"], 2) for key in SEARCH_COLUMNS)]
-        for name, found in metrics.items()
+
+def case_name(model: str, latent_dim: int) -> str:
+    """The name of a model with its size of the code."""
+    return f"{model}, {latent_dim}-D"
+
+
+def own_parameters(config: Config, model: str, latent_dim: int, settings: dict) -> dict:
+    """The parameters of a model's script that the Config does not name.
+
+    Its `updates` are steps of the optimiser: `discriminator_steps` of them are one update of encoder and decoder.
+    """
+    script, own = MODELS[model]
+    own = own | (NOISE_BEYOND_8 if script is avb and latent_dim > 8 else {}) | settings
+    updates = config.search_updates if config.search else config.updates
+    own["updates"] = own.get("discriminator_steps", 1) * updates
+    return own | {"latent_dim": latent_dim, "binarisation": "dynamic"}
+
+
+def cases(config: Config, dataset: Dataset) -> dict:
+    """Every model with every size of the code, or every candidate."""
+    function = candidate if config.search else case
+    return {name: partial(function, *training) for name, training in trainings(config).items()}
+
+
+def requires(config: Config, dataset: Dataset):
+    """Raises RunError unless batches, memory and the shape of the images suffice for every training."""
+    requested = [
+        script_config(MODELS[model][0], config, 0, **own_parameters(config, model, latent_dim, settings))
+        for model, latent_dim, settings in trainings(config).values()
     ]
-    ranking = markdown(["", "seeds", *SEARCH_COLUMNS.values()], rows)
-    with whole(folder / "table.md") as unfinished:
-        unfinished.write_text(ranking)
-    write_json(folder / "metrics.json", metrics)
-    print(ranking)
-    print(folder)
-    return metrics
+    study.require_batch(dataset, max(each.batch_size for each in requested))
+    if config.networks == "conv" and len(dataset.image_shape) != 2:
+        raise RunError(f"--networks conv needs images of (height, width), not {dataset.image_shape}")
+    for each in requested:
+        require_memory(each, dataset)
 
 
 # The comparison
 
 
-def measured(config: Config, dataset: Dataset, model: str, latent_dim: int, seed: int, folder: Path) -> dict:
-    """Train a model and estimate log p(x) of test images."""
-    name = slug(model, latent_dim, "seed", seed)
-    chosen = (CHOSEN_BEYOND_8 if latent_dim > 8 else CHOSEN)[model]
-    script, asked = wanted(config, model, latent_dim, seed, folder, name, chosen)
-    run, _ = complete_run(script, asked)
-    trained, settings = load_run(run), LikelihoodSettings.of(config)
-    weighted, bounds = importance_weighted(trained, dataset, settings, TimeLeft())
-    found, estimates = annealed(trained, dataset, settings, TimeLeft())
-    count = min(len(bounds), len(estimates))
-    metrics = json.loads((run / "metrics.json").read_text())
-    numbers = flat(weighted | found)
-    lacking = float(np.mean(estimates[:count] - bounds[:count]))  # of the bound, on the same images
-    carried = numbers["importance_weighted_bound_nats"] + lacking
-    history = list(csv.DictReader((run / "history.csv").open()))
-    return {
-        "importance_weighted_bound_nats": numbers["importance_weighted_bound_nats"],
-        "annealed_log_likelihood_nats": carried,
-        "annealed_gap_nats": numbers["annealed_gap_nats"],
-        "stated_elbo_nats": stated(model, metrics),
-        "violation_nats": stated(model, metrics) - carried,
+def case(model: str, latent_dim: int, settings: dict, part: Part) -> dict:
+    """Train a model by its script and estimate log p(x) of test images; beside it, what the model states.
+
+    `encoder_updates` are those of encoder and decoder, which wait for `discriminator_steps` of T. "course" is the
+    stated ELBO of validation images against them, a number a pass.
+    """
+    script = MODELS[model][0]
+    run = part.run_script(script, **own_parameters(part.config, model, latent_dim, settings))
+    numbers = log_likelihoods(load_run(run), part.dataset, LikelihoodSettings.of(part.config))
+    saved = json.loads((run / "metrics.json").read_text())
+    metrics = {key: np.nan if value is None else value for key, value in saved.items()}
+    estimated = "" if script is vae_baseline else "_estimated"
+    stated_elbo, steps = -metrics[f"negative_elbo{estimated}_nats"], settings.get("discriminator_steps", 1)
+    return numbers | {
+        "stated_elbo_nats": stated_elbo,
+        "violation_nats": stated_elbo - numbers["annealed_log_likelihood_nats"],
         "kl_neighbour_nats": metrics["kl_neighbour_nats"],
-        "stated_kl_nats": metrics["kl_nats" if model == "VAE" else "kl_estimated_nats"],
+        "stated_kl_nats": metrics[f"kl{estimated}_nats"],
         "test_reconstruction_nats": metrics["test_reconstruction_nats"],
-        "stopped_by": metrics["stopped_by"],
-        "course": {
-            "updates": [float(row["updates"]) / getattr(asked, "discriminator_steps", 1) for row in history],
-            "elbo": [-float(row["val_reconstruction"]) - float(row["val_kl"]) for row in history],
-        },
+        "encoder_updates": part.made["updates"] // steps,
+        "course": course(run, steps),
     }
 
 
-def main(config: Config = Config()) -> dict:
-    """Train and measure what is not there yet; returns what metrics.json holds."""
-    check(config)
-    if config.quick:
-        config = quickened(config, QUICK)
-    dataset = load_mnist(config.data)
-    settings = [own for model in MODELS for own in (CANDIDATES[model].values() if config.search else [CHOSEN[model]])]
-    require_images(dataset, max(own.get("batch_size", vae_baseline.Config().batch_size) for own in settings))
-    name = config.name or "-".join([config.networks, *["search"] * config.search, *["quick"] * config.quick])
-    folder = Path(config.results) / "avb_mnist" / name
-    updates = planned_updates(vae_baseline.Config(updates=config.updates), len(dataset.x_train))
-    claim_folder(folder, "avb_mnist", config, dataset, updates)
-    if config.search:
-        return search(config, dataset, folder)
-    parts = {
-        f"{model}, {latent_dim}-D, seed {seed}": partial(measured, config, dataset, model, latent_dim, seed, folder)
-        for seed in config.seeds
-        for latent_dim in config.latent_dims
-        for model in MODELS
+def log_likelihoods(model: LatentModel, dataset: Dataset, settings: LikelihoodSettings) -> dict:
+    """log p(x) of test images in nats: the weighted bound of all, and the annealed estimate carried from a few to all.
+
+    Annealing is dear. What the bound lacks on the annealed images is added to the bound of all of them.
+    """
+    weighted, bounds = importance_weighted(model, dataset, settings, TimeLeft())
+    numbers, estimates = annealed(model, dataset, settings, TimeLeft())
+    count = min(len(bounds), len(estimates))  # the same images first
+    bound = weighted["importance_weighted_bound_nats"].value
+    return {
+        "importance_weighted_bound_nats": bound,
+        "annealed_log_likelihood_nats": bound + float(np.mean(estimates[:count] - bounds[:count])),
+        "annealed_gap_nats": numbers["annealed_gap_nats"].value,
     }
-    runs = each_once(folder, parts)
-    metrics = {}
-    for latent_dim in config.latent_dims:
-        for model in MODELS:
-            of_model = [runs[f"{model}, {latent_dim}-D, seed {seed}"] for seed in config.seeds]
-            keys = [key for key in of_model[0] if key.endswith("_nats")]
-            metrics[f"{model}, {latent_dim}-D"] = over_seeds(of_model, keys)
-    with whole(folder / "table.md") as unfinished:
-        unfinished.write_text(table(metrics))
-    write_json(folder / "metrics.json", metrics)
-    plots.save(figure(metrics, config, dataset), folder / "log_likelihood.png")
-    plots.save(training(runs, config, dataset), folder / "training.png")
-    print(table(metrics))
-    print(folder)
-    return metrics
 
 
-COLUMNS = {
-    "importance_weighted_bound_nats": ("log p(x), importance-weighted bound", 1),
-    "annealed_log_likelihood_nats": ("annealed, carried to all", 1),
-    "annealed_gap_nats": ("gap between its directions", 2),
-    "stated_elbo_nats": ("ELBO as the model states it", 1),
-    "violation_nats": ("stated ELBO − log p(x)", 1),
-    "stated_kl_nats": ("KL as stated", 1),
-    "kl_neighbour_nats": ("KL by nearest neighbours", 1),
-    "test_reconstruction_nats": ("reconstruction", 1),
-}
+def course(run: Path, steps: int) -> dict:
+    """The stated ELBO of validation images after every pass against updates of the encoder; null where not finite."""
+    with (run / "history.csv").open() as file:
+        history = list(csv.DictReader(file))
+    elbo = [-float(row["val_reconstruction"]) - float(row["val_kl"]) for row in history]
+    return {
+        "updates": [float(row["updates"]) / steps for row in history],
+        "elbo": [value if np.isfinite(value) else None for value in elbo],
+    }
 
 
-def table(metrics: dict) -> str:
-    """A row a model and code, mean ± standard deviation over the seeds, nats."""
-    rows = []
-    for name, found in metrics.items():
-        cells = [plus_minus(found[key], found[f"{key}_sd"], digits) for key, (_, digits) in COLUMNS.items()]
-        rows.append([row_title(name, found), *cells])
-    return markdown(["", *(title for title, _ in COLUMNS.values())], rows)
+def all_figures(results: Results, rows: dict) -> dict:
+    """What the models state against what is true, and the course of the trainings."""
+    return {"log_likelihood": stated_and_true(results, rows), "training": training(results)}
 
 
-def figure(metrics: dict, config: Config, dataset: Dataset):
-    """What each model states and what is true, a panel a size of the code."""
+def stated_and_true(results: Results, rows: dict):
+    """The ELBO that each model states, the weighted bound and log p(x), a panel a size of the code."""
+    config, dataset = results.config, results.dataset
+    titles = {
+        "stated_elbo_nats": "ELBO as stated",
+        "importance_weighted_bound_nats": "weighted bound",
+        "annealed_log_likelihood_nats": "log p(x), annealed",
+    }
     panels = {}
     for latent_dim in config.latent_dims:
+        means = {model: rows[case_name(model, latent_dim)] for model in MODELS}
         panels[f"nats per binarised image, {latent_dim}-D code"] = {
             title: {
-                model: (
-                    metrics[f"{model}, {latent_dim}-D"][key],
-                    metrics[f"{model}, {latent_dim}-D"][f"{key}_sd"] or 0.0,
-                )
-                for model in MODELS
+                model: (each[key], each[f"{key}_sd"] or 0.0) for model, each in means.items() if each[key] is not None
             }
-            for key, title in (
-                ("stated_elbo_nats", "ELBO as stated"),
-                ("importance_weighted_bound_nats", "weighted bound"),
-                ("annealed_log_likelihood_nats", "log p(x), annealed"),
-            )
+            for key, title in titles.items()
         }
+    weighted, few = (min(count, len(dataset.x_test)) for count in (config.weighted_images, config.annealed_images))
     return figures.dots(
         panels,
         list(MODELS),
         f"AVB and a VAE with the same decoder on {dataset.name}: what they state, and log p(x)",
-        f"{config.updates:,} updates, {of_seeds('mean and standard deviation', config.seeds)}. Bound: "
-        f"{config.weighted_images:,} test images, {config.weighted_samples:,} draws; {config.annealed_images} of "
-        "them annealed, the difference carried to all. A stated ELBO right of log p(x) is no bound",
+        f"{encoder_updates(results)}, {of_seeds('mean and standard deviation', config.seeds)}. Bound: {weighted:,} "
+        f"test images, {config.weighted_samples:,} draws; {few} of them annealed, the difference carried to all. A "
+        "stated ELBO right of log p(x) is no bound",
     )
 
 
-def training(runs: dict, config: Config, dataset: Dataset):
+def encoder_updates(results: Results) -> str:
+    """How many updates encoder and decoder made, for a figure."""
+    return f"{results.updates(*trainings(results.config), key='encoder_updates')} of encoder and decoder"
+
+
+def training(results: Results):
     """The stated ELBO of validation images over training."""
-    panels = {}
-    for latent_dim in config.latent_dims:
-        series = {}
-        for model in MODELS:
-            courses = [runs[f"{model}, {latent_dim}-D, seed {seed}"]["course"] for seed in config.seeds]
-            shortest = min(len(course["updates"]) for course in courses)
-            x = np.array(courses[0]["updates"][:shortest])
-            series[model] = figures.Curve(x, [course["elbo"][:shortest] for course in courses])
-        panels[f"stated ELBO, nats, {latent_dim}-D"] = series
+    config = results.config
+    panels = {
+        f"stated ELBO, nats, {latent_dim}-D": {
+            model: figures.curve_of([run["course"] for run in results.of(case_name(model, latent_dim))], "elbo")
+            for model in MODELS
+        }
+        for latent_dim in config.latent_dims
+    }
     return figures.bands(
         panels,
         "updates of encoder and decoder",
         "The ELBO that each model states, over training",
-        f"Validation images of {dataset.name}, binarised; {of_seeds('mean and range', config.seeds)}",
+        f"Validation images of {results.dataset.name}, binarised; {of_seeds('mean and range', config.seeds)}",
         skipped=0.2,
     )
 
 
+# The search
+
+
+def candidate(model: str, latent_dim: int, settings: dict, part: Part) -> dict:
+    """Train a candidate and anneal log p(x) of validation images, binarised at random, the same for all candidates.
+
+    Annealing and not the importance-weighted bound, which is tens of nats too low for an AVB without contrast.
+    """
+    script = MODELS[model][0]
+    config = script_config(script, part.config, part.seed, **own_parameters(part.config, model, latent_dim, settings))
+    trained = script.build(config, part.dataset.image_shape)
+    outcome = part.train(trained, config)
+    images = binarise(part.dataset.x_val, "dynamic", np.random.default_rng(1))[:SEARCH_IMAGES]
+    chains = likelihood.AnnealedImportanceSampling(
+        likelihood.of_decoder(trained.decoder), trained.prior, images, SEARCH_CHAINS
+    )
+    log_likelihood = chains.forward(SEARCH_TEMPERATURES).lower()
+    stated_elbo = None  # of a training that was stopped the last pass is not that of the weights it ends with
+    if not outcome.stopped_by:
+        stated_elbo = -outcome.history["val_reconstruction"][-1] - outcome.history["val_kl"][-1]
+    return {"validation_log_likelihood_nats": float(log_likelihood.mean()), "stated_elbo_nats": stated_elbo}
+
+
+def search(config: Config) -> dict:
+    """Every candidate with one seed, the best of each model with all, ranked; returns what metrics.json holds."""
+    dataset, folder = study.begin(STUDY, config)
+    functions, groups = cases(config, dataset), {}
+    for name, (model, latent_dim, _) in trainings(config).items():
+        groups.setdefault((model, latent_dim), []).append(name)
+
+    def make(names, seeds) -> dict[str, dict]:
+        some = STUDY._replace(cases=lambda *_: {name: functions[name] for name in names})
+        return study.make_parts(some, replace(config, seeds=seeds), dataset, folder)
+
+    runs, seeds = make(functions, SEARCH_SEEDS[:1]), dict.fromkeys(functions, SEARCH_SEEDS[:1])
+    for names in groups.values():
+        first = {name: runs[study.part_name(name, SEARCH_SEEDS[0])] for name in names}
+        seeds |= dict.fromkeys(sorted(names, key=lambda name: -score(first[name]))[:FINALISTS], SEARCH_SEEDS)
+    runs |= make([name for name in functions if seeds[name] == SEARCH_SEEDS], SEARCH_SEEDS)
+    rows = ranking(groups.values(), seeds, runs)
+    counts = {name: str(len(means["seeds"])) for name, means in rows.items()}
+    ranked = STUDY._replace(
+        rows=lambda *_: rows,
+        tables=lambda *_: {"table.md": study.table(rows, SEARCH_COLUMNS, {"seeds": counts})},
+        figures=lambda *_: {},
+    )
+    return study.finish(ranked, Results(config, dataset, folder, runs))
+
+
+def score(numbers: dict) -> float:
+    """What a candidate is ranked by: log p(x) of validation images; one that has none comes last."""
+    value = numbers["validation_log_likelihood_nats"]
+    return -np.inf if value is None else value
+
+
+def ranking(groups, seeds: dict[str, tuple], runs: dict[str, dict]) -> dict[str, dict]:
+    """The candidates' seeds and means, model by model: those with all seeds first, the highest log p(x) first."""
+    rows = {}
+    for names in groups:
+        means = {
+            name: {"seeds": list(seeds[name])}
+            | over_seeds([runs[study.part_name(name, seed)] for seed in seeds[name]], SEARCH_COLUMNS)
+            for name in names
+        }
+        order = sorted(names, key=lambda name: (-len(means[name]["seeds"]), -score(means[name])))
+        rows |= {name: means[name] for name in order}
+    return rows
+
+
+STUDY = Study("avb.mnist", cases, COLUMNS, all_figures, QUICK, requires)
+
+
+def main(config: Config = Config()) -> dict:
+    """Run the comparison or the search; returns what metrics.json holds."""
+    if not config.name:
+        config = replace(config, name=f"{config.networks}{'-search' * config.search}{'-quick' * config.quick}")
+    return search(config) if config.search else study.run(STUDY, config)
+
+
 if __name__ == "__main__":
-    run_main(main, Config)
+    run_main(main, Config, partial(study.presets, STUDY))

@@ -1,35 +1,35 @@
 """Four points in the plane, everything exact: does AVB find the posterior that a VAE cannot represent?
 
-The toy example of the AVB paper (arXiv 1701.04722, "Synthetic Example"): the data are n one-hot vectors, the code has
-two dimensions, so that log p(x), the posterior p(z|x), q(z|x) and the KL that T estimates can be had on a grid. No
-model exceeds a log-likelihood of -log n. AVB's encoder is a black box: any function of x and noise, with the prior as
-contrast, as in the paper, and with adaptive contrast beside it.
+The toy example of the AVB paper (arXiv 1701.04722, "Synthetic Example"). The data are n one-hot vectors, and the code
+has two dimensions. So a grid gives log p(x), the posterior p(z|x), q(z|x) and the KL that T estimates. No model
+exceeds a log-likelihood of -log n. AVB's encoder is a black box, any function of x and noise. It is trained with the
+prior as contrast, as in the paper, and with adaptive contrast.
 
-Run: python -m experiments.avb_toy (--help lists every flag); --quick for a first look, --points 8 16 for more.
+Run: python -m experiments.avb.toy (--help lists every flag); --quick for a first look, --points 8 16 for more.
 Leaves in results/avb_toy/<name>/: metrics.json and table.md (means and standard deviations over the seeds), runs.json
-(every seed, and the course of its training), and for each number of points posteriors-<n>.png, training-<n>.png and
-codes-<n>.gif, AVB's codes as they train. What is there already is not made again.
+(every seed, with measurements during the training), and for each training a folder with history.csv. For each number
+of points: posteriors-<n>.png, training-<n>.png and codes-<n>.gif, AVB's codes as they train. Resumes if interrupted.
 """
 
-import time
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 from avb import AVB
-from common import networks, plots
-from common.command import run_main
-from common.config import AtLeast, Factor, Fraction, Positive, PositiveCount, Seed, check
+from common import networks
+from common.config import AtLeast, Factor, Fraction, Positive, PositiveCount, Seed
 from common.files import whole, write_json
+from common.metrics import METRICS, Metric
 from common.model import LatentModel, bernoulli_log_likelihood, even_batch_size, to_numpy
-from common.numbers import markdown, mean_and_deviation, of_seeds, plus_minus
+from common.numbers import of_seeds
 from common.priors import GaussianPrior
-from common.progress import TimeLeft
-from common.training import StopOnNonFinite, compile_model
-from experiments import figures
+from common.run import one_line_errors
+from experiments import figures, study
 from experiments.avb.plane import Plane
-from experiments.study import claim_folder, each_once, quickened
+from experiments.study import Part, Results, Study, StudyConfig, run_study
 from vae_baseline import VAE
 
 import keras
@@ -38,23 +38,27 @@ from keras import ops
 
 PLANE = Plane((-5.0, -5.0), (5.0, 5.0), 1000)
 KERNEL = 1.0  # cells, 0.01: a kernel of 0.025 does not see the ridges that q can have, and takes 0.1 nats from the KL
-RECORDS = 8  # measurements on the way
+RECORDS = 8  # measurements during a training
+FRAMES = 50  # of the animation
+CODES = 2000  # in a frame
 ROWS = 20_000  # codes that go through a network at a time
-UPDATES_A_RECORD = 100
-QUANTITIES = {  # key: how the table calls it
-    "log_likelihood_nats": "log p(x)",
-    "elbo_nats": "ELBO",
-    "reconstruction_nats": "reconstruction",
-    "kl_true_nats": "KL(q(z\\|x) ‖ p(z))",
-    "kl_estimated_nats": "the same, by T",
-    "marginal_kl_nats": "KL(q(z) ‖ p(z))",
+UPDATES_A_RECORD = 100  # updates an epoch
+COLUMNS = {
+    "log_likelihood_nats": Metric("log p(x)", "nats", 3, "higher", "exact, by a grid, mean of the points"),
+    "elbo_nats": Metric("ELBO", "nats", 3, "higher", "less than log p(x) by KL(q(z|x) ‖ p(z|x))"),
+    "reconstruction_nats": Metric("reconstruction", "nats", 3, "lower", "−log p(x|z) under q(z|x)"),
+    "kl_true_nats": Metric("KL(q(z|x) ‖ p(z))", "nats", 3, "", "by a grid, mean of the points"),
+    "kl_estimated_nats": METRICS["kl_estimated_nats"]._replace(digits=3),
+    "marginal_kl_nats": Metric("KL(q(z) ‖ p(z))", "nats", 3, 0, "by a grid, of the aggregated posterior"),
 }
+PANELS = ("exact log p(x), nats", "exact ELBO, nats", "AVB's KL(q(z|x) ‖ p(z)), nats")
+SHOWN = 4  # points of the figure of posteriors
 REPORTED = ((-1.568, "VAE, reported"), (-1.403, "AVB, reported"))  # for four points (AVB paper)
 QUICK = {"seeds": (0,), "updates": 1000, "final_draws": 200_000, "course_draws": 40_000}
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(StudyConfig):
     """The same encoder and decoder sizes, rates and updates for all; chosen on four points and seed 100."""
 
     points: tuple[Annotated[int, AtLeast(2)], ...] = (4,)  # how many one-hot vectors, one number after the other
@@ -62,7 +66,7 @@ class Config:
     discriminator_units: tuple[PositiveCount, ...] = (128, 128, 128)  # ReLU units a layer of T
     noise_dim: PositiveCount = 16  # normal numbers beside x in AVB's encoder
     batch_size: PositiveCount = 512  # codes an update, shared among the points
-    updates: Annotated[int, AtLeast(UPDATES_A_RECORD)] = 8000  # steps of the optimiser
+    updates: Annotated[int, AtLeast(UPDATES_A_RECORD)] = 8000  # steps of the optimiser, rounded down to whole hundreds
     learning_rate: Positive = 1e-3  # of Adam, at the start
     final_rate_factor: Factor = 0.05  # times learning_rate: where a cosine takes it by the last update
     beta_1: Fraction = 0.5  # Adam's decay of the mean gradient (official code)
@@ -71,11 +75,7 @@ class Config:
     discriminator_rate_factor: Factor = 2.0  # times learning_rate (official code: 2)
     seeds: tuple[Seed, ...] = (0, 1, 2, 3, 4)  # of weights and noise
     final_draws: Annotated[int, AtLeast(100)] = 2_000_000  # of q(z|x) for each x, at the end
-    course_draws: Annotated[int, AtLeast(100)] = 400_000  # the same on the way; noise adds 0.01 nats
-    quick: bool = False  # whatever is not asked for is small: one seed, 1,000 updates
-    results: str = "results"  # the folder of all runs
-    name: str = ""  # the folder below results/avb_toy/; "default" or "quick" if empty
-    resume: str = ""  # the folder of a run that was stopped: go on with it, and with its parameters
+    course_draws: Annotated[int, AtLeast(100)] = 400_000  # the same during the training; noise adds 0.01 nats
 
 
 class BlackBoxAVB(AVB):
@@ -129,43 +129,6 @@ def contrasted(config: Config, points: int, seed: int) -> BlackBoxAVB:
 MODELS = {"vae": ("VAE", vae), "avb": ("AVB", avb), "avb_contrast": ("AVB, adaptive contrast", contrasted)}
 
 
-class Record(keras.callbacks.Callback):
-    """Says how far a training is, keeps codes for the animation, and measures RECORDS times on the way."""
-
-    def __init__(self, name: str, config: Config, points: np.ndarray):
-        super().__init__()
-        self.name, self.points, self.draws, self.progress = name, points, config.course_draws, TimeLeft()
-        self.epochs = config.updates // UPDATES_A_RECORD
-        self.codes, self.course = [], []
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.progress(self.name, UPDATES_A_RECORD * (epoch + 1), UPDATES_A_RECORD * self.epochs)
-        self.codes.append(self.model.encode(np.repeat(self.points, 2000 // len(self.points), axis=0)))
-        if (epoch + 1) % -(-self.epochs // RECORDS) == 0:
-            found, _ = on_the_plane(self.model, self.points, PLANE, self.draws)
-            self.course.append({"updates": UPDATES_A_RECORD * (epoch + 1)} | found)
-
-
-def fit(model: LatentModel, config, batch: np.ndarray, callbacks) -> str | None:
-    """`config.updates` steps, to whole hundreds, all on the same `batch`: all that is random is the noise.
-
-    Returns why it stopped early, with the weights of the last hundred that were finite, or None.
-    """
-    finite = StopOnNonFinite()
-    compile_model(model, config, config.updates)
-    model.fit(
-        np.tile(batch, (UPDATES_A_RECORD, *(1 for _ in batch.shape[1:]))),
-        batch_size=len(batch),
-        epochs=config.updates // UPDATES_A_RECORD,
-        shuffle=False,
-        verbose=0,
-        callbacks=[finite, *callbacks],
-    )
-    if finite.reason:
-        print(f"training stopped: {finite.reason}", flush=True)
-    return finite.reason
-
-
 def on_the_plane(model: LatentModel, points: np.ndarray, plane: Plane, draws: int) -> tuple[dict, list[figures.Panel]]:
     """Every quantity in nats, means over the points, and q(z|x) beside log p(z|x) of each.
 
@@ -176,7 +139,7 @@ def on_the_plane(model: LatentModel, points: np.ndarray, plane: Plane, draws: in
     centres = [ops.convert_to_tensor(part, "float32") for part in np.array_split(plane.centres.reshape(-1, 2), 20)]
     log_prior = np.concatenate([to_numpy(model.prior.log_prob(z)) for z in centres]).reshape(square).astype("float64")
     logits = [model.decoder(z) for z in centres]
-    found, panels = [], []
+    of_points, panels = [], []
     for x in points:
         image = ops.convert_to_tensor(x[None])
         log_likelihood = np.concatenate([to_numpy(bernoulli_log_likelihood(image, each)) for each in logits])
@@ -192,142 +155,207 @@ def on_the_plane(model: LatentModel, points: np.ndarray, plane: Plane, draws: in
         q = plane.density_of(np.concatenate(codes), KERNEL)
         log_evidence = plane.log_integral(log_joint)
         of_x = {key: float(np.mean(values)) for key, values in sums.items()}
-        found.append({"log_likelihood_nats": log_evidence, "kl_true_nats": plane.kl(q, log_prior)} | of_x)
+        of_points.append({"log_likelihood_nats": log_evidence, "kl_true_nats": plane.kl(q, log_prior)} | of_x)
         panels.append(figures.Panel(q, log_joint - log_evidence))
-    means = {key: float(np.mean([of_x[key] for of_x in found])) for key in found[0]}
+    means = {key: float(np.mean([of_x[key] for of_x in of_points])) for key in of_points[0]}
     means["elbo_nats"] = -means["reconstruction_nats"] - means["kl_true_nats"]
     means["marginal_kl_nats"] = plane.kl(np.mean([panel.density for panel in panels], axis=0), log_prior)
     return means, panels
 
 
-def one_seed(config: Config, count: int, seed: int, folder: Path) -> dict:
-    """All models of one seed on `count` points, measured: {model: {quantity: ..., "course": [...]}}.
+# Training
 
-    The first seed's pictures go into `folder`.
+
+class Repeated(keras.utils.PyDataset):
+    """The same batch in all UPDATES_A_RECORD updates of an epoch: all that is random is the model's noise."""
+
+    def __init__(self, batch: np.ndarray):
+        super().__init__()
+        self.batch, self.batch_size = batch, len(batch)
+
+    def shuffle(self, epoch: int):
+        """Do nothing: one batch has one order."""
+
+    def __len__(self):
+        return UPDATES_A_RECORD
+
+    def __getitem__(self, index):
+        return (self.batch,)
+
+
+def epochs_of(config) -> int:
+    """Whole hundreds of updates, each an epoch of `Repeated`."""
+    return config.updates // UPDATES_A_RECORD
+
+
+class Course(keras.callbacks.Callback):
+    """Measures a training by `Repeated` after every `step` epochs, and after the last.
+
+    `measure(model)` gives a dict of finite numbers, or lists of them. They go into course.json in `folder` at once, so
+    that a resumed training has those from before. Raises RunError if that file is damaged.
     """
-    points = np.eye(count, dtype="float32")
-    batch = np.tile(points, (max(1, config.batch_size // count), 1))
-    found, panels = {}, {}
-    for key, (name, build) in MODELS.items():
-        start = time.perf_counter()
-        model = build(config, count, seed)
-        record = Record(f"{name}, {count} points, seed {seed}", config, points)
-        stopped_by = fit(model, config, batch, [record])
-        seconds = time.perf_counter() - start
-        measured, panels[key] = on_the_plane(model, points, PLANE, config.final_draws)
-        found[key] = measured | {"seconds": round(seconds, 1), "stopped_by": stopped_by, "course": record.course}
-        if key == "avb" and seed == config.seeds[0]:
-            figures.save_animation(animation(record.codes, count, config, seed), folder / f"codes-{count}.gif")
-        keras.utils.clear_session()
-    if seed == config.seeds[0]:
-        plots.save(posteriors(found, panels, config, seed), folder / f"posteriors-{count}.png")
-    return found
+
+    def __init__(self, folder: Path, epochs: int, step: int, measure: Callable[[LatentModel], dict]):
+        super().__init__()
+        self.path, self.epochs, self.step, self.measure = folder / "course.json", epochs, step, measure
+        self.points = []
+        if self.path.is_file():
+            with one_line_errors(folder):
+                self.points = [
+                    point | {"updates": int(point["updates"])} for point in json.loads(self.path.read_text())
+                ]
+
+    def on_epoch_begin(self, epoch, logs=None):
+        # A resumed training measures again what came after its checkpoint.
+        self.points = [point for point in self.points if point["updates"] <= UPDATES_A_RECORD * epoch]
+
+    def on_epoch_end(self, epoch, logs=None):
+        due = (epoch + 1) % self.step == 0 or epoch + 1 == self.epochs
+        if not due or self.model.stop_training:
+            return
+        numbers = self.measure(self.model)
+        if all(np.isfinite(number).all() for number in numbers.values()):
+            self.points.append({"updates": UPDATES_A_RECORD * (epoch + 1)} | numbers)
+            write_json(self.path, self.points)
+
+    def columns(self) -> dict[str, list]:
+        """A list for each number, one entry a measurement; empty if there is none."""
+        return {key: [point[key] for point in self.points] for key in (self.points[0] if self.points else ())}
 
 
-def main(config: Config = Config()) -> dict:
-    """Train and measure what is not there yet; returns what metrics.json holds."""
-    check(config)
-    if config.quick:
-        config = quickened(config, QUICK)
-    folder = Path(config.results) / "avb_toy" / (config.name or ("quick" if config.quick else "default"))
-    claim_folder(folder, "avb_toy", config, None, config.updates)
-    parts = {
-        f"{count} points, seed {seed}": partial(one_seed, config, count, seed, folder)
-        for count in config.points
-        for seed in config.seeds
-    }
-    runs = each_once(folder, parts)
-    metrics = {}
-    for count in config.points:
-        of_count = [runs[f"{count} points, seed {seed}"] for seed in config.seeds]
-        metrics[f"{count} points"] = summary(of_count)
-        plots.save(training(of_count, count, config), folder / f"training-{count}.png")
-    metrics = metrics[f"{config.points[0]} points"] | metrics
-    with whole(folder / "table.md") as unfinished:
-        unfinished.write_text(table(metrics, config))
-    write_json(folder / "metrics.json", metrics)
-    print((folder / "table.md").read_text())
-    print(folder)
-    return metrics
+class Frames(keras.callbacks.Callback):
+    """Draws CODES codes of the points after every epoch and keeps those of FRAMES epochs in the file `path`.
+
+    Without a path it keeps none, but draws all the same: what is kept must not change the noise of the training.
+    """
+
+    def __init__(self, points: np.ndarray, epochs: int, path: Path | None):
+        super().__init__()
+        self.labels = np.repeat(np.arange(len(points)), max(1, CODES // len(points)))
+        self.points, self.path, self.kept = points[self.labels], path, {}
+        self.chosen = set(np.linspace(0, epochs - 1, FRAMES).astype(int).tolist())
+        if path and path.is_file():
+            with one_line_errors(path.parent), np.load(path) as codes:
+                self.kept = {int(name): codes[name] for name in codes.files}
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.kept = {number: codes for number, codes in self.kept.items() if number < epoch}
+
+    def on_epoch_end(self, epoch, logs=None):
+        codes = self.model.encode(self.points)
+        if self.path and epoch in self.chosen and np.isfinite(codes).all():
+            self.kept[epoch] = codes
+            with whole(self.path) as partial_path:
+                np.savez(partial_path, **{str(number): codes for number, codes in self.kept.items()})
 
 
-def summary(runs: list[dict]) -> dict:
-    """Mean and standard deviation of every quantity of every model; how many seeds stopped early."""
-    found = {}
-    for model in MODELS:
-        for key in [key for key in runs[0][model] if key not in ("course", "stopped_by")]:
-            found |= mean_and_deviation(f"{model}_{key}", [run[model][key] for run in runs])
-        found[f"{model}_stopped"] = sum(run[model]["stopped_by"] is not None for run in runs)
-    return found
-
-
-def table(metrics: dict, config: Config) -> str:
-    """A row a model and number of points, mean ± standard deviation over the seeds, nats."""
-    rows = []
-    for count in config.points:
-        found = metrics[f"{count} points"]
-        rows.append([f"best for {count} points", f"−{np.log(count):.3f}", *[""] * (len(QUANTITIES) - 1)])
-        for model, (name, _) in MODELS.items():
-            keys = [f"{model}_{key}" for key in QUANTITIES]
-            cells = [plus_minus(found.get(key), found.get(f"{key}_sd"), 3) for key in keys]
-            rows.append([f"{name}, {count} points", *cells])
-    return markdown(["", *QUANTITIES.values()], rows)
-
-
-def posteriors(found: dict, panels: dict, config: Config, seed: int):
-    """q(z|x) of every model and point, at most four points, over the exact p(z|x) of the same decoder."""
-    count = len(panels["vae"])
-    rows = {}
-    for key, (name, _) in MODELS.items():
-        gap = found[key]["log_likelihood_nats"] - found[key]["elbo_nats"]
-        rows[f"{name}\nlog p {found[key]['log_likelihood_nats']:.3f}, gap {gap:.3f}".replace("-", "−")] = {
-            f"x = {number + 1} of {count}": panel for number, panel in enumerate(panels[key][:4])
-        }
-    return figures.densities(
-        rows,
-        [PLANE] * len(rows),
-        ("z₁", "z₂"),
-        f"Posteriors of {count} points: each model's q(z|x) over its exact p(z|x)",
-        f"{count} one-hot vectors, 2-D code, {config.updates:,} updates, seed {seed}. Shades: q(z|x) from "
-        f"{config.final_draws:,} codes; lines: the exact posterior on a grid. log p: mean log-likelihood in nats, at "
-        f"most −{np.log(count):.3f}; gap: what the ELBO lacks of it, KL(q(z|x) ‖ p(z|x))",
+def case(key: str, count: int, part: Part) -> dict:
+    """Train one of the MODELS on `count` points; every quantity at the end, and "course", the same on the way."""
+    config, points, epochs = part.config, np.eye(count, dtype="float32"), epochs_of(part.config)
+    model = MODELS[key][1](config, count, part.seed)
+    frames = Frames(points, epochs, part.folder / "codes.npz" if part.first and key == "avb" else None)
+    course = Course(
+        part.folder,
+        epochs,
+        -(-epochs // RECORDS),
+        lambda model: on_the_plane(model, points, PLANE, config.course_draws)[0],
     )
+    batch = Repeated(np.tile(points, (max(1, config.batch_size // count), 1)))
+    part.train(model, config, batch, epochs=epochs, measures=[frames, course])
+    numbers, panels = on_the_plane(model, points, PLANE, config.final_draws)
+    if frames.kept:
+        figures.save_animation(animation(frames, count, part.seed), part.folder.parent / f"codes-{count}.gif")
+    if part.first:
+        shown = [np.array([panel[axis] for panel in panels[:SHOWN]], "float32") for axis in (0, 1)]
+        part.keep(density=shown[0], log_exact=shown[1])
+    return numbers | {"course": course.columns()}
 
 
-def animation(codes: list, count: int, config: Config, seed: int):
-    """AVB's codes, fifty frames."""
-    frames = np.unique(np.linspace(0, len(codes) - 1, 50).astype(int))
+def animation(frames: Frames, count: int, seed: int):
+    """AVB's codes, a frame for each epoch that was kept."""
     return figures.codes_in_motion(
-        np.stack([codes[frame] for frame in frames]),
-        np.repeat(np.arange(count), 2000 // count),
-        [f"{UPDATES_A_RECORD * (frame + 1):,} updates" for frame in frames],
+        np.stack(list(frames.kept.values())),
+        frames.labels,
+        [f"{UPDATES_A_RECORD * (epoch + 1):,} updates" for epoch in frames.kept],
         4.0,
         f"AVB finds the posteriors of {count} points",
         f"Codes z ~ q(z|x), a colour for each of {count} one-hot x, seed {seed}. Circles: 50 and 95 % of the prior",
     )
 
 
-def training(runs: list[dict], count: int, config: Config):
-    """The exact log-likelihood over training, and T's estimate of the KL beside the true value."""
-    panels = {"exact log p(x), nats": {}, "exact ELBO, nats": {}, "AVB's KL(q(z|x) ‖ p(z)), nats": {}}
+# The experiment
 
-    def curve(model, key, line="solid"):
-        x = [point["updates"] for point in runs[0][model]["course"]]
-        return figures.Curve(np.array(x), [[point[key] for point in run[model]["course"]] for run in runs], line)
 
-    for model, (name, _) in MODELS.items():
-        panels["exact log p(x), nats"][name] = curve(model, "log_likelihood_nats")
-        panels["exact ELBO, nats"][name] = curve(model, "elbo_nats")
-    last = panels["AVB's KL(q(z|x) ‖ p(z)), nats"]
-    for model in ("avb", "avb_contrast"):
-        name = MODELS[model][0]
-        last[name] = curve(model, "kl_true_nats")
-        last[f"{name}: by T"] = curve(model, "kl_estimated_nats", "dashed")
-    references = {label: [(-np.log(count), "best possible")] for label in list(panels)[:2]}
+def name_of(key: str, count: int) -> str:
+    """The name of a case."""
+    return f"{MODELS[key][0]}, {count} points"
+
+
+def cases(config: Config, dataset: None) -> dict:
+    """A case for each number of points and model."""
+    return {name_of(key, count): partial(case, key, count) for count in config.points for key in MODELS}
+
+
+def tables(declared: Study, results: Results, rows: dict) -> dict[str, str]:
+    """A row a number of points and model, below the highest possible log p(x)."""
+    shown = {}
+    for count in results.config.points:
+        shown[f"best for {count} points"] = {"log_likelihood_nats": -np.log(count)}
+        shown |= {name_of(key, count): rows[name_of(key, count)] for key in MODELS}
+    return {"table.md": study.table(shown, COLUMNS)}
+
+
+def all_figures(results: Results, rows: dict) -> dict:
+    """Posteriors and measurements during the training for each number of points."""
+    shown = {f"posteriors-{count}": posteriors(results, count) for count in results.config.points}
+    shown |= {f"training-{count}": training(results, count) for count in results.config.points}
+    return {name: figure for name, figure in shown.items() if figure}
+
+
+def posteriors(results: Results, count: int):
+    """q(z|x) of every model and point, at most SHOWN points, over the exact p(z|x) of the same decoder."""
+    config, rows = results.config, {}
+    for key, (name, _) in MODELS.items():
+        numbers, pictures = results.of(name_of(key, count))[0], results.pictures(name_of(key, count))
+        gap = numbers["log_likelihood_nats"] - numbers["elbo_nats"]
+        rows[f"{name}\nlog p {numbers['log_likelihood_nats']:.3f}, gap {gap:.3f}".replace("-", "−")] = {
+            f"x = {number + 1} of {count}": figures.Panel(density.astype("float64"), log_exact.astype("float64"))
+            for number, (density, log_exact) in enumerate(zip(pictures["density"], pictures["log_exact"], strict=True))
+        }
+    updates = results.updates(*(name_of(key, count) for key in MODELS))
+    return figures.densities(
+        rows,
+        [PLANE] * len(rows),
+        ("z₁", "z₂"),
+        f"Posteriors of {count} points: each model's q(z|x) over its exact p(z|x)",
+        f"{count} one-hot vectors, 2-D code, {updates}, seed {config.seeds[0]}. Shades: q(z|x) from "
+        f"{config.final_draws:,} codes; lines: the exact posterior on a grid. log p: mean log-likelihood in nats, at "
+        f"most −{np.log(count):.3f}; gap: what the ELBO lacks of it, KL(q(z|x) ‖ p(z|x))",
+    )
+
+
+def training(results: Results, count: int):
+    """The exact log-likelihood over training, and T's estimate of the KL beside the true value.
+
+    A model that stopped before its first measurement has no curve. No figure comes back where no model has one.
+    """
+    config, (likelihood, elbo, kl) = results.config, PANELS
+    panels = {label: {} for label in PANELS}
+    for key, (name, _) in MODELS.items():
+        courses = [run["course"] for run in results.of(name_of(key, count)) if run["course"]]
+        if not courses:
+            continue
+        panels[likelihood][name] = figures.curve_of(courses, "log_likelihood_nats")
+        panels[elbo][name] = figures.curve_of(courses, "elbo_nats")
+        if key != "vae":
+            panels[kl][name] = figures.curve_of(courses, "kl_true_nats")
+            panels[kl][f"{name}: by T"] = figures.curve_of(courses, "kl_estimated_nats")._replace(line="dashed")
+    panels = {label: series for label, series in panels.items() if series}
+    references = {label: [(-np.log(count), "best possible")] for label in (likelihood, elbo)}
     if count == 4:
-        references["exact log p(x), nats"] += REPORTED
+        references[likelihood] += REPORTED
     seeds = of_seeds("mean and range", config.seeds)
-    return figures.bands(
+    return panels and figures.bands(
         panels,
         "updates",
         f"{count} points, everything exact: what the models gain, and what T believes",
@@ -338,5 +366,13 @@ def training(runs: list[dict], count: int, config: Config):
     )
 
 
+STUDY = Study("avb.toy", cases, COLUMNS, all_figures, QUICK, tables=tables)
+
+
+def main(config: Config = Config()) -> dict:
+    """Run the experiment; returns what metrics.json holds."""
+    return study.run(STUDY, config)
+
+
 if __name__ == "__main__":
-    run_main(main, Config)
+    run_study(STUDY, Config)

@@ -1,184 +1,360 @@
-"""Do the ways to estimate log p(x) agree, and can Parzen windows rank models at all?
+"""Which decoder is the likeliest, do the ways to estimate log p(x) agree, and can Parzen windows rank models at all?
 
-The importance-weighted bound, annealed importance sampling with its gap, and the Parzen window of the AAE paper's
-table 1, on the same decoders: a VAE at two lengths of training, AVB and an AAE. In the Parzen column two "models" that
-need no training stand beside them: real training digits, and k-means centroids of them (Theis et al., arXiv
-1511.01844). Everything is measured on the same test images; what is there already is not made again.
+Every decoder is measured on the same test images in three ways:
 
-Run: python -m experiments.likelihoods --data mnist.npz (--help lists every flag).
-Leaves in results/likelihoods/<name>/: runs, each with an annealing.png, and table.md, metrics.json, likelihoods.png.
+    bound     the importance-weighted lower bound on log p(x), x binarised at random (Burda et al., arXiv 1509.00519)
+    annealed  log p(x) of some of these images by annealed importance sampling. "Gap" is the difference of its two
+              directions on images of the model itself (bidirectional Monte Carlo, Grosse et al., arXiv 1511.02543)
+    Parzen    log density of grey test images under Gaussian windows on 10,000 samples of the model, its pixel means;
+              their width sigma is chosen on validation images (the measure of Table 1 of the AAE paper)
+
+Parzen's is a density and log p(x) a probability: each ranks models within its own column alone. Two sets of windows
+that are no models stand in the Parzen column as well, real training digits and k-means centroids of them (Theis et al.,
+arXiv 1511.01844). By default the decoders are those of a VAE at two lengths of training, of AVB and of a Gaussian AAE.
+
+With --preset aae_paper: Table 1 of Makhzani et al., arXiv 1511.05644, by its own measure and by annealing. The models
+are the deterministic AAE of section 3, with an 8-D code and the prior N(0, 5^2 I), and a VAE with the prior N(0, I), on
+the same networks, data and updates. Both are trained on grey images, as in the paper. Annealing still judges what they
+were trained for: the cross-entropy is linear in the pixels, so that of a grey image is the mean of -log p(b|z) over its
+binarisations b. No encoder takes part in annealing and Parzen windows.
+
+Run: python -m experiments.comparison.likelihoods --data mnist.npz [--preset aae_paper] (--help lists every flag);
+--quick on the sample. Leaves in results/comparison_likelihoods/<name>/: metrics.json and table.md (means over the
+seeds), runs.json (every seed), likelihoods.png, samples.png, and every run in the folder of its script, with
+annealing.png. Resumes if interrupted.
 """
 
-import json
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
+import functools
+from dataclasses import dataclass, fields
+from typing import Annotated, Literal
 
-import aae_gaussian
-import avb
-import vae_baseline
-from common import plots
-from common.command import run_main
-from common.config import AtLeast, PositiveCount, Seed, check
-from common.data import Dataset, load_mnist
-from common.files import whole, write_json
-from common.measure_likelihood import WINDOW_IMAGES, WINDOWS, LikelihoodSettings, measure_likelihood, parzen
-from common.numbers import flat, markdown, plus_minus
+from common import plots, scripts
+from common.config import AtLeast, Factor, PositiveCount, Scale, Seed
+from common.data import Dataset
+from common.files import RunError
+from common.measure_likelihood import WINDOW_IMAGES, LikelihoodSettings, parzen, weighted_and_annealed
+from common.metrics import METRICS, Metric
+from common.numbers import flat, markdown, mean_of, of_seeds, over_seeds, plus_minus, row_title
+from common.plots import tiles
 from common.progress import TimeLeft
 from common.run import load_run
-from common.training import planned_updates
-from experiments import figures
-from experiments.study import claim_folder, complete_run, require_images, require_in_memory
-from tools.evaluate import annealing_figure
+from common.training import epochs_for
+from experiments import figures, study
+from experiments.study import ImageStudyConfig, Part, Results, Study, run_study
+from tools.evaluate import annealing_figure, read_metrics
 
 import numpy as np
 from sklearn.cluster import KMeans
 
-COLUMNS = {  # key in metrics.json: how the table calls it, digits after the point
-    "elbo_binarised_nats": ("ELBO", 1),
-    "importance_weighted_bound_nats": ("importance-weighted bound", 1),
-    "carried_log_likelihood_nats": ("annealed, carried to all", 1),
-    "annealed_gap_nats": ("gap between its directions", 2),
-    "annealed_minus_weighted_nats": ("annealed − weighted, same images", 2),
-    "parzen_log_likelihood_nats": ("Parzen, grey digits", 0),
+SHORT, VAE = "vae_short", "vae_baseline"
+DIGITS, CENTROIDS = "real training digits", "k-means centroids"
+CARRIED, DIFFERENCE, OF_IMAGES = "carried_log_likelihood_nats", "annealed_minus_vae_nats", "annealed_nats_of_images"
+BOUND, LESS_BOUND, PARZEN = (
+    "importance_weighted_bound_nats",
+    "annealed_minus_weighted_nats",
+    "parzen_log_likelihood_nats",
+)
+ESTIMATES = {  # of log p(x), as the figure calls them
+    "elbo_binarised_nats": "ELBO",
+    BOUND: "importance-weighted bound",
+    CARRIED: "annealed, carried to all",
+    "annealed_log_likelihood_nats": "annealed",
+}
+COLUMNS = {
+    "elbo_binarised_nats": METRICS["elbo_binarised_nats"],
+    BOUND: METRICS[BOUND],
+    CARRIED: Metric(
+        "log p(x), annealed, carried to all images",
+        "nats",
+        1,
+        "higher",
+        "the bound of all images, plus what it lacks on the annealed ones",
+    ),
+    "annealed_log_likelihood_nats": METRICS["annealed_log_likelihood_nats"],
+    DIFFERENCE: Metric("annealed log p(x) less the VAE's, same images", "nats", 1, "higher", "paired by image"),
+    "annealed_gap_nats": METRICS["annealed_gap_nats"],
+    LESS_BOUND: METRICS[LESS_BOUND],
+    PARZEN: METRICS[PARZEN],
+    "parzen_sigma": METRICS["parzen_sigma"],
+    "test_reconstruction_nats": METRICS["test_reconstruction_nats"],
+    "code_c2st_accuracy": METRICS["code_c2st_accuracy"],
+}
+OF_RUN = ("test_reconstruction_nats", "code_c2st_accuracy")  # measured by the script
+REPORTED = {"Deterministic AAE": (340.0, 2.0), "GMMN + AE": (282.0, None), "GAN": (225.0, None), "DBN": (138.0, None)}
+SHOWN, ACROSS = 24, 12  # images of each kind in samples.png, in rows of so many
+QUICK = {
+    "data": "sample",
+    "updates": 200,
+    "few_updates": 50,
+    "seeds": (0,),
+    "annealed_images": 10,
+    "chains": 4,
+    "temperatures": (20, 60),
+    "weighted_images": 20,
+}
+PRESETS = {  # of --preset: Table 1 of the AAE paper has the code, prior and networks of its section 3
+    "none": {},
+    "aae_paper": {
+        "preset": "aae_paper",
+        "models": ("aae_deterministic", VAE),
+        "binarisation": "none",
+        "hidden_units": (1000, 1000),  # appendix A.1
+        "prior_scale": 5.0,
+        # At the script's own 40, chosen for a 2-D code, the first updates in 8-D teach little. Of 40, 16, 8, 4 and 2
+        # the best by Parzen and C2ST on validation images of MNIST: 2 x 300 units, 1,100 updates, seed 0.
+        "adversarial_weight": 8.0,
+        "seeds": (0, 1, 2),
+        "annealed_images": 100,
+        "chains": 4,
+        "temperatures": (100, 400),
+        "weighted_samples": 0,
+    },
 }
 
 
 @dataclass(frozen=True)
-class Config:
-    """What the decoders share, and what is spent on each."""
+class Config(ImageStudyConfig):
+    """What the decoders share, and what is spent on each; everything else is as in their scripts."""
 
-    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz or .npy file
+    preset: Literal[*PRESETS] = "none"  # aae_paper: the defaults of Table 1 of the AAE paper for all other flags
+    models: tuple[Literal[SHORT, *scripts.SCRIPTS], ...] = (SHORT, VAE, "avb", "aae_gaussian")  # whose decoders
+    seeds: tuple[Seed, ...] = (0,)  # of weights, noise, order and binarisation, and of which digits are windows
+    binarisation: Literal["none", "dynamic"] = "dynamic"  # of the training images; log p(x) is of binarised ones
     latent_dim: PositiveCount = 8  # dimensions of z
     hidden_units: tuple[PositiveCount, ...] = (300, 300)  # ReLU units a layer, all networks
+    prior_scale: Scale | None = None  # factor on the samples of the AAEs' prior; None: as in their scripts
+    adversarial_weight: Factor | None = None  # on the nats of the AAEs' generator; None: as in their scripts
     updates: PositiveCount = 8250  # steps of the optimiser: 15 passes over MNIST
-    few_updates: PositiveCount = 1100  # of the VAE that is trained for less: 2 passes
-    seed: Seed = 0  # of weights, noise, order and binarisation
+    few_updates: PositiveCount = 1100  # of vae_short: 2 passes
     annealed_images: Annotated[int, AtLeast(2)] = 50  # test images whose log p(x) is annealed
     chains: Annotated[int, AtLeast(2)] = 8  # for each of them
     temperatures: tuple[PositiveCount, ...] = (100, 300, 1000)  # between prior and posterior; the most count
     weighted_images: Annotated[int, AtLeast(2)] = 1000  # test images of the importance-weighted bound
-    weighted_samples: PositiveCount = 5000  # draws for each of them
-    window_samples: Annotated[int, AtLeast(2)] = 10_000  # digits, or centroids of them, that Parzen windows stand on
-    results: str = "results"  # the folder of all runs
-    name: str = "default"  # the folder below results/likelihoods/
-    resume: str = ""  # the folder of a run that was stopped: go on with it, and with its parameters
+    weighted_samples: Annotated[int, AtLeast(0)] = 5000  # draws for each of them; 0: no such bound
+    window_samples: Annotated[int, AtLeast(2)] = 10_000  # of a model, digits or centroids: what Parzen windows stand on
+    name: str = ""  # the folder below results/comparison_likelihoods/; preset or "default", and "quick", if empty
 
 
-def decoders(config: Config, folder: Path, dataset: Dataset) -> dict:
-    """Name: script and Config of every decoder."""
-    shared = {
-        "data": config.data,
-        "binarisation": "dynamic",
-        "hidden_units": config.hidden_units,
-        "latent_dim": config.latent_dim,
-        "seed": config.seed,
-        "results": str(folder),
-    }
-    long = shared | {"updates": config.updates, "name": f"seed-{config.seed}"}
-    short = shared | {"updates": config.few_updates, "name": f"short-seed-{config.seed}"}
-    vaes = [vae_baseline.Config(**parameters) for parameters in (short, long)]
-    named = {f"VAE, {planned_updates(one, len(dataset.x_train)):,} updates": (vae_baseline, one) for one in vaes}
-    return named | {
-        "AVB": (avb, avb.Config(**long, discriminator_units=config.hidden_units)),
-        "Gaussian AAE": (aae_gaussian, aae_gaussian.Config(**long)),
-    }
+def decoders(config: Config, dataset: Dataset) -> dict[str, tuple]:
+    """Each row's name: a script, as a module, and the parameters of its own."""
+    named = {}
+    for name in config.models:
+        script = scripts.load_script(VAE if name == SHORT else name)
+        title, updates = scripts.title_of(script), config.few_updates if name == SHORT else config.updates
+        if SHORT in config.models and script.__name__ == VAE:
+            title += f", {made_updates(script, updates, dataset):,} updates"
+        own = {"updates": updates}
+        if "adversarial_weight" in {field.name for field in fields(script.Config)}:
+            asked = {"prior_scale": config.prior_scale, "adversarial_weight": config.adversarial_weight}
+            own |= {key: value for key, value in asked.items() if value is not None}
+        named[title] = (script, own)
+    return named
 
 
-def main(config: Config = Config()) -> dict:
-    """Train and measure what is not there yet; returns what metrics.json holds."""
-    check(config)
-    dataset = load_mnist(config.data)
-    require_in_memory(dataset)
-    require_images(dataset, vae_baseline.Config().batch_size)
-    folder = Path(config.results) / "likelihoods" / config.name
-    claim_folder(folder, "likelihoods", config, dataset, config.updates)
-    metrics = json.loads((folder / "metrics.json").read_text()) if (folder / "metrics.json").is_file() else {}
-    settings = LikelihoodSettings.of(config)
-    for name, (script, wanted) in decoders(config, folder, dataset).items():
-        run, _ = complete_run(script, wanted)
-        if name not in metrics:
-            print(f"{name}: log p(x)", flush=True)
-            metrics[name] = carried(measure_likelihood(load_run(run), dataset, settings, TimeLeft()))
-            write_json(folder / "metrics.json", metrics)
-        if len(metrics[name].get("annealed_curve", [])) > 1:
-            picture = annealing_figure(metrics[name], f"{name} · {dataset.name}", dataset.name)
-            plots.save(picture, run / "annealing.png")
-    for name, images in windows(config, dataset, metrics):
-        metrics[name] = flat(parzen(images, dataset))
-        write_json(folder / "metrics.json", metrics)
-    with whole(folder / "table.md") as unfinished:
-        unfinished.write_text(table(metrics))
-    plots.save(figure(metrics, config, dataset), folder / "likelihoods.png")
-    print(table(metrics))
-    print(folder)
-    return metrics
+def made_updates(script, updates: int, dataset: Dataset) -> int:
+    """The updates of the whole passes nearest to `updates`."""
+    images, batch_size = len(dataset.x_train), script.Config().batch_size
+    return epochs_for(updates, images, batch_size) * (images // batch_size)
 
 
-def carried(found: dict) -> dict:
+def decoder_case(script, own: dict, part: Part) -> dict:
+    """Train a model and measure its decoder; the annealed log p(x) of each image is among its numbers."""
+    config, dataset = part.config, part.dataset
+    run = part.run_script(script, **own)
+    model, saved = load_run(run), read_metrics(run)
+    numbers, estimates = weighted_and_annealed(model, dataset, LikelihoodSettings.of(config), TimeLeft())
+    samples = model.sample(config.window_samples)
+    part.keep(samples=samples[:SHOWN])
+    numbers = carried(flat(numbers | parzen(samples, dataset)))
+    if len(numbers.get("annealed_curve", [])) > 1:
+        picture = annealing_figure(numbers, f"{model.title}, seed {part.seed} · {dataset.name}", dataset.name)
+        plots.save(picture, run / "annealing.png")
+    of_run = {key: saved.get(key) for name in OF_RUN for key in (name, f"{name}_standard_error")}
+    return numbers | of_run | {OF_IMAGES: estimates}
+
+
+def carried(numbers: dict) -> dict:
     """With the annealed log p(x) of all images of the bound, though only some were annealed.
 
     The bound's mean over all, plus the mean of what it lacks on those annealed (a control variate): the two means would
     not compare, since another hundred images move log p(x) by more than the estimators differ.
     """
-    parts = ("importance_weighted_bound_nats", "annealed_minus_weighted_nats")
-    error = float(np.hypot(*(found[f"{part}_standard_error"] for part in parts)))
-    value = sum(found[part] for part in parts)
-    return found | {"carried_log_likelihood_nats": value, "carried_log_likelihood_nats_standard_error": error}
+    if any(numbers.get(key) is None for key in (BOUND, LESS_BOUND)):
+        return numbers
+    error = float(np.hypot(*(numbers[f"{key}_standard_error"] for key in (BOUND, LESS_BOUND))))
+    return numbers | {CARRIED: numbers[BOUND] + numbers[LESS_BOUND], f"{CARRIED}_standard_error": error}
 
 
-def windows(config: Config, dataset: Dataset, metrics: dict):
-    """Real digits and centroids of them, where they are not measured yet: pairs of name and grey images."""
-    count = min(config.window_samples, len(dataset.x_train))
-    name = f"{count:,} real training digits"
-    if name not in metrics:
-        yield name, np.random.default_rng(config.seed).permutation(dataset.x_train)[:count]
-    count = min(config.window_samples, len(dataset.x_train) // 4)
-    name = f"{count:,} k-means centroids"
-    if name not in metrics:
-        print(f"{name}: clustering", flush=True)
-        flat_images = dataset.x_train.reshape(len(dataset.x_train), -1)
-        # From random digits, a few rounds: how well they have converged is not what is asked.
-        means = KMeans(count, init="random", n_init=1, max_iter=5, random_state=config.seed).fit(flat_images)
-        yield name, means.cluster_centers_.reshape(-1, *dataset.image_shape)
+def real_digits(dataset: Dataset, count: int, seed: int) -> np.ndarray:
+    """`count` training images, or all: (count, *image_shape), in [0, 1]."""
+    return np.random.default_rng(seed).permutation(dataset.x_train)[:count]
 
 
-def table(metrics: dict) -> str:
-    """A row a decoder, mean ± standard error over test images, a dash where there is none."""
-    rows = []
-    for name, found in metrics.items():
-        cells = [
-            plus_minus(found.get(key), found.get(f"{key}_standard_error"), digits)
-            for key, (_, digits) in COLUMNS.items()
-        ]
-        rows.append([name, *cells, plus_minus(found.get("parzen_sigma"), None, 3)])
-    return markdown(["", *(title for title, _ in COLUMNS.values()), "σ"], rows)
+def centroids(dataset: Dataset, count: int, seed: int) -> np.ndarray:
+    """`count` k-means centroids of training images, a quarter of these at most: (count, *image_shape), in [0, 1]."""
+    images = dataset.x_train.reshape(len(dataset.x_train), -1)
+    # From random digits, in a few rounds: the question does not need converged centroids.
+    clustering = KMeans(min(count, len(images) // 4), init="random", n_init=1, max_iter=5, random_state=seed)
+    return clustering.fit(images).cluster_centers_.reshape(-1, *dataset.image_shape)
 
 
-def figure(metrics: dict, config: Config, dataset: Dataset):
+def window_case(windows, part: Part) -> dict:
+    """Parzen's log-likelihood from windows that are no model's samples, and how many they are."""
+    images = windows(part.dataset, part.config.window_samples, part.seed)
+    return flat(parzen(images, part.dataset)) | {"windows": len(images)}
+
+
+def cases(config: Config, dataset: Dataset) -> dict:
+    """A case for each decoder, and for each set of windows without one."""
+    named = decoders(config, dataset).items()
+    windows = {DIGITS: real_digits, CENTROIDS: centroids}
+    return {title: functools.partial(decoder_case, script, own) for title, (script, own) in named} | {
+        name: functools.partial(window_case, function) for name, function in windows.items()
+    }
+
+
+def requires(config: Config, dataset: Dataset):
+    """Raises RunError unless all training images are in memory and fill a batch, and every decoder has its own name."""
+    study.require_in_memory(dataset)
+    modules = {scripts.load_script(VAE if name == SHORT else name) for name in config.models}
+    study.require_batch(dataset, max(script.Config().batch_size for script in modules))
+    if len(decoders(config, dataset)) < len(config.models):
+        raise RunError("--few-updates and --updates are as many passes over these images; choose others")
+
+
+def rows(declared: Study, results: Results) -> dict[str, dict]:
+    """Means and standard deviations over the seeds, a dict a row of the table, and mean standard errors over images.
+
+    The images are the same for every seed: more seeds make the standard error no smaller.
+    """
+    rows, vae = {}, vae_name(results.config, results.dataset)
+    for name in cases(results.config, results.dataset):
+        runs = results.of(name)
+        if vae and name != vae:
+            runs = [run | difference(run, other) for run, other in zip(runs, results.of(vae), strict=True)]
+        errors = over_seeds(runs, [f"{key}_standard_error" for key in COLUMNS])
+        errors = {key: value for key, value in errors.items() if not key.endswith("_sd")}
+        title = f"{runs[0]['windows']:,} {name}" if "windows" in runs[0] else name
+        rows[title] = over_seeds(runs, COLUMNS) | errors
+    return rows
+
+
+def vae_name(config: Config, dataset: Dataset) -> str | None:
+    """The case that DIFFERENCE compares with, the VAE of `updates`; None without one."""
+    named = decoders(config, dataset).items()
+    named = [title for title, (script, own) in named if (script.__name__, own["updates"]) == (VAE, config.updates)]
+    return next(iter(named), None)
+
+
+def difference(run: dict, other: dict) -> dict:
+    """Mean log p(x) of a run less that of another, image by image, and its standard error.
+
+    Images differ by tens of nats, so that the two means' own errors would hide by how much the models differ.
+    """
+    estimates = [each.get(OF_IMAGES) for each in (run, other)]
+    if any(values is None for values in estimates):
+        return {}
+    return flat({DIFFERENCE: mean_of(np.subtract(*estimates))})
+
+
+def cell(means: dict, key: str) -> str:
+    """Mean ± standard error over images, and in brackets the standard deviation over seeds."""
+    digits = COLUMNS[key].digits
+    text, spread = plus_minus(means[key], means[f"{key}_standard_error"], digits), means[f"{key}_sd"]
+    return text if spread is None else f"{text} ({plus_minus(spread, None, digits)})"
+
+
+def reported(results: Results) -> dict[str, tuple]:
+    """Parzen's log-likelihood and its error in Table 1 of the AAE paper, if this is its preset and these its data."""
+    return dict(study.reported(REPORTED if results.config.preset == "aae_paper" else {}, results.dataset))
+
+
+def tables(declared: Study, results: Results, rows: dict) -> dict[str, str]:
+    """A row a decoder or a set of windows, and what the paper reports; a column a number that some row has."""
+    shown = {key: metric for key, metric in COLUMNS.items() if any(means[key] is not None for means in rows.values())}
+    lines = [[row_title(name, means), *(cell(means, key) for key in shown)] for name, means in rows.items()]
+    for name, (value, error) in reported(results).items():
+        text = plus_minus(value, error, COLUMNS[PARZEN].digits)
+        lines.append([f"{name}, reported", *(text if key == PARZEN else "−" for key in shown)])
+    return {"table.md": markdown(["", *(metric.heading for metric in shown.values())], lines)}
+
+
+def estimates_figure(results: Results, rows: dict):
     """Estimates of log p(x) on the left, Parzen's on the right, a row a model."""
+    config, dataset = results.config, results.dataset
 
     def series(key):
         return {
-            name: (found[key], found[f"{key}_standard_error"])
-            for name, found in metrics.items()
-            if found.get(key) is not None
+            name: (means[key], means[f"{key}_standard_error"]) for name, means in rows.items() if means[key] is not None
         }
 
-    keys = ("elbo_binarised_nats", "importance_weighted_bound_nats", "carried_log_likelihood_nats")
-    left = {COLUMNS[key][0]: series(key) for key in keys}
-    right = {"Parzen window": series("parzen_log_likelihood_nats")}
+    left = {name: points for key, name in ESTIMATES.items() if (points := series(key))}
+    right = {"measured here": series(PARZEN)}
+    papers = {name: (value, error or 0.0) for name, (value, error) in reported(results).items()}
+    if papers:
+        right["reported for MNIST (AAE paper, table 1)"] = papers
     return figures.dots(
         {"log p(x), nats per binarised image": left, "log density, nats per grey image": right},
-        list(metrics),
-        f"Three estimates of log p(x) on {dataset.name}",
-        f"Mean over test images, standard error as bar. Left: {config.weighted_images:,} images, "
-        f"{config.weighted_samples:,} draws; {config.annealed_images} of the images annealed, {config.chains} chains, "
-        f"{max(config.temperatures):,} temperatures, the difference carried to all. "
-        f"Right: {min(WINDOW_IMAGES, len(dataset.x_test)):,} images, windows on {WINDOWS:,} samples of each decoder, "
-        "on digits, or on centroids; σ chosen on validation images",
+        list(dict.fromkeys((*rows, *papers))),
+        f"Log-likelihood of decoders on {dataset.name}, by Parzen windows and by other estimates",
+        f"Higher is better, within a panel. Mean over test images, standard error as bar; "
+        f"{of_seeds('mean', config.seeds)}, {results.updates(*decoders(config, dataset))}. Left: {left_text(config)}. "
+        f"Right: {min(WINDOW_IMAGES, len(dataset.x_test)):,} images, windows on {config.window_samples:,} samples of "
+        "each decoder, on digits, or on centroids; σ chosen on validation images",
     )
 
 
+def left_text(config: Config) -> str:
+    """What the estimates of log p(x) in the figure were computed from."""
+    annealed = f"{config.chains} chains, {max(config.temperatures):,} temperatures"
+    if not config.weighted_samples:
+        return f"{config.annealed_images} images, {annealed}"
+    return (
+        f"{config.weighted_images:,} images, {config.weighted_samples:,} draws; {config.annealed_images} of the images "
+        f"annealed, {annealed}, and the difference carried to all"
+    )
+
+
+def samples_figure(results: Results):
+    """Test images, and samples of each decoder of the first seed, in groups of rows."""
+    config, dataset = results.config, results.dataset
+    named = decoders(config, dataset)
+    count = min(SHOWN, len(dataset.x_test))
+    groups = {"test images": dataset.x_test[:count]}
+    groups |= {name: results.pictures(name)["samples"][:count] for name in named}
+    images = [tiles.in_rows(tiles.as_images(group), ACROSS) for group in groups.values()]
+    figure, axes, _, y = tiles.draw_tiles(
+        np.concatenate(images),
+        f"Samples of {len(named)} decoders, on {dataset.name}",
+        f"Above, grey test images; below, the decoders' pixel means for z ~ p(z), {config.latent_dim}-D, not selected. "
+        f"{results.updates(*named)}, seed {config.seeds[0]}",
+        together=len(images[0]),
+        left=1.6,
+    )
+    axes.set_yticks(y.reshape(len(groups), -1).mean(axis=1), list(groups))
+    return figure
+
+
+def all_figures(results: Results, rows: dict) -> dict:
+    """Both figures."""
+    return {"likelihoods": estimates_figure(results, rows), "samples": samples_figure(results)}
+
+
+def presets(config: Config) -> dict:
+    """The defaults of --preset, and a folder of its own."""
+    words = [config.preset] * (config.preset != "none") + ["quick"] * config.quick
+    return PRESETS[config.preset] | {"name": "-".join(words)}
+
+
+STUDY = Study(
+    "comparison.likelihoods", cases, COLUMNS, all_figures, QUICK, requires, rows=rows, tables=tables, presets=presets
+)
+
+
+def main(config: Config = Config()) -> dict:
+    """Run the experiment; returns what metrics.json holds."""
+    return study.run(STUDY, config)
+
+
 if __name__ == "__main__":
-    run_main(main, Config)
+    run_study(STUDY, Config)

@@ -1,50 +1,50 @@
-"""Why was the KL near zero, the code like noise, and the digits good all the same? An earlier VAE, mended step by step.
+"""Why was the KL near zero, the code like noise, and the digits good? An earlier VAE, corrected step by step.
 
 An earlier Keras notebook, 784-256-256-128 units, took the mean of the cross-entropy over 784 pixels and of the KL over
-128 dimensions, reported a KL of 0.028 and called its code useless. On sums, of which a bound on log p(x) is made, its
+128 dimensions. It reported a KL of 0.028 and called its code useless. On sums, as a bound on log p(x) has them, its
 objective is
 
     E_x E_q(z|x) [ -log p(x|z) ] + beta E_x KL(q(z|x) || p(z)),   beta = 784 / 128 = 6.1
 
-but that it read s, the encoder's second output, as log sigma where it drew z and as log sigma^2 in the KL, so that beta
-weighed the KL of a q(z|x) wider than the one that was drawn from. Here it becomes the evidence lower bound (Kingma &
-Welling, arXiv 1312.6114) in three steps: s is read in one way; sums take the place of means, with the same beta, since
-gradients 784 times smaller are another training under RMSprop; beta is 1. Next to that are a mean over pixels beside a
-sum over the code, beta = 784, and other weights on sums (beta-VAE; Higgins et al., ICLR 2017). Every KL but the one "as
-reported", that of the loss, is of the q(z|x) from which z is drawn.
+but for one mistake more: it read s, the encoder's second output, as log sigma where it drew z and as log sigma^2 in the
+KL. So beta weighed the KL of a q(z|x) wider than the one that z was drawn from. Here the objective becomes the evidence
+lower bound (Kingma & Welling, arXiv 1312.6114) in three steps:
+
+    1  s is read in one way
+    2  sums replace means, with the same beta: RMSprop trains gradients 784 times smaller in another way
+    3  beta is 1
+
+For comparison there are a mean over pixels with a sum over the code, beta = 784, and other weights on sums (beta-VAE;
+Higgins et al., ICLR 2017). Every KL is of the q(z|x) from which z is drawn, except the one "as reported", the loss's.
 
 A dimension u of the code is live if Var_x(E[z_u|x]) > 0.01 (an active unit; Burda et al., arXiv 1509.00519), else dead.
 A resampled dimension is drawn from the prior instead of q(z|x): a decoder that does not use it does not notice.
 
-Run: python -m experiments.loss_scaling --data mnist.npz (--help lists every flag); --quick on the sample.
-Leaves in results/loss_scaling/<name>/: metrics.json and table.md (means and standard deviations over the seeds),
-runs.json (every seed), the course of every training, the first seed's pictures as <setting>.npz, and the figures
-dimensions.png, resampled.png and beta.png. What is there already is not made again.
+Run: python -m experiments.pitfalls.loss_scaling --data mnist.npz (--help lists every flag); --quick on the sample.
+Leaves in results/pitfalls_loss_scaling/<name>/: metrics.json and table.md (means and standard deviations over the
+seeds), runs.json (every seed), dimensions.png, resampled.png and beta.png, and for each training a folder with
+history.csv and, of the first seed, pictures. Resumes if interrupted.
 """
 
 import math
-import re
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import vae_baseline
-from common import plots
-from common.command import run_main
-from common.config import AtLeast, Positive, PositiveCount, Seed, check
-from common.data import Dataset, load_mnist
+from common.config import AtLeast, Positive, PositiveCount
+from common.data import Dataset
 from common.evaluation import latent, probes, reconstruction
-from common.files import whole, write_json
-from common.measure import TRAINING_CODES, log_density, test_terms
+from common.measure import log_density, test_terms, training_subset
 from common.measure_likelihood import LikelihoodSettings, importance_weighted
+from common.metrics import METRICS, Metric
 from common.model import bernoulli_log_likelihood, in_batches, to_numpy
-from common.numbers import Estimate, flat, markdown, mean_of, of_seeds, over_seeds, plus_minus
+from common.numbers import Estimate, mean_of, of_seeds
 from common.progress import TimeLeft
-from common.training import Batches, fit
-from experiments import figures
-from experiments.pitfalls.known_mistakes import MistakenVAE, mistaken_vae
-from experiments.study import claim_folder, completed, each_once, quickened, require_images, require_labels
+from common.training import Batches
+from experiments import figures, study
+from experiments.pitfalls.mistakes import MistakenVAE, mistaken_vae
+from experiments.study import ImageStudyConfig, Part, Results, Study, run_study
 
 import keras
 import numpy as np
@@ -60,46 +60,44 @@ class Setting(NamedTuple):
 EARLIER, ONE_READING, SUMS, ELBO = "as it was", "s read in one way", "and sums, the same β", "and β = 1: the ELBO"
 PIXEL_MEAN = "mean over pixels alone"
 MEANS = {"pixel_mean": True, "code_mean": True}
-COLUMNS = {  # key: how the table calls it, digits
-    "kl_reported_nats": ("KL as reported: mean over dimensions, nats", 3),
-    "kl_nats": ("KL, sum over dimensions, nats", 1),
-    "active_units": ("active units", 1),
-    "kl_of_live_nats": ("KL of the live dimensions, nats", 1),
-    "mutual_information_nats": ("I(x; z), nats", 1),
-    "test_reconstruction_nats": ("reconstruction, nats", 1),
-    "dead_resampled_nats": ("the same, dead dimensions resampled", 1),
-    "live_resampled_nats": ("the same, live dimensions resampled", 1),
-    "mean_knn_accuracy": ("class by the mean code", 3),
-    "code_knn_accuracy": ("class by the drawn code", 3),
-    "elbo_binarised_nats": ("ELBO, binarised, nats", 1),
-    "importance_weighted_bound_nats": ("log p(x), bound, binarised, nats", 1),
+COLUMNS = {
+    "kl_reported_nats": Metric("KL as reported", "nats", 3, "", "the KL in the loss, a mean over dimensions"),
+    "kl_nats": METRICS["kl_nats"],
+    "active_units": METRICS["active_units"],
+    "kl_of_live_nats": Metric("KL of the live dimensions", "nats", 1, "", "the KL's part in the active units"),
+    "mutual_information_nats": METRICS["mutual_information_nats"],
+    "test_reconstruction_nats": METRICS["test_reconstruction_nats"],
+    "dead_resampled_nats": Metric(
+        "the same, dead dimensions resampled", "nats", 1, "", "dead ones drawn from the prior"
+    ),
+    "live_resampled_nats": Metric(
+        "the same, live dimensions resampled", "nats", 1, "", "live ones drawn from the prior"
+    ),
+    "mean_knn_accuracy": METRICS["code_knn_accuracy"]._replace(title="class by 15 nearest mean codes"),
+    "code_knn_accuracy": METRICS["code_knn_accuracy"],
+    "elbo_binarised_nats": METRICS["elbo_binarised_nats"],
+    "importance_weighted_bound_nats": METRICS["importance_weighted_bound_nats"],
 }
-WEIGHTED_SAMPLES = 1000
+WEIGHTED_SAMPLES = 1000  # draws for each image of the importance-weighted bound
 SHOWN = 12  # images in the figures
 QUICK = {"data": "sample", "epochs": 8, "seeds": (0,), "weighted_images": 50}
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(ImageStudyConfig):
     """The earlier notebook's set-up, which all settings share."""
 
-    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz or .npy file
     latent_dim: PositiveCount = 128  # dimensions of z
     hidden_units: tuple[PositiveCount, ...] = (256, 256)  # ReLU units a layer, both networks
     epochs: PositiveCount = 32  # passes over the training images
     batch_size: PositiveCount = 32  # images an update
     learning_rate: Positive = 1e-3  # of RMSprop, constant
     betas: tuple[Positive, ...] = (0.1, 2.5, 25.0, 784.0)  # further weights of the KL, both terms being sums
-    seeds: tuple[Seed, ...] = (0, 1, 2)  # of weights, noise and order
     weighted_images: Annotated[int, AtLeast(2)] = 500  # test images of the importance-weighted bound
-    quick: bool = False  # whatever is not asked for is small: the sample, 8 passes, one seed
-    results: str = "results"  # the folder of all runs
-    name: str = ""  # the folder below results/loss_scaling/; "default" or "quick" if empty
-    resume: str = ""  # the folder of a run that was stopped: go on with it, and with its parameters
 
 
 def settings(config: Config, pixels: int) -> dict[str, Setting]:
-    """The steps from the notebook to the ELBO, a mean over pixels beside a sum over the code, and further betas."""
+    """The steps from the notebook to the ELBO, a mean over pixels with a sum over the code, and further betas."""
     means = Setting(MEANS)
     steps = {
         EARLIER: Setting(MEANS | {"two_readings": True}),
@@ -115,9 +113,9 @@ def settings(config: Config, pixels: int) -> dict[str, Setting]:
 def effective_beta(setting: Setting, pixels: int, latent_dim: int) -> float:
     """The weight of the KL, summed over dimensions, against a reconstruction summed over pixels.
 
-    The KL is the one in the loss, `two_readings` or not. A mean over n is 1 / n of the sum. What both terms are
-    multiplied by changes no optimum, but an optimiser may notice: RMSprop divides by sqrt(E[g^2] + 1e-7), which bounds
-    the step where gradients g are below 3e-4.
+    The KL is the one in the loss, `two_readings` or not. A mean over n is 1 / n of the sum. A common factor of both
+    terms changes no optimum, but an optimiser may notice it: RMSprop divides by sqrt(E[g^2] + 1e-7), which bounds the
+    step where gradients g are below 3e-4.
     """
     of_pixels = 1.0 / pixels if setting.mistakes.get("pixel_mean") else 1.0
     of_code = 1.0 / latent_dim if setting.mistakes.get("code_mean") else 1.0
@@ -129,55 +127,57 @@ def rmsprop(model, config: Config, updates: int) -> keras.optimizers.Optimizer:
     return keras.optimizers.RMSprop(config.learning_rate)
 
 
-def build(config: Config, setting: Setting, seed: int, image_shape) -> MistakenVAE:
+def build(own: vae_baseline.Config, setting: Setting, image_shape) -> MistakenVAE:
     """The untrained model: the same networks and initial weights for every setting of a seed."""
-    own = vae_baseline.Config(
-        latent_dim=config.latent_dim, hidden_units=config.hidden_units, beta=setting.beta, seed=seed
-    )
     model = mistaken_vae(own, setting.mistakes, image_shape)
     model.faster_with_xla = False  # batches are small: a pass takes TensorFlow 7 s without and 13 s with it, one core
     return model
 
 
-def trained_and_measured(config: Config, dataset: Dataset, name: str, seed: int, folder: Path) -> dict:
-    """Train with a setting and measure on test images; the first seed's pictures go into `folder`."""
-    print(f"{name}, seed {seed}", flush=True)
-    model = build(config, settings(config, math.prod(dataset.image_shape))[name], seed, dataset.image_shape)
-    own = folder / f"{slug(name)}-seed-{seed}"
-    own.mkdir(exist_ok=True)
-    batches = Batches(dataset.x_train, config.batch_size, "none", seed)
-    outcome = completed(fit(model, batches, dataset.x_val, config, config.epochs, own, optimizer=rmsprop))
-    found, pictures = measured(model, dataset, config, seed)
-    if seed == config.seeds[0]:
-        with whole(folder / f"{slug(name)}.npz") as unfinished:
-            np.savez_compressed(unfinished, **pictures)
-    keras.utils.clear_session()
-    return flat(found) | {"stopped_by": outcome.stopped_by}
+def own_config(config: Config, setting: Setting, seed: int) -> vae_baseline.Config:
+    """The Config of vae_baseline.py, on grey images."""
+    return study.script_config(vae_baseline, config, seed, beta=setting.beta)
 
 
-def measured(model: MistakenVAE, dataset: Dataset, config: Config, seed: int) -> tuple[dict, dict]:
-    """The numbers of a trained model on test images, and what the figures show of it."""
-    x_test = dataset.x_test
-    inferred = model.inferred(x_test)
-    means, codes = inferred["mean"], inferred["z"]
-    kls = latent.kl_per_dimension(means, inferred["log_var"])
-    live = latent.active_dimensions(means)
-    prior = to_numpy(model.prior.sample(len(codes), model.seed_generator))
-    versions = {
-        "": codes,
-        "dead_resampled": resampled(codes, ~live, prior),
-        "live_resampled": resampled(codes, live, prior),
+def case(setting: Setting, part: Part) -> dict:
+    """Train with a setting and measure on test images."""
+    config, dataset = part.config, part.dataset
+    own = own_config(config, setting, part.seed)
+    model = build(own, setting, dataset.image_shape)
+    batches = Batches(dataset.x_train, config.batch_size, own.binarisation, part.seed)
+    part.train(model, config, batches, dataset.x_val, epochs=config.epochs, optimizer=rmsprop)
+    inferred = model.inferred(dataset.x_test)
+    kls = latent.kl_per_dimension(inferred["mean"], inferred["log_var"])
+    live = latent.active_dimensions(inferred["mean"])
+    prior = model.prior_codes(len(dataset.x_test))
+    versions = {  # of the test images' codes
+        "drawn": inferred["z"],
+        "dead_resampled": resampled(inferred["z"], ~live, prior),
+        "live_resampled": resampled(inferred["z"], live, prior),
     }
-    found = test_terms(model, x_test)
-    found["kl_reported_nats"] = Estimate(*(number / config.latent_dim for number in found["kl_stated_nats"]))
-    found |= {"active_units": int(live.sum()), "kl_of_live_nats": float(kls[live].sum()), "kl_per_dimension_nats": kls}
-    found |= {f"{name}_nats": reconstruction_of(model, x_test, version) for name, version in versions.items() if name}
-    found |= latent.elbo_surgery(means, inferred["log_var"], codes, log_density(model.prior)(codes))
-    found |= probes(model, dataset, inferred, seed)
-    weighted = LikelihoodSettings(0, 0, (), config.weighted_images, WEIGHTED_SAMPLES)
-    found |= importance_weighted(model, dataset, weighted, TimeLeft())[0]
-    pictures = {f"images_{name}".rstrip("_"): model.decode(version[:SHOWN]) for name, version in versions.items()}
-    return found, pictures | {"originals": x_test[:SHOWN], "kls": np.sort(kls)[::-1], "live": live.sum()}
+    numbers = measured(model, part, own, inferred, versions)
+    numbers |= {
+        "active_units": int(live.sum()),
+        "kl_of_live_nats": float(kls[live].sum()),
+        "kl_per_dimension_nats": kls,
+    }
+    images = {name: model.decode(codes[:SHOWN]) for name, codes in versions.items()}
+    part.keep(**images, kls=np.sort(kls)[::-1], live=live.sum())
+    return numbers
+
+
+def measured(model: MistakenVAE, part: Part, own: vae_baseline.Config, inferred: dict, versions: dict) -> dict:
+    """Terms, reconstructions from the `versions` of the codes, information, class accuracy and bounds on log p(x)."""
+    x_test = part.dataset.x_test
+    numbers = test_terms(model, x_test)
+    numbers["kl_reported_nats"] = Estimate(*(number / own.latent_dim for number in numbers["kl_stated_nats"]))
+    for name in ("dead_resampled", "live_resampled"):
+        numbers[f"{name}_nats"] = reconstruction_of(model, x_test, versions[name])
+    means, log_vars, codes = (inferred[key] for key in ("mean", "log_var", "z"))
+    numbers |= latent.elbo_surgery(means, log_vars, codes, log_density(model.prior)(codes))
+    numbers |= class_accuracies(model, part.dataset, own, inferred)
+    weighted = LikelihoodSettings(0, 0, (), part.config.weighted_images, WEIGHTED_SAMPLES)
+    return numbers | importance_weighted(model, part.dataset, weighted, TimeLeft())[0]
 
 
 def resampled(codes: np.ndarray, dimensions: np.ndarray, prior_draws: np.ndarray) -> np.ndarray:
@@ -191,80 +191,64 @@ def reconstruction_of(model: MistakenVAE, images: np.ndarray, codes: np.ndarray)
     return mean_of(np.concatenate([to_numpy(-bernoulli_log_likelihood(x, model.decoder(z))) for x, z in pairs]))
 
 
-def probes(model: MistakenVAE, dataset: Dataset, inferred: dict, seed: int) -> dict:
+def class_accuracies(model: MistakenVAE, dataset: Dataset, own: vae_baseline.Config, inferred: dict) -> dict:
     """Class of a test image by the training images whose codes are nearest: mean codes E[z|x], and drawn ones."""
-    near = np.random.default_rng([seed, 2]).permutation(len(dataset.x_train))[:TRAINING_CODES]
-    known = model.inferred(dataset.x_train[near])
-    labels = dataset.y_train[near], dataset.y_test
+    images, labels = training_subset(dataset, own)
+    known = model.inferred(images)
     return {
-        f"{key}_knn_accuracy": probes.probe_accuracy("knn", known[of], labels[0], inferred[of], labels[1])
-        for key, of in (("mean", "mean"), ("code", "z"))
+        f"{name}_knn_accuracy": probes.probe_accuracy("knn", known[key], labels, inferred[key], dataset.y_test)
+        for name, key in (("mean", "mean"), ("code", "z"))
     }
 
 
-def main(config: Config = Config()) -> dict:
-    """Train and measure what is not there yet; returns what metrics.json holds."""
-    check(config)
-    if config.quick:
-        config = quickened(config, QUICK)
-    dataset = load_mnist(config.data)
-    require_labels(dataset)
-    require_images(dataset, config.batch_size)
-    folder = Path(config.results) / "loss_scaling" / (config.name or ("quick" if config.quick else "default"))
-    updates = config.epochs * (len(dataset.x_train) // config.batch_size)
-    claim_folder(folder, "loss_scaling", config, dataset, updates)
-    wanted = settings(config, math.prod(dataset.image_shape))
-    parts = {
-        f"{name}, seed {seed}": partial(trained_and_measured, config, dataset, name, seed, folder)
-        for seed in config.seeds
-        for name in wanted
-    }
-    runs = each_once(folder, parts)
-    metrics = {}
-    for name, setting in wanted.items():
-        metrics[name] = over_seeds([runs[f"{name}, seed {seed}"] for seed in config.seeds], COLUMNS)
-        metrics[name]["effective_beta"] = effective_beta(setting, math.prod(dataset.image_shape), config.latent_dim)
-    with whole(folder / "table.md") as unfinished:
-        unfinished.write_text(table(metrics) + notes(config, dataset))
-    write_json(folder / "metrics.json", metrics)
-    figures = {
-        "dimensions": dimensions_figure(metrics, config, dataset, folder, updates),
-        "resampled": resampled_figure(metrics, config, dataset, folder, updates),
-        "beta": beta_figure(metrics, runs, config, dataset, updates),
-    }
-    for name, figure in figures.items():
-        plots.save(figure, folder / f"{name}.png")
-    print(table(metrics) + notes(config, dataset))
-    print(folder)
-    return metrics
+def pixels_of(dataset: Dataset) -> int:
+    """How many pixels an image has."""
+    return math.prod(dataset.image_shape)
 
 
-def cell(found: dict, key: str) -> str:
-    return plus_minus(found[key], found[f"{key}_sd"], COLUMNS[key][1])
+def cases(config: Config, dataset: Dataset) -> dict:
+    """A case for each setting."""
+    return {name: partial(case, setting) for name, setting in settings(config, pixels_of(dataset)).items()}
 
 
-def table(metrics: dict) -> str:
-    """A row a setting, mean ± standard deviation over the seeds."""
-    rows = [
-        [row_title(name, found), f"{found['effective_beta']:.3g}", *(cell(found, key) for key in COLUMNS)]
-        for name, found in metrics.items()
-    ]
-    return markdown(["", "β on sums", *(title for title, _ in COLUMNS.values())], rows)
+def requires(config: Config, dataset: Dataset):
+    """Raises RunError unless there are labels and a batch of images."""
+    study.require_labels(dataset)
+    study.require_batch(dataset, config.batch_size)
+
+
+def rows(declared: Study, results: Results) -> dict[str, dict]:
+    """A row a setting, with its effective beta."""
+    config, pixels = results.config, pixels_of(results.dataset)
+    means = study.rows_of_cases(declared, results)
+    for name, setting in settings(config, pixels).items():
+        means[name]["effective_beta"] = effective_beta(setting, pixels, config.latent_dim)
+    return means
+
+
+def tables(declared: Study, results: Results, metrics: dict) -> dict[str, str]:
+    """A row a setting, its effective beta first."""
+    betas = {name: f"{means['effective_beta']:.3g}" for name, means in metrics.items()}
+    return {"table.md": study.table(metrics, COLUMNS, {"β on sums": betas}) + notes(results.config, results.dataset)}
 
 
 def notes(config: Config, dataset: Dataset) -> str:
     """What the columns of the table rest on."""
     images, few = len(dataset.x_test), min(config.weighted_images, len(dataset.x_test))
     return (
-        f"\nOf {images:,} grey test images; ELBO and bound of {few:,}, binarised, {WEIGHTED_SAMPLES:,} draws each. "
-        f"I(x; z) by ELBO surgery, at most log {images:,} = {math.log(images):.1f} nats. As it was, β weighed the KL "
-        "that was reported, times the dimensions, and not that of the z that are drawn.\n"
+        f"\n{images:,} grey test images; ELBO and bound of {few:,}, binarised, {WEIGHTED_SAMPLES:,} draws each. "
+        f'I(x; z) by ELBO surgery is at most log {images:,} = {math.log(images):.1f} nats. In the row "{EARLIER}", β '
+        "weighs the reported KL times the dimensions, not the KL of the z that are drawn.\n"
     )
 
 
-def slug(name: str) -> str:
-    """A name for a setting's files."""
-    return re.sub(r"[^a-z0-9.+]+", "-", name.lower()).strip("-")
+def all_figures(results: Results, metrics: dict) -> dict:
+    """Spectra of the KL, pictures from resampled codes, and numbers against beta."""
+    return {
+        "dimensions": dimensions_figure(results, metrics),
+        "resampled": resampled_figure(results, metrics),
+        "beta": beta_figure(results, metrics),
+    }
 
 
 def shown_name(name: str) -> str:
@@ -277,99 +261,104 @@ def by_beta(metrics: dict) -> dict:
     return dict(sorted(metrics.items(), key=lambda item: item[1]["effective_beta"]))
 
 
-def pictures(folder: Path, name: str) -> dict[str, np.ndarray]:
-    with np.load(folder / f"{slug(name)}.npz") as arrays:
-        return dict(arrays)
-
-
-def dimensions_figure(metrics: dict, config: Config, dataset: Dataset, folder: Path, updates: int):
+def dimensions_figure(results: Results, metrics: dict):
     """A row a setting: the KL of each dimension, largest first, and what the decoder makes of test images."""
-    rows = {}
-    for name, found in by_beta(metrics).items():
-        shown = pictures(folder, name)
-        title = shown_name(name) if "β =" in name else f"{shown_name(name)}\nβ = {found['effective_beta']:.3g}"
-        numbers = (
-            f"KL {cell(found, 'kl_nats')}, {cell(found, 'active_units')} live, "
-            f"reconstruction {cell(found, 'test_reconstruction_nats')} nats"
+    config, dataset, spectra = results.config, results.dataset, {}
+    for name, means in by_beta(metrics).items():
+        pictures = results.pictures(name)
+        title = shown_name(name) if "β =" in name else f"{shown_name(name)}\nβ = {means['effective_beta']:.3g}"
+        kl, live, error = (
+            COLUMNS[key].cell(means, key) for key in ("kl_nats", "active_units", "test_reconstruction_nats")
         )
-        rows[title] = figures.Spectrum(shown["kls"], shown["images"], numbers)
-    seeds = of_seeds("mean ± standard deviation", config.seeds)
+        text = f"KL {kl}, {live} live, reconstruction {error} nats"
+        spectra[title] = figures.Spectrum(pictures["kls"], pictures["drawn"], text)
     return figures.spectra(
-        rows,
+        spectra,
         dataset.x_test[:SHOWN],
         f"A KL that is small on average, on {dataset.name}: {config.latent_dim} dimensions, dimension by dimension",
         f"Left: KL of each dimension of q(z|x) to the prior, averaged over {len(dataset.x_test):,} grey test images, "
         f"largest first. Right: the first of those images, above all, and the decoder's pixel means, z ~ q(z|x). "
-        f"Pictures of seed {config.seeds[0]}; numbers: {seeds}. {updates:,} updates each, the same networks. A "
-        f"dimension is live if the variance of E[z|x] over images is above 0.01",
+        f"Pictures of seed {config.seeds[0]}; numbers: {of_seeds('mean ± standard deviation', config.seeds)}. "
+        f"{results.updates(*metrics)} each, the same networks. A dimension is live if the variance of E[z|x] over "
+        "images is above 0.01",
         "dimension of the code, by its KL",
         "KL, nats",
     )
 
 
-def resampled_figure(metrics: dict, config: Config, dataset: Dataset, folder: Path, updates: int):
+def resampled_figure(results: Results, metrics: dict):
     """What the decoder makes of codes whose dead, or live, dimensions are drawn from the prior."""
-    rows, names = [], []
+    config, dataset, tiles, names, texts = results.config, results.dataset, [], [], []
+    keys = ("test_reconstruction_nats", "dead_resampled_nats", "live_resampled_nats")
     for name in (EARLIER, ELBO):
-        shown = pictures(folder, name)
-        live = int(shown["live"])
-        rows += [shown[key] for key in ("originals", "images", "images_dead_resampled", "images_live_resampled")]
+        pictures = results.pictures(name)
+        live = int(pictures["live"])
+        tiles += [dataset.x_test[:SHOWN], *(pictures[key] for key in ("drawn", "dead_resampled", "live_resampled"))]
         names += ["original", "z ~ q(z|x)", f"{config.latent_dim - live} dead\nresampled", f"{live} live\nresampled"]
-    texts = [
-        f"{shown_name(name)}: {cell(found, 'test_reconstruction_nats')}, {cell(found, 'dead_resampled_nats')} with the "
-        f"dead and {cell(found, 'live_resampled_nats')} with the live resampled"
-        for name, found in metrics.items()
-        if name in (EARLIER, ELBO)
-    ]
+        drawn, dead_resampled, live_resampled = (COLUMNS[key].cell(metrics[name], key) for key in keys)
+        texts.append(
+            f"{shown_name(name)}: {drawn}, {dead_resampled} with the dead and {live_resampled} with the live resampled"
+        )
+    mean_image = reconstruction.mean_image_cross_entropy(dataset.x_train, dataset.x_test)
     return figures.named_tiles(
-        np.stack(rows),
+        np.stack(tiles),
         names,
-        [str(number) for number in range(1, len(rows[0]) + 1)],
+        [str(number) for number in range(1, len(tiles[0]) + 1)],
         "test image",
-        f"Which dimensions does the decoder listen to? On {dataset.name}",
+        f"Which dimensions does the decoder use? On {dataset.name}",
         f"Decoder's pixel means, upper four rows {EARLIER}, lower four the ELBO; resampled dimensions are drawn from "
         f"the prior. Reconstruction of {len(dataset.x_test):,} grey test images, nats: {'; '.join(texts)}; the mean "
-        f"image: {reconstruction.mean_image_cross_entropy(dataset.x_train, dataset.x_test):.1f}. Pictures of seed "
-        f"{config.seeds[0]}, {updates:,} updates; numbers: {of_seeds('mean ± standard deviation', config.seeds)}",
+        f"image: {mean_image:.1f}. Pictures of seed {config.seeds[0]}, {results.updates(EARLIER, ELBO)}; numbers: "
+        f"{of_seeds('mean ± standard deviation', config.seeds)}",
         together=4,
     )
 
 
-def beta_figure(metrics: dict, runs: dict, config: Config, dataset: Dataset, updates: int):
+def beta_figure(results: Results, metrics: dict):
     """Numbers against the effective beta: sums as a line, means over pixels, whose gradients are smaller, as points.
 
-    Without the notebook as it was, whose beta weighs another KL than that of the z that are drawn.
+    Without the notebook as it was: its beta weighs another KL than that of the z that are drawn.
     """
-    betas = {name: found["effective_beta"] for name, found in by_beta(metrics).items()}
+    config, dataset = results.config, results.dataset
+    betas = {name: means["effective_beta"] for name, means in by_beta(metrics).items()}
     means = [name for name in betas if name in (ONE_READING, PIXEL_MEAN)]
     series = {
         "both terms sums": ([name for name in betas if name not in (EARLIER, *means)], "solid"),
         "a mean over the pixels": (means, "none"),
     }
-    panels = {}
-    for key in ("kl_nats", "active_units", "mutual_information_nats", "test_reconstruction_nats"):
-        panels[COLUMNS[key][0]] = {
+    panels = {
+        COLUMNS[key].heading: {
             title: figures.Curve(
                 np.array([betas[name] for name in names]),
-                np.array([[runs[f"{name}, seed {seed}"][key] for name in names] for seed in config.seeds]),
+                np.array([[run[key] for run in results.of(name)] for name in names]).T,
                 line,
             )
             for title, (names, line) in series.items()
         }
+        for key in ("kl_nats", "active_units", "mutual_information_nats", "test_reconstruction_nats")
+    }
     mean_image = reconstruction.mean_image_cross_entropy(dataset.x_train, dataset.x_test)
     return figures.bands(
         panels,
         "β on sums",
         f"What the weight of the KL does, on {dataset.name}",
-        f"{config.latent_dim}-D code, {updates:,} updates, {len(dataset.x_test):,} grey test images; "
+        f"{config.latent_dim}-D code, {results.updates(*metrics)}, {len(dataset.x_test):,} grey test images; "
         f"{of_seeds('mean and range', config.seeds)}. I(x; z) is at most log {len(dataset.x_test):,} = "
         f"{math.log(len(dataset.x_test)):.1f} nats by ELBO surgery. Means over pixels and code make "
-        f"β = {betas[ONE_READING]:.3g}, a mean over pixels beside a sum over the code {betas[PIXEL_MEAN]:.3g}, "
-        "both with s read in one way",
-        references={COLUMNS["test_reconstruction_nats"][0]: [(mean_image, "the mean image")]},
+        f"β = {betas[ONE_READING]:.3g}, a mean over pixels with a sum over the code {betas[PIXEL_MEAN]:.3g}, both with "
+        "s read in one way",
+        references={COLUMNS["test_reconstruction_nats"].heading: [(mean_image, "the mean image")]},
         x_scale="log",
     )
 
 
+STUDY = Study("pitfalls.loss_scaling", cases, COLUMNS, all_figures, QUICK, requires, rows=rows, tables=tables)
+
+
+def main(config: Config = Config()) -> dict:
+    """Run the experiment; returns what metrics.json holds."""
+    return study.run(STUDY, config)
+
+
 if __name__ == "__main__":
-    run_main(main, Config)
+    run_study(STUDY, Config)

@@ -1,6 +1,6 @@
-"""Numbers over seeds as tables show them."""
+"""common/numbers.py: numbers over seeds, as tables show them."""
 
-from common.numbers import markdown, over_seeds, plus_minus
+from common.numbers import markdown, over_seeds, plus_minus, row_title
 
 import pytest
 
