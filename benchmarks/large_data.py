@@ -60,7 +60,7 @@ def write_images(folder: Path, count: int):
 
 
 def train(path: str, updates: int) -> dict:
-    """Do what a run does with training images; returns checksum, reference line and loss, and the seconds of each part."""
+    """Do what a run does with training images; returns its checksum, numbers, and the seconds of each part."""
     import vae_baseline
     from common.data import load_mnist
     from common.evaluation.reconstruction import mean_image_cross_entropy

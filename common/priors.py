@@ -18,8 +18,8 @@ class Prior(Protocol):
     """What every prior has: `PRIORS` names those that `--prior` can choose, each made of (latent_dim, scale).
 
     A prior has either `log_prob(z)`, the log density in nats, (count, latent_dim) -> (count,), or `no_density`, the
-    reason why it has none. One with modes also has `mode_of(z)`, the mode of each code, and `walk(steps)`, points along
-    each mode, (modes, steps, latent_dim).
+    reason why it has none. A prior whose modes labels can choose also has `mode_of(z)`, the mode of each code, and
+    `walk(steps)`, points along each mode, (modes, steps, latent_dim), for experiments.aae.label_prior.
     """
 
     latent_dim: int

@@ -116,7 +116,7 @@ def prepare_resume(folder: Path, requested: dict) -> dict | None:
     Raises RunError if the run has other parameters or data, or if another process uses it.
     """
     with one_line_errors(folder):
-        saved = json.loads((folder / "config.json").read_text())
+        saved, _ = saved_run(folder)
         require_same(folder, saved, requested, prolong=True)
     hold(folder)
     if metrics := complete_metrics(folder, requested["updates"]):
@@ -168,9 +168,9 @@ def resumed_config(folder: Path, saved: dict, requested: dict) -> dict:
 
 def require_same(folder: Path, saved: dict, requested: dict, prolong: bool = False):
     """Raises RunError unless config.json, `saved`, asks for the same as `requested`; `prolong` allows more epochs."""
-    requested = json.loads(json.dumps(requested))
+    saved, requested = (json.loads(json.dumps(each)) for each in (saved, requested))  # tuples become lists
     now, before = requested["parameters"], saved["parameters"]
-    if RENAMED.get(saved["script"], saved["script"]) != requested["script"]:
+    if saved["script"] != requested["script"]:
         raise RunError(f"{folder} is a run of {saved['script']}, not of {requested['script']}")
     longer = {"epochs"} if prolong and now.get("epochs", 0) >= before.get("epochs", 0) else set()
     if differing := [key for key in now if key not in {*NO_CHOICES} | longer and now[key] != before.get(key)]:
@@ -305,10 +305,8 @@ def load_config(folder, config_class=None):
     folder = Path(folder)
     with one_line_errors(folder):
         saved, module = saved_run(folder)
-        parameters = saved["parameters"]
-        if saved["script"] in RENAMED and hasattr(module, "upgraded"):
-            parameters = module.upgraded(parameters)
-        parameters = {key: tuple(value) if isinstance(value, list) else value for key, value in parameters.items()}
+        parameters = saved["parameters"].items()
+        parameters = {key: tuple(value) if isinstance(value, list) else value for key, value in parameters}
         place = folder if len(folder.parts) > 2 else folder.resolve()
         parameters |= {"results": str(place.parent.parent), "name": place.name}
         if config_class is None:
@@ -322,15 +320,22 @@ def load_config(folder, config_class=None):
 
 
 def saved_run(folder: Path):
-    """What config.json holds, and the module of the script, or of the experiment, that wrote it."""
+    """What config.json holds, and the module of the script, or of the experiment, that wrote it.
+
+    An older run's script and parameters come back under today's names: a renamed module may define `upgraded`, from
+    the old parameters to the new.
+    """
     saved = json.loads((folder / "config.json").read_text())
     script = saved["script"]
     if isinstance(script, str):
-        module = RENAMED.get(script, script)
-        parts = module.split(".")
+        name = RENAMED.get(script, script)
+        parts = name.split(".")
         experiment = parts[0] == "experiments" and len(parts) == 3 and all(map(str.isidentifier, parts))
-        if module in SCRIPTS or (experiment and ROOT.joinpath(*parts).with_suffix(".py").is_file()):
-            return saved, importlib.import_module(module)
+        if name in SCRIPTS or (experiment and ROOT.joinpath(*parts).with_suffix(".py").is_file()):
+            module = importlib.import_module(name)
+            if script in RENAMED and hasattr(module, "upgraded"):
+                saved["parameters"] = module.upgraded(saved["parameters"])
+            return saved | {"script": name}, module
     raise RunError(f"{folder / 'config.json'} names no script of this project: {script!r}")
 
 

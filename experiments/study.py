@@ -31,6 +31,7 @@ from common.run import (
     require_test_images,
     results_name,
     resumed_config,
+    saved_run,
 )
 from common.training import Outcome, StopOnInterrupt, adam_per_network, epochs_for, fit, image_batches
 
@@ -299,7 +300,7 @@ def claim_folder(folder: Path, requested: dict):
     try:
         if (folder / "config.json").is_file():
             with one_line_errors(folder):
-                saved = json.loads((folder / "config.json").read_text())
+                saved, _ = saved_run(folder)
                 require_same(folder, saved, requested)
                 changed = changed_environment(saved, requested)
             hold(folder)

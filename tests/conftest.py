@@ -1,15 +1,23 @@
 """What all tests share."""
 
+import gc
+
 import forks
 import pytest
 import small_runs
 
-LONGEST = ("test_scripts.py", "test_experiments.py", "test_promises.py")
+LONGEST = ("test_scripts.py", "test_comparison.py", "test_promises.py")
 
 
 def pytest_collection_modifyitems(items):
     """The longest files first: with `-n 2` no process is left alone with one of them at the end."""
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
+def pytest_collection_finish(session):
+    """Keep what is loaded out of later collections of garbage: Keras asks for many, and each would take 0.3 s."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """What several test files use."""
 
-from common.model import to_numpy
+from common.model import LatentModel, to_numpy
 
 import keras
 from keras import ops
@@ -31,3 +31,12 @@ def gradients(loss, variables):
         found = torch.autograd.grad(loss(), values, allow_unused=True)
         found = [ops.zeros_like(v) if g is None else g for g, v in zip(found, values, strict=True)]
     return [to_numpy(gradient) for gradient in found]
+
+
+def compile_nothing(patch):
+    """Models run eagerly while `patch`, a monkeypatch, lasts: compiling takes longer than a few updates.
+
+    Not on JAX, where eager updates take minutes.
+    """
+    if BACKEND != "jax":
+        patch.setattr(LatentModel, "compile", lambda self, adam, **_: keras.Model.compile(self, adam, run_eagerly=True))

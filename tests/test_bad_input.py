@@ -463,7 +463,8 @@ def try_folders(count: int, runs) -> Tried:
         damage, content = (odd_weights if kind.endswith("inside") else damaged)(chance, path.read_bytes())
         with instead(path, content):
             result = outcome(lambda folder=folder: load_run(folder), RunError, is_model)
-        keras.utils.clear_session()
+        if number % 50 == 49:
+            keras.utils.clear_session()  # some time each, and memory that runs full without
         tried.add(f"{kind}, {damage}", result)
     return tried
 

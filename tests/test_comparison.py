@@ -36,6 +36,7 @@ def quick():
         small_runs.short_annealing(patch)
         small_runs.cheap_instruments(patch)
         small_runs.texts_for_figures(patch)
+        patch.setattr(evaluate, "git_commit", lambda: "a commit")  # another may come between two evaluations
         yield
 
 
@@ -173,25 +174,38 @@ def test_compare_has_every_script_and_avb_without_contrast(monkeypatch):
     assert compare.models()["Sixth"] == (sixth, {}) and "Sixth" in compare.cases(compare.Config(), None)
 
 
-def test_compare_tabulates_models_and_resumes(digits, tmp_path, monkeypatch):
-    few = FEW | {"temperatures": (3,), "weighted_images": 4}
+@pytest.fixture(scope="module")
+def two_models():
+    """The two models that are compared here, in place of all."""
     two = {title: compare.models()[title] for title in ("Deterministic AAE", "AVB without contrast")}
-    monkeypatch.setattr(compare, "models", lambda: two)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare, "models", lambda: two)
+        yield
+
+
+@pytest.fixture(scope="module")
+def compared(digits, two_models, tmp_path_factory):
+    """A comparison of two seeds: its Config, metrics and folder."""
+    results = tmp_path_factory.mktemp("results")
     config = compare.Config(
         data=digits,
         latent_dim=2,
         hidden_units=(8,),
         updates=1,
         seeds=(0, 1),
-        results=str(tmp_path),
+        results=str(results),
         name="both",
-        **few,
+        **FEW | {"temperatures": (3,), "weighted_images": 4},
     )
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate, "measure", None)  # the scripts' ends have measured their runs
-        first = compare.main(config)
-    folder = tmp_path / "comparison_compare" / "both"
-    for title, means in first.items():
+        metrics = compare.main(config)
+    return config, metrics, results / "comparison_compare" / "both"
+
+
+def test_compare_tabulates_the_runs_of_its_models(compared):
+    _, metrics, folder = compared
+    for title, means in metrics.items():
         runs = list(folder.glob(f"*/{title.lower().replace(' ', '-')}-seed-*/metrics.json"))
         values = [json.loads(path.read_text())["code_c2st_accuracy"] for path in runs]
         assert len(values) == 2
@@ -199,33 +213,38 @@ def test_compare_tabulates_models_and_resumes(digits, tmp_path, monkeypatch):
         assert means["code_c2st_accuracy_sd"] == pytest.approx(np.std(values, ddof=1))
         assert means["updates"] == 1
     assert load_run(folder / "avb" / "avb-without-contrast-seed-0").adaptive_contrast is False
-    assert first["Deterministic AAE"]["importance_weighted_bound_nats"] is None
-    assert all(np.isfinite(means["annealed_log_likelihood_nats"]) for means in first.values())
+    assert metrics["Deterministic AAE"]["importance_weighted_bound_nats"] is None
+    assert all(np.isfinite(means["annealed_log_likelihood_nats"]) for means in metrics.values())
     lines = (folder / "table.md").read_text().splitlines()
     assert all(line.count("|") - line.count("\\|") == 4 for line in lines)
     assert (folder / "table.csv").read_text().count("\n") == 1 + 2 * (len(lines) - 2)
     assert (folder / "comparison.png").is_file()
 
-    # As if it was killed between the training and the evaluation of a part.
+
+def test_compare_evaluates_a_run_that_was_trained_before_a_kill(compared, monkeypatch):
+    config, metrics, folder = compared
     path = folder / "aae_deterministic" / "deterministic-aae-seed-0" / "metrics.json"
     runs, evaluated = json.loads((folder / "runs.json").read_text()), json.loads(path.read_text())
     missing = {name: run for name, run in runs.items() if name != "Deterministic AAE, seed 0"}
     write_json(folder / "runs.json", missing)
     write_json(path, {key: value for key, value in evaluated.items() if key != "evaluation"} | {"active_units": -1})
+    monkeypatch.setattr(aae_deterministic, "main", None)
     with monkeypatch.context() as patch:
-        patch.setattr(aae_deterministic, "main", None)
         patch.setattr(evaluate, "measure", None)  # the script's numbers are not measured again
         again = compare.main(config)
     assert json.loads(path.read_text()) == evaluated | {"active_units": -1}  # from the same draws
-    assert again["AVB without contrast"] == first["AVB without contrast"]
+    assert again["AVB without contrast"] == metrics["AVB without contrast"]
 
-    # As if it was killed after the evaluation, then with nothing left to do.
-    write_json(path, evaluated)
+    write_json(path, evaluated)  # as if killed after the evaluation
     write_json(folder / "runs.json", missing)
     monkeypatch.setattr(compare, "evaluate", None)
-    assert compare.main(config) == first
+    assert compare.main(config) == metrics
+
+
+def test_compare_makes_nothing_again_and_refuses_other_parameters(compared, monkeypatch):
+    config, metrics, _ = compared
     monkeypatch.setattr(compare, "case", lambda *_: pytest.fail("made again"))
-    assert compare.main(config) == first
+    assert compare.main(config) == metrics
     with pytest.raises(RunError, match="made with another --updates"):
         compare.main(dataclasses.replace(config, updates=99))
 

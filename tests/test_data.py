@@ -635,7 +635,8 @@ def test_auto_falls_back_when_the_download_fails(keras_loader, capsys):
     assert load_mnist().name == "MNIST sample (5,000 digits)"
     printed = capsys.readouterr()
     assert printed.out.count("\n") == 1
-    assert printed.out.startswith("MNIST could not be had (URL fetch failure on https://example.org); using the 5,000")
+    reason = "MNIST could not be loaded (URL fetch failure on https://example.org)"
+    assert printed.out.startswith(f"{reason}; using the 5,000")
     assert printed.out.endswith("pass --data path/to/mnist.npz\n")
     assert printed.err == ""
 
@@ -660,7 +661,7 @@ def test_auto_falls_back_in_time_and_in_silence_when_the_download_hangs(keras_lo
     released.set()
     assert finished.wait(5)
     printed = capsys.readouterr()
-    assert printed.out.startswith("MNIST could not be had (not complete after 0.2 s); using the 5,000")
+    assert printed.out.startswith("MNIST could not be loaded (not complete after 0.2 s); using the 5,000")
     assert printed.out.endswith("pass --data path/to/mnist.npz\n")
     assert printed.out.count("\n") == 1
     assert printed.err == ""
@@ -680,7 +681,8 @@ def test_a_named_set_is_refused_when_it_cannot_be_had(keras_loader, monkeypatch,
     monkeypatch.setattr(data, "KERAS_SECONDS", 0.2)
     released = threading.Event()
     keras_loader(lambda: released.wait(30), word)
-    with pytest.raises(DataError, match=r"MNIST could not be had \(not complete after 0.2 s\); try again") as refusal:
+    reason = r"MNIST could not be loaded \(not complete after 0.2 s\); try again"
+    with pytest.raises(DataError, match=reason) as refusal:
         load_mnist(word)
     released.set()
     assert f"keras.datasets.{word}.load_data()" in str(refusal.value)

@@ -31,8 +31,9 @@ VARYING = ("train_seconds", "samples_per_second", "peak_memory_mib")
 # and its final name.
 FIRST = """
 import os, signal
-from common import checkpoint, model
+from common import checkpoint, measure, model
 checkpoint.LEAST_WORK = 0
+measure.NEIGHBOUR_DRAWS = 20
 model.LatentModel.faster_with_xla = False
 deadly, share = {die_in!r}.split(":")
 replace = os.replace
@@ -112,7 +113,7 @@ def left_by(folder: Path) -> dict:
     return {"values": values, "history": history, "metrics": metrics} | pictures | networks
 
 
-@pytest.mark.parametrize(("kills", "epochs"), [(2, 60), pytest.param(40, 1200, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("kills", "epochs"), [(2, 24), pytest.param(40, 1200, marks=pytest.mark.long)])
 @pytest.mark.timeout(3000)
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_path, data, process, kills, epochs):
     """At random moments, from its first second on, and every third time within the writing of a checkpoint."""
@@ -323,7 +324,7 @@ def test_a_clock_that_steps_back_changes_nothing(tmp_path, data, small, undistur
 def test_of_two_processes_of_one_name_the_second_is_refused(tmp_path, data, process, times):
     lost = 0
     for number in range(times):
-        both = [process(flags(data, tmp_path, f"r{number}", 40)) for _ in range(2)]
+        both = [process(flags(data, tmp_path, f"r{number}", 6)) for _ in range(2)]
         codes, printed = zip(*map(ended, both), strict=True)
         assert sorted(codes) == [0, 2], printed
         refused = printed[codes.index(2)]

@@ -6,7 +6,7 @@ import json
 import aae_deterministic
 from common.data import Dataset
 from common.files import RunError
-from common.model import LatentModel, to_numpy
+from common.model import to_numpy
 from common.priors import MODES, PRIORS
 from experiments import study
 from experiments.aae import label_prior
@@ -15,7 +15,7 @@ from experiments.aae.label_prior import UNLABELLED
 import keras
 import numpy as np
 import pytest
-from helpers import gradients
+from helpers import compile_nothing, gradients
 from keras import ops
 
 SHAPE = (4, 3)
@@ -215,7 +215,7 @@ def test_priors_are_tabulated_and_not_made_again(tmp_path, monkeypatch, seeds, o
     random = np.random.default_rng(0)
     x, y = random.integers(0, 256, (260, *SHAPE), dtype=np.uint8), random.integers(0, 3, 260)
     np.savez(tmp_path / "tiny.npz", x=x, y=y)
-    monkeypatch.setattr(LatentModel, "faster_with_xla", False)
+    compile_nothing(monkeypatch)
     config = label_prior.Config(data=str(tmp_path / "tiny.npz"), hidden_units=(8,), updates=2, seeds=seeds)
     config = dataclasses.replace(config, results=str(tmp_path), name="r", **own)
     metrics = label_prior.main(config)

@@ -10,7 +10,7 @@ from common.evaluation import likelihood
 from common.files import RunError
 from common.measure_likelihood import LikelihoodSettings, annealed
 from common.progress import TimeLeft
-from common.run import load_run
+from common.run import load_config, load_run
 from experiments import study
 from experiments.comparison import likelihoods
 from experiments.comparison.likelihoods import DIFFERENCE, PARZEN, PRESETS, STUDY
@@ -106,12 +106,25 @@ def test_a_preset_gives_defaults_to_all_that_no_flag_sets(monkeypatch):
     assert (quick.weighted_samples, quick.prior_scale) == (0, 5.0)
 
 
-def test_what_is_tabulated_is_what_the_instruments_say(of_paper):
-    config, metrics, folder, windows = of_paper
-    runs = json.loads((folder / "runs.json").read_text())
+@pytest.mark.parametrize(
+    ("script", "parameters", "expected"),
+    [
+        ("likelihoods", {"seed": 7}, likelihoods.Config(seeds=(7,))),
+        ("aae_likelihood", {"seeds": [7]}, likelihoods.Config(**PRESETS["aae_paper"] | {"seeds": (7,)})),
+    ],
+)
+def test_older_runs_have_the_parameters_of_today(tmp_path, script, parameters, expected):
+    folder = tmp_path / script / "r"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"script": script, "parameters": parameters}))
+    assert load_config(folder) == dataclasses.replace(expected, results=str(tmp_path), name="r")
+
+
+def test_the_annealed_columns_are_what_the_instrument_says(of_paper):
+    config, metrics, folder, _ = of_paper
     assert list(metrics) == [AAE, VAE, f"{WINDOWS} real training digits", f"{WINDOWS} k-means centroids"]
 
-    # The annealed column, measured once more: every draw of it has a seed of its own.
+    # Measured once more: every draw of it has a seed of its own.
     dataset = load_mnist(config.data)
     settings = LikelihoodSettings(*FEW.values(), 0, 0)
     estimates = {}
@@ -131,7 +144,11 @@ def test_what_is_tabulated_is_what_the_instruments_say(of_paper):
     assert metrics[AAE][f"{DIFFERENCE}_standard_error"] == pytest.approx(errors.mean(), rel=1e-2, abs=1e-3)
     assert metrics[VAE][DIFFERENCE] is None
 
-    # Parzen's column against a mixture written out; the order is that of the parts.
+
+def test_the_parzen_column_is_that_of_a_mixture_written_out(of_paper):
+    config, _, folder, windows = of_paper
+    runs, dataset = json.loads((folder / "runs.json").read_text()), load_mnist(config.data)
+    # The order is that of the parts.
     assert [len(samples) for samples in windows] == [WINDOWS] * 4 * len(SEEDS)
     for name, samples in zip(runs, windows, strict=True):
         expected = parzen_by_hand(samples, dataset.x_test, runs[name]["parzen_sigma"])
@@ -142,6 +159,9 @@ def test_what_is_tabulated_is_what_the_instruments_say(of_paper):
     with np.load(folder / "deterministic-aae-seed-3" / "pictures.npz") as arrays:
         np.testing.assert_array_equal(arrays["samples"], windows[0][: likelihoods.SHOWN])  # of the first seed
 
+
+def test_the_table_has_a_row_a_model_and_every_figure_is_made(of_paper):
+    _, metrics, folder, _ = of_paper
     rows = (folder / "table.md").read_text().splitlines()[2:]
     assert [row.split(" | ")[0].strip("| ") for row in rows] == list(metrics)  # no reported numbers for other data
     means = metrics[AAE]

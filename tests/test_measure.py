@@ -1,14 +1,20 @@
 """common/measure.py: what becomes of estimates, of numbers that do not exist, and which images are measured."""
 
+import dataclasses
 import json
+from pathlib import Path
 
+import aae_gaussian
 import vae_baseline
-from common import measure
+from common import measure, metrics
 from common.data import Dataset
+from common.evaluation import samples
 from common.evaluation.latent import Discrepancy
-from common.measure import information
-from common.measure_likelihood import likelihood_images, parzen
+from common.measure import encoded, information
+from common.measure_likelihood import LikelihoodSettings, likelihood_images, measure_likelihood, parzen
 from common.numbers import Absent, Estimate, flat, merge
+from common.priors import GaussianPrior
+from common.progress import TimeLeft
 
 import numpy as np
 import pytest
@@ -75,7 +81,7 @@ def test_a_window_estimate_without_a_best_width_is_null_with_the_reason():
 @pytest.mark.parametrize(("log_var", "known"), [(-8.0, True), (-60.0, False)])
 def test_a_code_too_narrow_for_single_precision_has_no_neighbour_estimate(log_var, known, monkeypatch):
     """e^-30 beside means near 1 is rounded away: all draws coincide. The closed form knows better."""
-    monkeypatch.setattr(measure, "BANK_DRAWS", 200)
+    monkeypatch.setattr(measure, "NEIGHBOUR_DRAWS", 200)
     x_test = digits().x_test
     model = vae_baseline.build(vae_baseline.Config(hidden_units=(32,)), x_test.shape[1:])
     kernel, bias = model.encoder.layers[-1].get_weights()
@@ -88,3 +94,72 @@ def test_a_code_too_narrow_for_single_precision_has_no_neighbour_estimate(log_va
     if known:  # from 200 draws in 2-D 0.05 too high, with a spread of 0.08 an image (2,000 simulated), 0.01 over 60
         assert found["kl_neighbour_nats"] == pytest.approx(sum(found["kl_per_dimension_nats"]), abs=0.05 + 4 * 0.01)
     assert np.isfinite(found["marginal_kl_neighbour_nats"])
+
+
+class Enigma(GaussianPrior):
+    """A prior with samples and without a density, for a reason of its own."""
+
+    log_prob = property()  # which `hasattr` does not find
+    no_density = "nobody knows its normaliser"
+
+
+def test_a_prior_without_a_density_gives_its_own_reason(monkeypatch):
+    monkeypatch.setattr(measure, "NEIGHBOUR_DRAWS", 20)
+    dataset = digits()
+    config = aae_gaussian.Config(hidden_units=(8,), binarisation="dynamic")
+    model = aae_gaussian.build(config, dataset.image_shape)
+    model.prior = Enigma(config.latent_dim)
+    test = encoded(model, measure.test_images(dataset, config))
+    numbers = measure.measure(model, dataset, config, test)
+    for key in ("marginal_kl_nats", "kl_neighbour_nats", "marginal_kl_neighbour_nats"):
+        assert numbers[key] is None and numbers["null_because"][key] == Enigma.no_density
+    settings = LikelihoodSettings(4, 2, (3,), 4, 5)
+    numbers = measure_likelihood(model, dataset, settings, TimeLeft())
+    assert numbers["null_because"]["annealed_log_likelihood_nats"] == Enigma.no_density
+    assert numbers["null_because"]["importance_weighted_bound_nats"] == Enigma.no_density
+
+
+def test_every_probe_sees_the_codes_of_the_same_pixels(monkeypatch):
+    """Those of one binarisation of each image, whichever instrument asks."""
+    monkeypatch.setattr(measure, "NEIGHBOUR_DRAWS", 20)
+    dataset = dataclasses.replace(digits(), **{f"y_{part}": np.arange(60) % 3 for part in ("train", "val", "test")})
+    config = vae_baseline.Config(hidden_units=(8,), binarisation="dynamic", seed=5)
+    model = vae_baseline.build(config, dataset.image_shape)
+    seen, labels = {}, {}
+    encode, probe_accuracy = model.encode, measure.probes.probe_accuracy
+
+    def encoding(images):
+        codes = encode(images)
+        seen[codes.tobytes()] = images
+        return codes
+
+    def probing(probe, known, known_labels, codes, asked_labels, seed):
+        labels[probe] = seen[known.tobytes()], known_labels, seen[codes.tobytes()], asked_labels
+        return probe_accuracy(probe, known, known_labels, codes, asked_labels, seed)
+
+    monkeypatch.setattr(model, "encode", encoding)
+    monkeypatch.setattr(measure.probes, "probe_accuracy", probing)
+
+    class Classifier:
+        accuracy = Estimate(0.5, 0.1)
+
+        def features(self, images):
+            return images.reshape(len(images), -1)
+
+    monkeypatch.setattr(samples, "nearest_images", lambda images, train: (None, np.zeros(len(images))))
+    measure.measure(model, dataset, config, encoded(model, measure.test_images(dataset, config)))
+    measure.measure_samples(model, dataset, config, Classifier())
+    assert labels.keys() == {"knn", "logistic", "mlp"}
+    for found in labels.values():
+        for images, others in zip(found, labels["knn"], strict=True):
+            np.testing.assert_array_equal(images, others)
+    assert set(np.unique(labels["mlp"][2])) == {0.0, 1.0}  # not the grey images
+
+
+# What metrics.json holds: tests/test_comparison.py finds every key of a run in METRICS.
+
+
+def test_the_page_of_the_metrics_is_made_from_their_list():
+    page = Path(__file__).parent.parent / "docs" / "metrics.md"
+    assert page.read_text() == metrics.page(), "python -m common.metrics > docs/metrics.md"
+    assert all(f"| `{key}` |" in metrics.page() for key in metrics.METRICS)

@@ -13,7 +13,7 @@ from common import measure, measure_likelihood
 from common.adversarial import frozen, generator_loss
 from common.data import load_mnist
 from common.files import RunError
-from common.model import LatentModel, to_numpy
+from common.model import to_numpy
 from experiments import study
 from experiments.aae.label_prior import UNLABELLED, LabelPriorAAE
 from experiments.pitfalls import known_mistakes, mistakes
@@ -22,6 +22,7 @@ from experiments.pitfalls.known_mistakes import EARLIER_AVB, MISTAKES, Version
 import keras
 import numpy as np
 import pytest
+import small_runs
 from helpers import gradients
 from keras import ops
 
@@ -265,17 +266,17 @@ def test_labels_choose_the_mode_and_reach_the_discriminator_or_not(unseen):
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    """Of a few images and draws, without XLA, which takes longer to compile two updates than they take."""
+    """Of a few images and draws; nothing is compiled."""
     folder, random = tmp_path_factory.mktemp("mistakes"), np.random.default_rng(0)
     x, y = random.integers(0, 256, (260, *SHAPE), dtype=np.uint8), random.integers(0, 3, 260)
     np.savez(folder / "tiny.npz", x=x, y=y)
     np.savez(folder / "unlabelled.npz", x=x)
     with pytest.MonkeyPatch.context() as patch:
+        small_runs.quicken(patch)
+        small_runs.uncompiled(patch)
         patch.setattr(measure, "NEIGHBOUR_IMAGES", 4)
-        patch.setattr(measure, "NEIGHBOUR_DRAWS", 20)
         patch.setattr(measure_likelihood, "PROPOSAL_DRAWS", 5)
         patch.setattr(known_mistakes, "WEIGHTED_SAMPLES", 20)
-        patch.setattr(LatentModel, "faster_with_xla", False)
         shared = {"data": str(folder / "tiny.npz"), "results": str(folder), "name": "r"}
         yield known_mistakes.Config(hidden_units=(8,), updates=2, weighted_images=4, **shared)
 

@@ -331,12 +331,22 @@ def test_the_sampler_recovers_a_gaussian(contrast, tmp_path):
 
 def small_schools(tmp_path, **changes):
     sizes = {"hidden_units": (8,), "discriminator_units": (8,), "batch_size": 32, "updates": 100, "final_draws": 2000}
-    config = eight_schools.Config(("altered",), **sizes, seeds=(0,), results=str(tmp_path), name="r")
+    config = eight_schools.Config(problems=("altered",), **sizes, seeds=(0,), results=str(tmp_path), name="r")
     return dataclasses.replace(config, **changes)
 
 
+@pytest.fixture
+def quick_compilation():
+    """numpyro's programs are compiled in less time, to slower code."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @needs_numpyro
-def test_schools_compares_every_method(tmp_path, monkeypatch):
+def test_schools_compares_every_method(tmp_path, monkeypatch, quick_compilation):
     monkeypatch.setattr(eight_schools, "WARM_UP", 50)
     monkeypatch.setattr(eight_schools, "GAUSSIAN_STEPS", 50)
     monkeypatch.setattr(eight_schools.latent, "mmd", functools.partial(eight_schools.latent.mmd, points=500))
@@ -452,7 +462,7 @@ def small_calibration(folder, **changes):
         data=str(folder / "tiny.npz"),
         divergences=(1.0, 5.0),
         dimensions=(2,),
-        discriminator_units=(8,),
+        discriminator_units=(8, 8),
         sizes=(8,),
         size_dimension=2,
         draws=8,
@@ -537,7 +547,7 @@ def test_calibration_refuses_before_any_work(changes, message, tmp_path):
 
 
 def test_calibration_refuses_images_that_fill_no_batch(tmp_path):
-    np.savez(tmp_path / "few.npz", x=np.zeros((80, 4, 3), "uint8"))
+    np.savez(tmp_path / "few.npz", x_train=np.zeros((90, 4, 3), "uint8"), x_test=np.zeros((20, 4, 3), "uint8"))
     with pytest.raises(RunError, match="training images; give 100 or more"):
         kl_calibration.main(small_calibration(tmp_path, data=str(tmp_path / "few.npz")))
     assert not (tmp_path / "avb_kl_calibration").exists()

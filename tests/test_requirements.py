@@ -37,7 +37,7 @@ def test_a_lock_is_not_older_than_what_it_locks(lock, sources):
         for entry in entries[requirement.name]:
             version = Version(re.match(r"[^ ;\\]+==([^ ;\\]+)", entry).group(1))
             assert requirement.specifier.contains(version), entry.splitlines()[0]
-    assert all(re.search(r"--hash=sha256:[0-9a-f]{64}", entry) for of_name in entries.values() for entry in of_name)
+    assert all(re.search(r"--hash=sha256:[0-9a-f]{64}", entry) for versions in entries.values() for entry in versions)
     assert "://" not in (ROOT / lock).read_text()
 
 

@@ -179,7 +179,7 @@ def place(tmp_path):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, data):
-    """The runs of CASES, each made once; those that no process below makes are compiled as a user's run is."""
+    """The runs of CASES, each made once. The universal AAE's is compiled by XLA, as two runs in processes below are."""
     runs = {}
 
     def get(name):
@@ -188,7 +188,7 @@ def finished(tmp_path_factory, data):
             folder = tmp_path_factory.mktemp("results") / case.script.__name__ / name
             with pytest.MonkeyPatch.context() as patch:
                 small_runs.cheap_instruments(patch)
-                if case.script in (aae_deterministic, vae_baseline):
+                if case.script is not aae_universal:
                     small_runs.without_xla(patch)
                 runs[name] = finish(case.script, folder, data=data[case.data], **case.changes)
         return runs[name]
@@ -569,9 +569,8 @@ def first_line_of_import(path: Path, names: tuple[str, ...]) -> float:
 
 def test_every_command_imports_common_before_keras():
     """`common` keeps the log of TensorFlow quiet, if it is imported first."""
-    folders = ("experiments", "tools", "benchmarks")
     paths = [ROOT / f"{name}.py" for name in SCRIPTS]
-    paths += [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    paths += [path for folder in ("experiments", "tools") for path in (ROOT / folder).rglob("*.py")]
     ours = ("common", "experiments", "tools", *SCRIPTS)
     for path in paths:
         backend = first_line_of_import(path, ("keras", "tensorflow", "jax", "torch"))

@@ -5,13 +5,14 @@ import json
 
 import aae_deterministic
 from common.files import RunError
-from common.model import LatentModel, binary_cross_entropy, to_numpy
+from common.model import binary_cross_entropy, to_numpy
 from experiments import study
 from experiments.aae import style
 
 import keras
 import numpy as np
 import pytest
+from helpers import compile_nothing
 from keras import ops
 
 SHAPE = (4, 3)
@@ -125,10 +126,7 @@ def test_versions_are_tabulated_and_not_made_again(tmp_path, monkeypatch):
     random = np.random.default_rng(0)
     x, y = random.integers(0, 256, (260, *SHAPE), dtype=np.uint8), random.integers(0, 3, 260)
     np.savez(tmp_path / "tiny.npz", x=x, y=y)
-    if keras.backend.backend() != "jax":  # two updates a model: compiling them takes longer
-        monkeypatch.setattr(
-            LatentModel, "compile", lambda model, adam, **_: keras.Model.compile(model, adam, run_eagerly=True)
-        )
+    compile_nothing(monkeypatch)
     config = style.Config(data=str(tmp_path / "tiny.npz"), hidden_units=(8,), updates=2, seeds=(3, 4))
     config = dataclasses.replace(config, latent_dim=3, results=str(tmp_path), name="r")
     metrics = style.main(config)

@@ -14,16 +14,16 @@ from experiments.aae.update_order import ORDERS
 import keras
 import numpy as np
 import pytest
+from helpers import compile_nothing
 
 SMALL = aae_deterministic.Config(hidden_units=(8,), batch_size=10, adversarial_weight=0.0, seed=3)
 AT_ONCE, IN_TURN = ORDERS
 on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="steps in turn need a gradient tape")
 
 
-@pytest.fixture(autouse=True)
-def without_xla(monkeypatch):
-    """A few updates a model: XLA takes longer to compile them than they take."""
-    monkeypatch.setattr(LatentModel, "faster_with_xla", False)
+@pytest.fixture
+def eager(monkeypatch):
+    compile_nothing(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def distance(first, second):
 
 # Adam moves a weight by at most its rate, 1e-3 (the discriminator's by 3e-3): differences of rounding lie at 1e-7.
 @on_tensorflow
-def test_in_turn_the_discriminator_sees_the_codes_of_an_encoder_that_has_stepped(images):
+def test_in_turn_the_discriminator_sees_the_codes_of_an_encoder_that_has_stepped(eager, images):
     """With no weight on the opponents, two steps at once with a fresh discriminator in the second are one in turn."""
     turn = weights_after(IN_TURN, SMALL, images)
     first = weights_after(AT_ONCE, SMALL, images)
@@ -60,7 +60,7 @@ def test_in_turn_the_discriminator_sees_the_codes_of_an_encoder_that_has_stepped
 
 
 @on_tensorflow
-def test_in_turn_the_encoder_steps_once_for_each_of_its_terms(images):
+def test_in_turn_the_encoder_steps_once_for_each_of_its_terms(eager, images):
     config = dataclasses.replace(SMALL, adversarial_weight=40.0)
     turn = weights_after(IN_TURN, config, images)
     once = weights_after(AT_ONCE, config, images)
@@ -71,7 +71,7 @@ def test_in_turn_the_encoder_steps_once_for_each_of_its_terms(images):
 
 
 @on_tensorflow
-def test_in_turn_adam_divides_the_adversarial_weight_out(images):
+def test_in_turn_adam_divides_the_adversarial_weight_out(eager, images):
     """What README says of the comparison; gradients near Adam's epsilon of 1e-7 are not divided quite."""
     light, heavy = (
         weights_after(IN_TURN, dataclasses.replace(SMALL, adversarial_weight=weight), images) for weight in (4.0, 40.0)
@@ -80,17 +80,16 @@ def test_in_turn_adam_divides_the_adversarial_weight_out(images):
 
 
 @on_tensorflow
-@pytest.mark.parametrize("order", ORDERS)
-def test_a_stopped_training_resumes_with_the_same_bits(order, tmp_path):
+def test_a_stopped_training_in_turn_resumes_with_the_same_bits(eager, tmp_path):
     """Weights, moments and steps of every Adam, random numbers; and the terms in the history are finite numbers."""
     images = np.random.default_rng(1).random((40, 4, 3), dtype="float32")
     config = dataclasses.replace(SMALL, adversarial_weight=40.0)
 
     def trained(folder, epochs):
         folder.mkdir(exist_ok=True)
-        model = update_order.build(order, config, images.shape[1:])
+        model = update_order.build(IN_TURN, config, images.shape[1:])
         batches = Batches(images, config.batch_size, "none", config.seed)
-        outcome = fit(model, batches, None, config, epochs, folder, optimizer=ORDERS[order][1])
+        outcome = fit(model, batches, None, config, epochs, folder, optimizer=update_order.InTurn)
         return outcome, [to_numpy(variable.value) for variable in checkpoint.variables_of(model)]
 
     whole, expected = trained(tmp_path / "whole", 3)
@@ -104,7 +103,7 @@ def test_a_stopped_training_resumes_with_the_same_bits(order, tmp_path):
 
 
 @on_tensorflow
-def test_terms_that_are_not_finite_stop_a_training_in_turn(images, tmp_path):
+def test_terms_that_are_not_finite_stop_a_training_in_turn(eager, images, tmp_path):
     model = update_order.build(IN_TURN, SMALL, images.shape[1:])
     bias = model.decoder.trainable_variables[-1]
     bias.assign(np.full(bias.shape, np.nan))
@@ -119,6 +118,7 @@ def test_the_orders_are_tabulated_over_all_seeds(tmp_path, monkeypatch):
         return build(order, dataclasses.replace(config, hidden_units=(8,)), image_shape)
 
     monkeypatch.setattr(update_order, "build", small)
+    monkeypatch.setattr(LatentModel, "faster_with_xla", False)  # which compiles for longer than four updates take
     random = np.random.default_rng(0)
     np.savez(tmp_path / "tiny.npz", x=random.integers(0, 256, (200, 4, 3), dtype=np.uint8))
     config = update_order.Config(

@@ -73,7 +73,7 @@ class InTurn(keras.optimizers.Optimizer):
     """An Adam with a constant rate for each term of an `InTurnAAE`. A checkpoint holds the variables of all three."""
 
     def __init__(self, model: InTurnAAE, config: aae_deterministic.Config, updates: int | None = None):
-        super().__init__(learning_rate=0.0)  # that of nothing: each Adam has its own
+        super().__init__(learning_rate=0.0)  # unused: each Adam has its own
         rate, discriminator_rate = config.learning_rate, config.learning_rate * config.discriminator_rate_factor
         self.adams = {
             term: keras.optimizers.Adam(discriminator_rate if term == "discriminator" else rate, beta_1=config.beta_1)

@@ -135,6 +135,16 @@ class Config(ImageStudyConfig):
     name: str = ""  # the folder below results/comparison_likelihoods/; preset or "default", and "quick", if empty
 
 
+def upgraded(parameters: dict) -> dict:
+    """The parameters in the config.json of an older run, of `likelihoods` or `aae_likelihood`, as this Config has them.
+
+    The former had one seed, the latter is now a preset.
+    """
+    if "seed" not in parameters:
+        return PRESETS["aae_paper"] | parameters
+    return {key: value for key, value in parameters.items() if key != "seed"} | {"seeds": (parameters["seed"],)}
+
+
 def decoders(config: Config, dataset: Dataset) -> dict[str, tuple]:
     """Each row's name: a script, as a module, and the parameters of its own."""
     named = {}

@@ -100,8 +100,8 @@ def figure(results: Results):
         f"How much of the code does each model use? On {dataset.name}",
         f"{results.updates(*cases(config))}, networks of {' + '.join(map(str, config.hidden_units))} units, "
         f"{len(dataset.x_test):,} binarised test images; {of_seeds('mean and range', config.seeds)}. A dimension is "
-        "active if the variance of E[z|x] over images is above 0.01. A point has no KL, an implicit q(z|x) only "
-        f"T's estimate. Adversarial weight {config.adversarial_weight:g} for every size",
+        "active if the variance of E[z|x] over images is above 0.01. A point has no KL; the KL of an implicit "
+        f"q(z|x) is only known by AVB's T. Adversarial weight {config.adversarial_weight:g} for every size",
         x_scale="log",
         y_scale={KL_AXIS: "log", active: "log"},
     )

@@ -240,9 +240,8 @@ def notes(config: Config, dataset: Dataset) -> str:
     """What the columns of the table of `decoder` rest on."""
     images, few = len(dataset.x_test), min(config.weighted_images, len(dataset.x_test))
     return (
-        f"\n{images:,} binarised test images. {COLUMNS['decoder']['elbo_binarised_nats'].title} and the bound on log "
-        f"p(x): {few:,} of them, {WEIGHTED_SAMPLES:,} draws each. I(x; z) by ELBO surgery is at most log {images:,} = "
-        f"{np.log(images):.1f} nats.\n"
+        f"\n{images:,} binarised test images; ELBO and bound on log p(x) of {few:,}, {WEIGHTED_SAMPLES:,} draws "
+        f"each. I(x; z) by ELBO surgery is at most log {images:,} = {np.log(images):.1f} nats.\n"
     )
 
 
