@@ -1,9 +1,9 @@
-"""Checkpoints of a training: all that it needs to go on where it stood, found whole by their own checksum.
+"""Checkpoints of a training: all that it needs to resume, each with a checksum of its own.
 
 A checkpoint is one file: a line with the SHA-256 of all that follows, a line of JSON, and the bytes of every variable
 of the model (weights, the state of its random numbers) and of its optimiser, in their order. Nothing in it can be run.
-With an order of the images and a binarisation that depend on (seed, epoch) alone, as `Batches` has them, a training
-that goes on from one ends with the same bits as one that was never stopped.
+The order of the images and their binarisation depend on (seed, epoch) alone, as in `Batches`. So a resumed training
+ends with the same bits as one that was never stopped.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ import numpy as np
 
 PREFIX = "checkpoint-"
 KEPT = 2  # the latest, and the one before it in case the latest is damaged
-LEAST_WORK = 20  # times as long as a checkpoint took to write, the training goes on before the next
+LEAST_WORK = 20  # times as long as a checkpoint took to write, the training runs before the next
 
 
 def variables_of(model: keras.Model) -> list[keras.Variable]:
@@ -30,7 +30,7 @@ def variables_of(model: keras.Model) -> list[keras.Variable]:
     return [v for v in [*model.variables, *model.optimizer.variables] if id(v) not in metrics]
 
 
-def found(folder: Path) -> list[Path]:
+def saved_files(folder: Path) -> list[Path]:
     """The checkpoints in a folder, the latest first."""
     numbered = [path for path in Path(folder).glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdecimal()]
     return sorted(numbered, key=lambda path: int(path.name.removeprefix(PREFIX)), reverse=True)
@@ -38,7 +38,7 @@ def found(folder: Path) -> list[Path]:
 
 def discard(folder: Path, keep: int = 0):
     """Delete the checkpoints in a folder, but for the latest `keep`."""
-    for path in found(folder)[keep:]:
+    for path in saved_files(folder)[keep:]:
         path.unlink(missing_ok=True)
 
 
@@ -64,45 +64,45 @@ def read(path: Path) -> tuple[dict, bytes]:
         raise ValueError("its checksum is wrong")
     header, _, values = rest.partition(b"\n")
     try:
-        about = json.loads(header)
-        sizes = [np.dtype(kind).itemsize * math.prod(shape) for kind, shape in about["variables"]]
+        saved = json.loads(header)
+        sizes = [np.dtype(kind).itemsize * math.prod(shape) for kind, shape in saved["variables"]]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError("it is no checkpoint") from error
-    if sum(sizes) != len(values) or not isinstance(about.get("epochs"), int) or "content" not in about:
+    if sum(sizes) != len(values) or not isinstance(saved.get("epochs"), int) or "content" not in saved:
         raise ValueError("it is no checkpoint")
-    return about, values
+    return saved, values
 
 
 def restore(folder: Path, model: keras.Model) -> tuple[int, dict]:
     """Give a compiled model the latest whole checkpoint of `folder`; how many epochs it has seen, and the content.
 
-    A damaged one is passed over, in a printed line, for the one before it; (0, {}) where there is none. Raises
+    A damaged one is skipped, in a printed line, for the one before it; (0, {}) if there is none. Raises
     RunError if it is of another model.
     """
-    for path in found(folder):
+    for path in saved_files(folder):
         try:
-            about, values = read(path)
+            saved, values = read(path)
         except ValueError as error:
             print(f"{path} is damaged, {error}: the one before it is used, or none", flush=True)
             path.unlink()  # else it would count among the latest, and new ones would be deleted as older
             continue
         variables = variables_of(model)
-        if about["variables"] != [[v.dtype, list(v.shape)] for v in variables]:
-            raise RunError(f"{path} is of another model than this code builds; go on with the code that wrote it")
+        if saved["variables"] != [[v.dtype, list(v.shape)] for v in variables]:
+            raise RunError(f"{path} is of another model than this code builds; resume it with the code that wrote it")
         start = 0
         for variable in variables:
             kind, count = np.dtype(variable.dtype), math.prod(variable.shape)
             variable.assign(np.frombuffer(values, kind, count, start).reshape(variable.shape))
             start += kind.itemsize * count
-        return about["epochs"], about["content"]
+        return saved["epochs"], saved["content"]
     return 0, {}
 
 
 class Checkpoints(keras.callbacks.Callback):
     """Writes a checkpoint at the end of an epoch: of the first, of the last, and as often as costs 5 % of the time.
 
-    `content()` is kept with it. What a training had learnt that was interrupted within an epoch is not: it would not
-    go on as one that was never stopped. To be the last of the callbacks.
+    `content()` is kept with it. A training that is interrupted within an epoch writes none: from there it could not end
+    with the same bits. To be the last of the callbacks.
     """
 
     def __init__(self, folder: Path, epochs: int, content):

@@ -124,7 +124,7 @@ def prepare_resume(folder: Path, requested: dict) -> dict | None:
         again = again if metrics["stopped_by"] else "nothing is left to do; --epochs can prolong it"
         print(f"{folder} is finished, {metrics['updates']:,} updates: {again}")
         return metrics
-    if not checkpoint.found(folder):
+    if not checkpoint.saved_files(folder):
         print(f"{folder} has no checkpoint: it is trained from the start", flush=True)
     elif saved["updates"] < requested["updates"] and not prolongs_evenly(saved["parameters"]):
         print("rates and weights follow the longer training from here on: it is not the same as one that long")

@@ -121,7 +121,7 @@ class Outcome:
 class History(keras.callbacks.Callback):
     """Keeps every epoch's logs, a dict of numbers each, and adds them to a CSV file, a line an epoch.
 
-    `rows` are those of the epochs before, if the training goes on.
+    `rows` are those of the epochs before, in a resumed training.
     """
 
     def __init__(self, path: Path, rows: list[dict[str, float]]):

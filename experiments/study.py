@@ -321,7 +321,7 @@ def train(
     """`fit` as one of an experiment's trainings: for `epochs`, or the whole passes nearest to `config.updates`.
 
     Raises KeyboardInterrupt if the training was interrupted, so that the experiment ends. A training that stopped for
-    another reason says so, and the experiment goes on.
+    another reason prints it, and the experiment continues.
     """
     folder.mkdir(exist_ok=True)
     epochs = epochs or max(1, round(config.updates / len(batches)))

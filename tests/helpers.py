@@ -1,5 +1,8 @@
 """What several test files use."""
 
+import json
+
+from common import checkpoint
 from common.model import LatentModel, to_numpy
 
 import keras
@@ -40,3 +43,25 @@ def compile_nothing(patch):
     """
     if BACKEND != "jax":
         patch.setattr(LatentModel, "compile", lambda self, adam, **_: keras.Model.compile(self, adam, run_eagerly=True))
+
+
+class Killed(BaseException):
+    """As a signal that no one handles, but for this one process."""
+
+
+def kill_after_checkpoint(patch, epochs: int):
+    """While `patch`, a monkeypatch, lasts, a training is killed where it would write the checkpoint after the next."""
+    save = checkpoint.save
+
+    def killed(path, model, number, content):
+        if number > epochs:
+            raise Killed
+        save(path, model, number, content)
+
+    patch.setattr(checkpoint, "save", killed)
+
+
+def runs_in(folder) -> dict:
+    """runs.json of an experiment's folder, without the seconds."""
+    runs = json.loads((folder / "runs.json").read_text())
+    return {name: {key: value for key, value in run.items() if key != "seconds"} for name, run in runs.items()}

@@ -33,7 +33,7 @@ FIRST = """
 import os, signal
 from common import checkpoint, measure, model
 checkpoint.LEAST_WORK = 0
-measure.NEIGHBOUR_DRAWS = 20
+measure.NEIGHBOUR_DRAWS, measure.CODES_FOR_ACTIVE_UNITS = 20, 240
 model.LatentModel.faster_with_xla = False
 deadly, share = {die_in!r}.split(":")
 replace = os.replace
@@ -104,7 +104,7 @@ def whole_files(folder: Path) -> bool:
 def left_by(folder: Path) -> dict:
     """All that must be the same at the end of a run."""
     assert whole_files(folder)
-    (latest,) = checkpoint.found(folder)
+    (latest,) = checkpoint.saved_files(folder)
     about, values = checkpoint.read(latest)
     history = [{k: v for k, v in row.items() if k != "seconds"} for row in about["content"]["history"]]
     metrics = {k: v for k, v in json.loads((folder / "metrics.json").read_text()).items() if k not in VARYING}
@@ -113,7 +113,7 @@ def left_by(folder: Path) -> dict:
     return {"values": values, "history": history, "metrics": metrics} | pictures | networks
 
 
-@pytest.mark.parametrize(("kills", "epochs"), [(2, 24), pytest.param(40, 1200, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("kills", "epochs"), [(2, 16), pytest.param(40, 1200, marks=pytest.mark.long)])
 @pytest.mark.timeout(3000)
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_path, data, process, kills, epochs):
     """At random moments, from its first second on, and every third time within the writing of a checkpoint."""
@@ -122,7 +122,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_path, 
     folder = tmp_path / "vae_baseline" / "killed"
     inside = 0
     for number in range(kills):
-        made = checkpoint.found(folder)
+        made = checkpoint.saved_files(folder)
         begun = int(made[0].name.split("-")[1]) if made else 0
         arguments = ["--resume", str(folder)] if (folder / "config.json").is_file() else None
         if number % 3 == 0:

@@ -1,4 +1,4 @@
-"""AVB's promises: the grid and the known divergences against closed forms, and the three experiments on small sets."""
+"""AVB's promises: the grid against closed forms, the toy and the eight schools on small sets."""
 
 import dataclasses
 import functools
@@ -7,18 +7,18 @@ import json
 import sys
 from types import SimpleNamespace
 
-from common import checkpoint, networks
+from common import checkpoint
 from common.command import requested
 from common.files import RunError
 from common.model import gaussian_kl, to_numpy
-from common.priors import GaussianPrior
 from experiments import study
-from experiments.avb import eight_schools, kl_calibration, toy
+from experiments.avb import eight_schools, toy
 from experiments.avb.plane import Plane
 from experiments.study import Part, each_once
 
 import numpy as np
 import pytest
+from helpers import Killed, kill_after_checkpoint, runs_in
 from keras import ops
 from scipy import integrate, stats
 
@@ -113,34 +113,24 @@ def test_moments_of_a_black_box_are_those_of_the_codes_of_the_same_x():
         np.testing.assert_allclose(found["variance"][rows], np.tile(z.var(axis=0), (len(z), 1)), atol=1e-6)
 
 
-class Killed(BaseException):
-    """As a signal that no one handles, but for this one process."""
-
-
-SMALL_PICTURES = {"PLANE": COARSE_PLANE, "FRAMES": 2, "CODES": 20}
+SMALL = {"PLANE": COARSE_PLANE, "FRAMES": 2, "CODES": 20, "UPDATES_A_RECORD": 40}
 
 
 @pytest.fixture
 def coarse(monkeypatch):
-    """A coarse grid for the toy, two frames of its animation, and a checkpoint every epoch."""
-    for name, value in SMALL_PICTURES.items():
+    """For the toy: a coarse grid, two frames of the animation, epochs of 40 updates, a checkpoint after each."""
+    for name, value in SMALL.items():
         monkeypatch.setattr(toy, name, value)
     monkeypatch.setattr(checkpoint, "LEAST_WORK", 0)
 
 
-def runs_in(folder):
-    """runs.json without the seconds."""
-    runs = json.loads((folder / "runs.json").read_text())
-    return {name: {key: value for key, value in run.items() if key != "seconds"} for name, run in runs.items()}
-
-
 @pytest.fixture(scope="module")
 def whole_toy(tmp_path_factory):
-    """A toy of two seeds that nothing interrupted: its Config, metrics and folder."""
+    """A toy that nothing interrupted, 3 epochs: its Config, metrics and folder."""
     results = tmp_path_factory.mktemp("toy")
-    config = small_toy(points=(2,), seeds=(0, 1), updates=350, results=str(results), name="whole")
+    config = small_toy(points=(2,), seeds=(0,), updates=130, results=str(results), name="whole")
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in SMALL_PICTURES.items():
+        for name, value in SMALL.items():
             patch.setattr(toy, name, value)
         return config, toy.main(config), results / "avb_toy" / "whole"
 
@@ -148,10 +138,10 @@ def whole_toy(tmp_path_factory):
 def test_the_toy_goes_on_where_it_stopped(whole_toy, coarse, monkeypatch):
     config, metrics, folder = whole_toy
     runs = runs_in(folder)
-    both = [runs[f"AVB, 2 points, seed {seed}"]["kl_true_nats"] for seed in (0, 1)]
-    assert metrics["AVB, 2 points"]["kl_true_nats"] == pytest.approx(np.mean(both))
-    assert metrics["AVB, 2 points"]["kl_true_nats_sd"] == pytest.approx(np.std(both, ddof=1))
-    assert metrics["VAE, 2 points"]["log_likelihood_nats"] <= -np.log(2)  # no model can be above
+    for key, (name, _) in toy.MODELS.items():
+        run = runs[study.part_name(toy.name_of(key, 2), 0)]
+        assert metrics[f"{name}, 2 points"]["kl_true_nats"] == run["kl_true_nats"]
+        assert run["log_likelihood_nats"] <= -np.log(2)  # no model can be above
     names = ("posteriors-2.png", "training-2.png", "codes-2.gif", "table.md")
     assert all((folder / name).stat().st_size for name in names)
     monkeypatch.setattr(toy, "case", lambda *args: pytest.fail("nothing is left to do"))
@@ -160,45 +150,51 @@ def test_the_toy_goes_on_where_it_stopped(whole_toy, coarse, monkeypatch):
         toy.main(dataclasses.replace(config, noise_dim=3))
 
 
+def test_the_toys_metrics_are_means_over_the_seeds(tmp_path):
+    config, values = small_toy(seeds=(3, 5)), {3: 0.25, 5: 1.0}
+    runs = {
+        study.part_name(case, seed): {"kl_true_nats": value, "updates": 100}
+        for case in toy.cases(config, None)
+        for seed, value in values.items()
+    }
+    rows = study.rows_of_cases(toy.STUDY, study.Results(config, None, tmp_path, runs))
+    assert rows["AVB, 4 points"]["kl_true_nats"] == np.mean([*values.values()])
+    assert rows["AVB, 4 points"]["kl_true_nats_sd"] == pytest.approx(np.std([*values.values()], ddof=1))
+
+
 def test_the_toy_states_the_updates_that_it_made(whole_toy):
-    """350 requested updates are 300 whole hundreds: in the metrics, in runs.json and under the figure."""
+    """Of 130 requested updates 3 epochs of 40: in the metrics, in runs.json and under the figure."""
     config, metrics, folder = whole_toy
-    assert {means["updates"] for means in metrics.values()} == {300}
+    assert {means["updates"] for means in metrics.values()} == {120}
     runs = runs_in(folder)
-    assert all((run["updates"], run["epochs"], run["images"]) == (300, 3, 300 * 64) for run in runs.values())
-    assert toy.Results(config, None, folder, runs).updates("VAE, 2 points", "AVB, 2 points") == "300 updates"
+    assert all((run["updates"], run["epochs"], run["images"]) == (120, 3, 120 * 64) for run in runs.values())
+    results = study.Results(config, None, folder, runs)
+    assert results.updates("VAE, 2 points", "AVB, 2 points") == "120 updates"
 
 
 def test_the_course_has_the_last_measurement_too(whole_toy, tmp_path, coarse):
-    """With 9 epochs and a measurement every second: after 200, 400, 600, 800 and 900 updates."""
+    """With 9 epochs of 40 updates and a measurement after every second, there is one after the ninth too."""
     course = toy.Course(tmp_path, 9, 2, lambda model: {"number": 1.0})
     course.set_model(SimpleNamespace(stop_training=False))
     for epoch in range(9):
         course.on_epoch_end(epoch)
-    assert course.columns() == {"updates": [200, 400, 600, 800, 900], "number": [1.0] * 5}
-    assert runs_in(whole_toy[2])["VAE, 2 points, seed 0"]["course"]["updates"] == [100, 200, 300]
+    assert course.columns() == {"updates": [80, 160, 240, 320, 360], "number": [1.0] * 5}
+    assert runs_in(whole_toy[2])["VAE, 2 points, seed 0"]["course"]["updates"] == [40, 80, 120]
 
 
 def test_a_toy_that_is_killed_ends_with_the_same_bits(whole_toy, coarse, tmp_path, monkeypatch):
     """Killed after the second measurement and frame, before the checkpoint that goes with them."""
     config, _, folder = whole_toy
-    config = dataclasses.replace(config, seeds=(0,), results=str(tmp_path))
+    config = dataclasses.replace(config, results=str(tmp_path))
     monkeypatch.setattr(toy, "MODELS", {"avb": toy.MODELS["avb"]})
-    save = checkpoint.save
-
-    def killed(path, model, number, content):
-        if number > 1:
-            raise Killed
-        save(path, model, number, content)
-
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", killed)
+        kill_after_checkpoint(patch, 1)
         with pytest.raises(Killed):
             toy.main(config)
     resumed = tmp_path / "avb_toy" / "whole"
     part = resumed / "avb-2-points-seed-0"
-    assert [point["updates"] for point in json.loads((part / "course.json").read_text())] == [100, 200]
-    assert [path.name for path in checkpoint.found(part)] == ["checkpoint-1"]
+    assert [point["updates"] for point in json.loads((part / "course.json").read_text())] == [40, 80]
+    assert [path.name for path in checkpoint.saved_files(part)] == ["checkpoint-1"]
     toy.main(config)
     name = "AVB, 2 points, seed 0"
     assert runs_in(resumed) == {name: runs_in(folder)[name]}
@@ -368,22 +364,17 @@ def test_schools_compares_every_method(tmp_path, monkeypatch, quick_compilation)
 def test_a_sampler_that_is_killed_ends_with_the_same_bits(tmp_path, monkeypatch):
     """Killed after the first checkpoint of three; the likelihood's weight goes on as the epochs do."""
     monkeypatch.setattr(checkpoint, "LEAST_WORK", 0)
-    config, problem = small_schools(tmp_path, updates=300, warm_up=0.9), eight_schools.PROBLEMS["altered"]
+    monkeypatch.setattr(toy, "UPDATES_A_RECORD", 40)
+    config, problem = small_schools(tmp_path, updates=120, warm_up=0.9), eight_schools.PROBLEMS["altered"]
     once, _ = eight_schools.by_avb(Part(config, None, 0, tmp_path / "once", first=True), problem, True)
-    part, save = Part(config, None, 0, tmp_path / "again", first=True), checkpoint.save
-
-    def killed(path, model, number, content):
-        if number > 1:
-            raise Killed
-        save(path, model, number, content)
-
+    part = Part(config, None, 0, tmp_path / "again", first=True)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", killed)
+        kill_after_checkpoint(patch, 1)
         with pytest.raises(Killed):
             eight_schools.by_avb(part, problem, True)
     again, made = eight_schools.by_avb(part, problem, True)
     np.testing.assert_array_equal(again, once)
-    assert made["updates"] == 300
+    assert made["updates"] == 120
 
 
 def test_a_sampler_that_meets_nan_ends_the_experiment(tmp_path):
@@ -401,170 +392,3 @@ def test_schools_refuses_what_it_does_not_know(tmp_path, monkeypatch):
     with pytest.raises(RunError, match="pip install numpyro"):
         eight_schools.main(small_schools(tmp_path))
     assert not list(tmp_path.iterdir())
-
-
-# Known divergences
-
-
-@pytest.mark.parametrize("family", list(kl_calibration.FAMILIES))
-@pytest.mark.parametrize(("divergence", "dimensions"), [(0.5, 2), (5.0, 8), (40.0, 32)])
-def test_families_have_the_divergence_they_are_made_for(family, divergence, dimensions):
-    """E log q - log p over draws, within five standard errors."""
-    shift, scale, modes = kl_calibration.FAMILIES[family](divergence, dimensions)
-    random = np.random.default_rng(0)
-    z = scale * random.standard_normal((20_000, dimensions))
-    z[:, 0] += shift * (random.choice([-1, 1], len(z)) if modes == 2 else 1)
-    others = stats.norm.logpdf(z[:, 1:], 0, scale).sum(axis=1)
-    centres = [shift, -shift] if modes == 2 else [shift]
-    first = np.logaddexp.reduce([stats.norm.logpdf(z[:, 0], centre, scale) for centre in centres]) - np.log(modes)
-    log_ratio = first + others - stats.norm.logpdf(z).sum(axis=1)
-    assert abs(log_ratio.mean() - divergence) < 5 * log_ratio.std() / len(z) ** 0.5
-
-
-def test_known_posteriors_are_drawn_as_they_are_described():
-    family = np.array([kl_calibration.FAMILIES[name](5.0, 3) for name in kl_calibration.FAMILIES])
-    model = known_kl(family, 3, contrast=True, units=(8,))
-    x = np.eye(3, dtype="float32")
-    found = model.inferred(np.repeat(x, 20_000, axis=0))
-    for row, (shift, _, modes) in enumerate(family):
-        z = found["z"][20_000 * row : 20_000 * (row + 1)]
-        mean, variance = (found[key][20_000 * row] for key in ("mean", "variance"))
-        error = np.sqrt(variance / len(z))
-        assert (np.abs(z.mean(axis=0) - mean) < 5 * error).all()
-        np.testing.assert_allclose(z.var(axis=0), variance, rtol=0.06)  # 5 sqrt(2 / n)
-        assert mean[0] == pytest.approx(0.0 if modes == 2 else shift, abs=1e-5)
-
-
-def known_kl(family, dimensions, contrast, units):
-    return kl_calibration.KnownKL(
-        family,
-        adaptive_contrast=contrast,
-        prior=GaussianPrior(dimensions),
-        seed=0,
-        discriminator=networks.pair_discriminator((len(family),), dimensions, units, np.random.default_rng(0)),
-    )
-
-
-@pytest.mark.parametrize(("family", "contrast"), [("shifted", False), ("mixture of two", True)])
-def test_t_estimates_one_nat_within_five_percent(family, contrast, monkeypatch, tmp_path):
-    """Draws give the estimate, a mean of 160,000, a standard error of 0.004 at most: what is off is T."""
-    monkeypatch.setattr(kl_calibration, "DRAWS", 160_000)
-    model = known_kl(np.array([kl_calibration.FAMILIES[family](1.0, 2)]), 2, contrast, (64, 64))
-    config = kl_calibration.Config(updates=600)
-    study.train(model, toy.Repeated(np.ones((256, 1), "float32")), None, config, tmp_path, toy.epochs_of(config))
-    assert kl_calibration.estimates(model, 1)["estimates"][0] == pytest.approx(1.0, abs=0.05)
-
-
-def small_calibration(folder, **changes):
-    random = np.random.default_rng(0)
-    np.savez(folder / "tiny.npz", x=random.integers(0, 256, (400, 4, 3), dtype=np.uint8))
-    config = kl_calibration.Config(
-        data=str(folder / "tiny.npz"),
-        divergences=(1.0, 5.0),
-        dimensions=(2,),
-        discriminator_units=(8, 8),
-        sizes=(8,),
-        size_dimension=2,
-        draws=8,
-        updates=100,
-        seeds=(0,),
-        mnist_latent_dim=2,
-        mnist_units=(8,),
-        mnist_updates=6,
-        results=str(folder),
-        name="r",
-    )
-    return dataclasses.replace(config, **changes)
-
-
-@pytest.fixture
-def one_family(monkeypatch):
-    """One family, few draws, a checkpoint every epoch."""
-    monkeypatch.setattr(kl_calibration, "FAMILIES", {"mixture of two": kl_calibration.mixture})
-    monkeypatch.setattr(kl_calibration, "DRAWS", 100)
-    monkeypatch.setattr(kl_calibration, "STEP", 1)
-    monkeypatch.setattr(checkpoint, "LEAST_WORK", 0)
-
-
-def test_calibration_tabulates_every_training(tmp_path, one_family, monkeypatch):
-    """Of 250 requested updates 200 are made. Killed trainings, of one contrast, end with the same bits."""
-    config = small_calibration(tmp_path, updates=250)
-    rows = kl_calibration.main(config)
-    folder = tmp_path / "avb_kl_calibration" / "r"
-    runs = runs_in(folder)
-    run = runs["mixture of two, 2-D, with contrast, seed 0"]
-    assert run["updates"] == 200 and run["course"]["updates"] == [100, 200]
-    ratios = [rows["mixture of two, 2-D, with contrast"][f"ratio_{divergence}"] for divergence in config.divergences]
-    assert ratios == pytest.approx(np.array(run["course"]["estimates"][-1]) / config.divergences)
-    on_images = runs["trained on images, with contrast, seed 0"]
-    assert rows["trained on images, with contrast"]["kl_nats"] == on_images["course"]["kl_nats"][-1] > 0
-    assert on_images["course"]["updates"] == [3, 6] and on_images["updates"] == 6
-    assert all((folder / f"{name}.png").is_file() for name in ("calibration", "training", "size", "mnist"))
-    table = (folder / "table.md").read_text()
-    assert "| estimate / KL of 1 nats | estimate / KL of 5 nats |" in table and "trained on images" in table
-
-    save, begun = checkpoint.save, set()
-
-    def killed(path, model, number, content):
-        if number > 1 and path not in begun:
-            begun.add(path)
-            raise Killed
-        save(path, model, number, content)
-
-    monkeypatch.setattr(checkpoint, "save", killed)
-    monkeypatch.setattr(kl_calibration, "CONTRASTS", kl_calibration.CONTRASTS[1:])
-    monkeypatch.setattr(kl_calibration, "name_of_size", lambda config, size: "mixture of two, 2-D")  # not once more
-    config = dataclasses.replace(config, name="killed")
-    for _ in range(2):
-        with pytest.raises(Killed):
-            kl_calibration.main(config)
-    kl_calibration.main(config)
-    again = runs_in(tmp_path / "avb_kl_calibration" / "killed")
-    assert len(again) == 2 and all(again[name] == runs[name] for name in again)
-
-
-def test_calibration_that_meets_nan_has_no_number(tmp_path, one_family, monkeypatch):
-    """A learning rate of 1e30: T's first update is finite, its second is not."""
-    monkeypatch.setattr(kl_calibration, "CONTRASTS", kl_calibration.CONTRASTS[1:])
-    monkeypatch.setattr(kl_calibration, "name_of_size", lambda config, size: "mixture of two, 2-D")
-    rows = kl_calibration.main(small_calibration(tmp_path, learning_rate=1e30, mnist_updates=3))
-    assert all(means["stopped"] == 1 for means in rows.values())
-    assert rows["mixture of two, 2-D, with contrast"]["ratio_1.0"] is None
-    assert rows["trained on images, with contrast"]["kl_nats"] is None
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"updates": 50}, "--updates must be at least 100, not 50"),
-        ({"divergences": (0.0,)}, "--divergences must be above 0"),
-    ],
-)
-def test_calibration_refuses_before_any_work(changes, message, tmp_path):
-    with pytest.raises(RunError, match=message):
-        kl_calibration.main(small_calibration(tmp_path, **changes))
-    assert [path.name for path in tmp_path.iterdir()] == ["tiny.npz"]
-
-
-def test_calibration_refuses_images_that_fill_no_batch(tmp_path):
-    np.savez(tmp_path / "few.npz", x_train=np.zeros((90, 4, 3), "uint8"), x_test=np.zeros((20, 4, 3), "uint8"))
-    with pytest.raises(RunError, match="training images; give 100 or more"):
-        kl_calibration.main(small_calibration(tmp_path, data=str(tmp_path / "few.npz")))
-    assert not (tmp_path / "avb_kl_calibration").exists()
-
-
-def test_a_gaussian_encoder_has_both_divergences():
-    """With T at 0, contrast's r is q itself: the estimate is log q - log p of the draw, whose mean is the KL."""
-    random = np.random.default_rng(0)
-    model = kl_calibration.GaussianAVB(
-        adaptive_contrast=True,
-        prior=GaussianPrior(3),
-        seed=0,
-        encoder=networks.encoder((4,), 6, (8,), random),
-        decoder=networks.decoder(3, (4,), (8,), random),
-        discriminator=networks.pair_discriminator((4,), 3, (8,), random),
-    )
-    x = ops.convert_to_tensor(np.tile(np.random.default_rng(1).random((1, 4)), (20_000, 1)).astype("float32"))
-    found = {key: to_numpy(value) for key, value in model.divergences(x, model.infer(x)).items()}
-    estimate = found["kl_estimated_nats"]
-    assert abs(estimate.mean() - found["kl_nats"][0]) < 5 * estimate.std() / len(estimate) ** 0.5

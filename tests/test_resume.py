@@ -24,7 +24,7 @@ from common.files import RunError, write_json
 from common.measure import test_terms as terms_on_test  # not a test
 from common.metrics import METRICS
 from common.report import cost
-from common.scripts import RENAMED
+from common.scripts import RENAMED, SCRIPTS
 from experiments import study
 from experiments.aae import clustering
 from experiments.study import complete_run
@@ -83,7 +83,7 @@ def killed_after(monkeypatch, update: int):
 
 def left_by(folder) -> dict:
     """All that must be the same: weights and random numbers, optimiser, history, metrics and the networks' files."""
-    (latest,) = checkpoint.found(folder)
+    (latest,) = checkpoint.saved_files(folder)
     about, values = checkpoint.read(latest)
     history = [{k: v for k, v in row.items() if k != "seconds"} for row in about["content"]["history"]]
     lines = [re.sub(r",[^,]*(?=,\d+,[^,]*,[^,]*$)", "", line) for line in (folder / "history.csv").read_text().split()]
@@ -231,7 +231,7 @@ def test_killed_at_the_figures_it_is_measured_again_with_the_same_bits(config, u
 @pytest.mark.parametrize("harm", ["flipped", "cut", "emptied", "not ours"])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(config, undisturbed, stop, every_epoch, capsys, harm):
     folder = stop(config, 41)
-    latest, before = checkpoint.found(folder)
+    latest, before = checkpoint.saved_files(folder)
     assert (latest.name, before.name) == ("checkpoint-3", "checkpoint-2")
     stored = bytearray(latest.read_bytes())
     stored[len(stored) // 2] ^= 8
@@ -272,9 +272,9 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
 
 def test_only_the_last_two_checkpoints_are_kept_and_one_of_a_finished_run(config, stop, every_epoch):
     folder = stop(config, 60)
-    assert [path.name for path in checkpoint.found(folder)] == ["checkpoint-4", "checkpoint-3"]
+    assert [path.name for path in checkpoint.saved_files(folder)] == ["checkpoint-4", "checkpoint-3"]
     resumed(config)
-    assert [path.name for path in checkpoint.found(folder)] == ["checkpoint-6"]
+    assert [path.name for path in checkpoint.saved_files(folder)] == ["checkpoint-6"]
 
 
 def test_checkpoints_cost_a_twentieth_of_the_time(tmp_path, monkeypatch):
@@ -297,12 +297,12 @@ def test_checkpoints_cost_a_twentieth_of_the_time(tmp_path, monkeypatch):
 
 def test_two_damaged_checkpoints_leave_room_for_new_ones(config, undisturbed, stop, monkeypatch, every_epoch, capsys):
     folder = stop(config, 50)
-    for path in checkpoint.found(folder):
+    for path in checkpoint.saved_files(folder):
         path.write_bytes(b"")
     with monkeypatch.context() as patch, pytest.raises(Killed):
         killed_after(patch, 30)
         resumed(config)
-    assert [path.name for path in checkpoint.found(folder)] == ["checkpoint-2", "checkpoint-1"]
+    assert [path.name for path in checkpoint.saved_files(folder)] == ["checkpoint-2", "checkpoint-1"]
     resumed(config)
     assert "resumes after epoch 2 of 6" in capsys.readouterr().out
     assert left_by(folder) == undisturbed
@@ -475,8 +475,8 @@ def test_an_experiment_resumes_within_a_training(tmp_path, data, monkeypatch, ev
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(study, "train", second_is_killed)
         study.run(declared, dataclasses.replace(config, name="killed"))
-    assert [path.name for path in checkpoint.found(folder / "beta-2-seed-0")] == ["checkpoint-2", "checkpoint-1"]
-    assert not checkpoint.found(folder / "beta-1-seed-0")
+    assert [path.name for path in checkpoint.saved_files(folder / "beta-2-seed-0")] == ["checkpoint-2", "checkpoint-1"]
+    assert not checkpoint.saved_files(folder / "beta-1-seed-0")
     capsys.readouterr()
     monkeypatch.setattr(clustering, "main", lambda config: study.run(declared, config))
     assert command_line(monkeypatch, capsys, clustering, f"--resume {folder}")[0] == 0
@@ -499,19 +499,16 @@ def test_a_run_that_an_experiment_asks_for_resumes(config, undisturbed, stop, ev
 
 # Runs of earlier code
 
-OLD_ORDER = (  # of the parameters of vae_baseline before RunConfig
-    *("data", "binarisation", "latent_dim", "hidden_units", "networks", "prior_scale", "beta", "warm_up", "epochs"),
-    *("updates", "batch_size", "learning_rate", "final_rate_factor", "beta_1", "encoder_rate_factor"),
-    *("decoder_rate_factor", "seed", "results", "name", "tensorboard"),
-)
+# Script -> the parameters in the config.json of a run with the defaults of commit 8c47970.
+OLD_PARAMETERS = json.loads((Path(__file__).parent / "old_parameters.json").read_text())
 
 
 def as_of_old(saved: dict) -> dict:
     """config.json as the code before the redesign wrote it: its own order of parameters, "updates" in the middle."""
-    parameters = {name: saved["parameters"][name] for name in OLD_ORDER}
+    parameters = {name: saved["parameters"][name] for name in OLD_PARAMETERS[saved["script"]]}
     assert parameters.keys() == saved["parameters"].keys()
-    first = {key: saved[key] for key in ("script",)} | {"parameters": parameters, "data": saved["data"]}
-    return first | {"updates": saved["updates"]} | {key: saved[key] for key in ("backend", *run.ENVIRONMENT)}
+    first = {"script": saved["script"], "parameters": parameters, "data": saved["data"], "updates": saved["updates"]}
+    return first | {key: saved[key] for key in ("backend", *run.ENVIRONMENT)}
 
 
 def test_a_run_of_earlier_code_resumes_to_the_same_bits(config, undisturbed, stop, every_epoch, monkeypatch, capsys):
@@ -529,12 +526,23 @@ def test_a_run_of_earlier_code_loads(config, finished):
     assert all(np.array_equal(old, new) for old, new in weights)
 
 
-@pytest.mark.parametrize("name", RENAMED)
-def test_an_experiment_of_earlier_code_has_its_module(tmp_path, name):
-    write_json(tmp_path / "config.json", {"script": name, "parameters": {}})
-    module = run.saved_run(tmp_path)[1]
-    assert module is importlib.import_module(RENAMED[name])
-    assert run.results_name(module.__name__) == module.STUDY.name.replace(".", "_")
+def test_every_script_that_was_renamed_is_tried():
+    assert OLD_PARAMETERS.keys() == {*SCRIPTS, *RENAMED}
+
+
+@pytest.mark.parametrize("name", OLD_PARAMETERS)
+def test_the_parameters_of_earlier_code_are_todays(tmp_path, name):
+    """In a folder of the earlier name, too."""
+    folder = tmp_path / name / "old"
+    folder.mkdir(parents=True)
+    write_json(folder / "config.json", {"script": name, "parameters": OLD_PARAMETERS[name]})
+    module = run.saved_run(folder)[1]
+    assert module is importlib.import_module(RENAMED.get(name, name))
+    config = run.load_config(folder, module.Config)
+    assert (config.results, config.name) == (str(tmp_path), "old")
+    own = {key: value for key, value in OLD_PARAMETERS[name].items() if key not in run.NO_CHOICES}
+    if not hasattr(module, "upgraded"):
+        assert own == json.loads(json.dumps({key: getattr(config, key) for key in own}))
 
 
 def test_an_experiment_of_earlier_code_resumes(tmp_path, data, monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""common/evaluation/probes.py and samples.py: probes, distances and the classifier against cases whose answer is known."""
+"""common/evaluation/probes.py and samples.py: probes, distances and the classifier, in cases with a known answer."""
 
 from dataclasses import replace
 

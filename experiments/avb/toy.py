@@ -89,9 +89,9 @@ class BlackBoxAVB(AVB):
 
     def infer(self, x):
         z = self.encoder([x, self.noise((ops.shape(x)[0], self.noise_dim))])
-        of_each = ops.transpose(x / ops.maximum(ops.sum(x, axis=0), 1.0))  # (n, batch)
-        mean = ops.matmul(x, ops.matmul(of_each, z))
-        variance = ops.matmul(x, ops.matmul(of_each, ops.square(z - mean)))
+        averaging = ops.transpose(x / ops.maximum(ops.sum(x, axis=0), 1.0))  # (n, batch)
+        mean = ops.matmul(x, ops.matmul(averaging, z))
+        variance = ops.matmul(x, ops.matmul(averaging, ops.square(z - mean)))
         return {"z": z, "mean": mean, "variance": variance}
 
 

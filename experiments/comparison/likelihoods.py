@@ -155,8 +155,8 @@ def decoders(config: Config, dataset: Dataset) -> dict[str, tuple]:
             title += f", {made_updates(script, updates, dataset):,} updates"
         own = {"updates": updates}
         if "adversarial_weight" in {field.name for field in fields(script.Config)}:
-            asked = {"prior_scale": config.prior_scale, "adversarial_weight": config.adversarial_weight}
-            own |= {key: value for key, value in asked.items() if value is not None}
+            weights = {"prior_scale": config.prior_scale, "adversarial_weight": config.adversarial_weight}
+            own |= {key: value for key, value in weights.items() if value is not None}
         named[title] = (script, own)
     return named
 
