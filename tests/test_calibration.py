@@ -8,7 +8,8 @@ from common.files import RunError
 from common.model import to_numpy
 from common.priors import GaussianPrior
 from experiments import study
-from experiments.avb import kl_calibration, toy
+from experiments.avb import kl_calibration, known_kl
+from experiments.avb.course import Repeated, epochs_of
 from experiments.study import Part
 
 import numpy as np
@@ -18,11 +19,11 @@ from keras import ops
 from scipy import stats
 
 
-@pytest.mark.parametrize("family", list(kl_calibration.FAMILIES))
+@pytest.mark.parametrize("family", list(known_kl.FAMILIES))
 @pytest.mark.parametrize(("divergence", "dimensions"), [(0.5, 2), (5.0, 8), (40.0, 32)])
 def test_families_have_the_divergence_they_are_made_for(family, divergence, dimensions):
     """E log q - log p over draws, within five standard errors."""
-    shift, scale, modes = kl_calibration.FAMILIES[family](divergence, dimensions)
+    shift, scale, modes = known_kl.FAMILIES[family](divergence, dimensions)
     random = np.random.default_rng(0)
     z = scale * random.standard_normal((20_000, dimensions))
     z[:, 0] += shift * (random.choice([-1, 1], len(z)) if modes == 2 else 1)
@@ -34,8 +35,8 @@ def test_families_have_the_divergence_they_are_made_for(family, divergence, dime
 
 
 def test_known_posteriors_are_drawn_as_they_are_described():
-    family = np.array([kl_calibration.FAMILIES[name](5.0, 3) for name in kl_calibration.FAMILIES])
-    model = known_kl(family, 3, contrast=True, units=(8,))
+    family = np.array([known_kl.FAMILIES[name](5.0, 3) for name in known_kl.FAMILIES])
+    model = model_of(family, 3, contrast=True, units=(8,))
     x = np.eye(3, dtype="float32")
     found = model.inferred(np.repeat(x, 20_000, axis=0))
     for row, (shift, _, modes) in enumerate(family):
@@ -47,8 +48,8 @@ def test_known_posteriors_are_drawn_as_they_are_described():
         assert mean[0] == pytest.approx(0.0 if modes == 2 else shift, abs=1e-5)
 
 
-def known_kl(family, dimensions, contrast, units):
-    return kl_calibration.KnownKL(
+def model_of(family, dimensions, contrast, units):
+    return known_kl.KnownKL(
         family,
         adaptive_contrast=contrast,
         prior=GaussianPrior(dimensions),
@@ -61,9 +62,9 @@ def known_kl(family, dimensions, contrast, units):
 def test_t_estimates_one_nat_within_five_percent(family, contrast, monkeypatch, tmp_path):
     """Draws give the estimate, a mean of 160,000, a standard error of 0.004 at most: what is off is T."""
     monkeypatch.setattr(kl_calibration, "DRAWS", 160_000)
-    model = known_kl(np.array([kl_calibration.FAMILIES[family](1.0, 2)]), 2, contrast, (64, 64))
+    model = model_of(np.array([known_kl.FAMILIES[family](1.0, 2)]), 2, contrast, (64, 64))
     config = kl_calibration.Config(updates=600)
-    study.train(model, toy.Repeated(np.ones((256, 1), "float32")), None, config, tmp_path, toy.epochs_of(config))
+    study.train(model, Repeated(np.ones((256, 1), "float32")), None, config, tmp_path, epochs_of(config))
     assert kl_calibration.estimates(model, 1)["estimates"][0] == pytest.approx(1.0, abs=0.05)
 
 
@@ -92,7 +93,7 @@ def small_calibration(folder, **changes):
 @pytest.fixture
 def one_family(monkeypatch):
     """One family, few draws, a checkpoint every epoch."""
-    monkeypatch.setattr(kl_calibration, "FAMILIES", {"mixture of two": kl_calibration.mixture})
+    monkeypatch.setattr(kl_calibration, "FAMILIES", {"mixture of two": known_kl.mixture})
     monkeypatch.setattr(kl_calibration, "DRAWS", 100)
     monkeypatch.setattr(kl_calibration, "STEP", 1)
     monkeypatch.setattr(checkpoint, "LEAST_WORK", 0)

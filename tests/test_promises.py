@@ -12,7 +12,8 @@ from common.command import requested
 from common.files import RunError
 from common.model import gaussian_kl, to_numpy
 from experiments import study
-from experiments.avb import eight_schools, toy
+from experiments.avb import eight_schools, posteriors, toy
+from experiments.avb.course import Course
 from experiments.avb.plane import Plane
 from experiments.study import Part, each_once
 
@@ -113,14 +114,16 @@ def test_moments_of_a_black_box_are_those_of_the_codes_of_the_same_x():
         np.testing.assert_allclose(found["variance"][rows], np.tile(z.var(axis=0), (len(z), 1)), atol=1e-6)
 
 
-SMALL = {"PLANE": COARSE_PLANE, "FRAMES": 2, "CODES": 20, "UPDATES_A_RECORD": 40}
+SMALL = {"toy.PLANE": COARSE_PLANE, "toy.FRAMES": 2, "toy.CODES": 20} | {
+    f"{module}.UPDATES_A_RECORD": 40 for module in ("course", "toy")
+}
 
 
 @pytest.fixture
 def coarse(monkeypatch):
     """For the toy: a coarse grid, two frames of the animation, epochs of 40 updates, a checkpoint after each."""
     for name, value in SMALL.items():
-        monkeypatch.setattr(toy, name, value)
+        monkeypatch.setattr(f"experiments.avb.{name}", value)
     monkeypatch.setattr(checkpoint, "LEAST_WORK", 0)
 
 
@@ -131,7 +134,7 @@ def whole_toy(tmp_path_factory):
     config = small_toy(points=(2,), seeds=(0,), updates=130, results=str(results), name="whole")
     with pytest.MonkeyPatch.context() as patch:
         for name, value in SMALL.items():
-            patch.setattr(toy, name, value)
+            patch.setattr(f"experiments.avb.{name}", value)
         return config, toy.main(config), results / "avb_toy" / "whole"
 
 
@@ -174,7 +177,7 @@ def test_the_toy_states_the_updates_that_it_made(whole_toy):
 
 def test_the_course_has_the_last_measurement_too(whole_toy, tmp_path, coarse):
     """With 9 epochs of 40 updates and a measurement after every second, there is one after the ninth too."""
-    course = toy.Course(tmp_path, 9, 2, lambda model: {"number": 1.0})
+    course = Course(tmp_path, 9, 2, lambda model: {"number": 1.0})
     course.set_model(SimpleNamespace(stop_training=False))
     for epoch in range(9):
         course.on_epoch_end(epoch)
@@ -208,7 +211,7 @@ def test_a_toy_that_is_killed_ends_with_the_same_bits(whole_toy, coarse, tmp_pat
 def test_a_damaged_course_is_refused_in_a_line(tmp_path):
     (tmp_path / "course.json").write_text("{")
     with pytest.raises(RunError, match="holds no complete run"):
-        toy.Course(tmp_path, 3, 1, None)
+        Course(tmp_path, 3, 1, None)
 
 
 def test_a_toy_that_meets_nan_is_measured_as_it_was_before(coarse, tmp_path, monkeypatch):
@@ -246,11 +249,11 @@ def test_quick_replaces_what_was_not_asked_for(monkeypatch):
 # Posteriors without data
 
 
-@pytest.mark.parametrize("key", list(eight_schools.PROBLEMS))
+@pytest.mark.parametrize("key", list(posteriors.PROBLEMS))
 def test_exact_draws_have_the_density_of_the_grid(key):
     """100,000 draws; noise of the histogram as above, and the valley, 0.3 wide, has cells of 0.04 in its height."""
-    problem = eight_schools.PROBLEMS[key]
-    draws = eight_schools.exact_draws(problem, 100_000, seed=0)
+    problem = posteriors.PROBLEMS[key]
+    draws = posteriors.exact_draws(problem, 100_000, seed=0)
     log_exact = problem.plane.normalised(problem.log_marginal(problem.plane.centres))
     assert problem.plane.kl(problem.plane.density_of(draws[:, :2]), log_exact) < 0.02
     assert draws.shape == (100_000, problem.dimensions)
@@ -258,10 +261,10 @@ def test_exact_draws_have_the_density_of_the_grid(key):
 
 def test_the_schools_effects_integrate_out():
     """log p(y, mu, tau) by quadrature over each eta, which given mu and tau are independent."""
-    problem = eight_schools.PROBLEMS["altered"]
+    problem = posteriors.PROBLEMS["altered"]
     mu, tau = 0.7, -0.6
     exact = stats.norm.logpdf(mu) + stats.norm.logpdf(tau)
-    for y, sigma in zip(eight_schools.EFFECTS, eight_schools.ALTERED_ERRORS, strict=True):
+    for y, sigma in zip(posteriors.EFFECTS, posteriors.ALTERED_ERRORS, strict=True):
         likelihood = integrate.quad(
             lambda eta, y=y, sigma=sigma: stats.norm.pdf(y, mu + tau * eta, sigma) * stats.norm.pdf(eta), -8, 8
         )
@@ -271,7 +274,7 @@ def test_the_schools_effects_integrate_out():
 
 def test_the_schools_posterior_is_the_known_one():
     """Log evidence -12.711, E mu 0.776, sd 0.324, E|tau| 0.702, as computed apart from this code."""
-    problem = eight_schools.PROBLEMS["altered"]
+    problem = posteriors.PROBLEMS["altered"]
     plane, log_joint = problem.plane, problem.log_marginal(problem.plane.centres)
     assert plane.log_integral(log_joint) == pytest.approx(-12.711, abs=1e-3)
     density, (mu, tau) = np.exp(plane.normalised(log_joint)), np.moveaxis(plane.centres, -1, 0)
@@ -281,9 +284,9 @@ def test_the_schools_posterior_is_the_known_one():
 
 
 def test_the_joint_is_that_of_normals():
-    problem, z = eight_schools.PROBLEMS["rubin"], np.random.default_rng(0).normal(size=(5, 10))
+    problem, z = posteriors.PROBLEMS["rubin"], np.random.default_rng(0).normal(size=(5, 10))
     mean = z[:, :1] + z[:, 1:2] * z[:, 2:]
-    exact = stats.norm.logpdf(eight_schools.EFFECTS, mean, eight_schools.RUBIN_ERRORS).sum(axis=1)
+    exact = stats.norm.logpdf(posteriors.EFFECTS, mean, posteriors.RUBIN_ERRORS).sum(axis=1)
     exact += stats.norm.logpdf(z).sum(axis=1)
     np.testing.assert_allclose(problem.log_joint(z, np), exact, rtol=1e-5)
     found = to_numpy(problem.log_joint(ops.convert_to_tensor(z, "float32"), ops))
@@ -291,13 +294,13 @@ def test_the_joint_is_that_of_normals():
 
 
 def test_the_samplers_likelihood_is_the_joint_without_the_prior():
-    problem = eight_schools.PROBLEMS["rubin"]
+    problem = posteriors.PROBLEMS["rubin"]
     model = eight_schools.build(eight_schools.Config(hidden_units=(8,), discriminator_units=(8,)), problem, False, 0)
     model.likelihood_weight.assign(0.5)
     x = ops.ones((6, 1))
     outputs = model.infer(x)
     z = to_numpy(outputs["z"])
-    log_likelihood = stats.norm.logpdf(eight_schools.EFFECTS, z[:, :1] + z[:, 1:2] * z[:, 2:], problem.errors)
+    log_likelihood = stats.norm.logpdf(posteriors.EFFECTS, z[:, :1] + z[:, 1:2] * z[:, 2:], problem.errors)
     found = float(to_numpy(model.objective(x, outputs)["reconstruction"]))
     assert found == pytest.approx(-0.5 * log_likelihood.sum(axis=1).mean(), rel=1e-4)  # float32
 
@@ -312,7 +315,7 @@ def test_the_sampler_recovers_a_gaussian(contrast, tmp_path):
     def log_joint(z, backend):
         return -0.5 * (backend.square((z[:, 0] - 1.0) / 0.6) + backend.square((z[:, 1] + 0.5) / 0.8))
 
-    problem = eight_schools.InThePlane(lambda x, y, backend: None, "Gaussian", PLANE)
+    problem = posteriors.InThePlane(lambda x, y, backend: None, "Gaussian", PLANE)
     config = eight_schools.Config(
         hidden_units=(32,), discriminator_units=(64, 64), noise_dim=4, batch_size=256, updates=800, final_draws=20_000
     )
@@ -364,8 +367,8 @@ def test_schools_compares_every_method(tmp_path, monkeypatch, quick_compilation)
 def test_a_sampler_that_is_killed_ends_with_the_same_bits(tmp_path, monkeypatch):
     """Killed after the first checkpoint of three; the likelihood's weight goes on as the epochs do."""
     monkeypatch.setattr(checkpoint, "LEAST_WORK", 0)
-    monkeypatch.setattr(toy, "UPDATES_A_RECORD", 40)
-    config, problem = small_schools(tmp_path, updates=120, warm_up=0.9), eight_schools.PROBLEMS["altered"]
+    monkeypatch.setattr("experiments.avb.course.UPDATES_A_RECORD", 40)
+    config, problem = small_schools(tmp_path, updates=120, warm_up=0.9), posteriors.PROBLEMS["altered"]
     once, _ = eight_schools.by_avb(Part(config, None, 0, tmp_path / "once", first=True), problem, True)
     part = Part(config, None, 0, tmp_path / "again", first=True)
     with monkeypatch.context() as patch:
@@ -380,7 +383,7 @@ def test_a_sampler_that_is_killed_ends_with_the_same_bits(tmp_path, monkeypatch)
 def test_a_sampler_that_meets_nan_ends_the_experiment(tmp_path):
     part = Part(small_schools(tmp_path, learning_rate=1e30), None, 0, tmp_path / "part", first=True)
     with pytest.raises(RunError, match=r"AVB without contrast, .* was not finite .* try a lower --learning-rate"):
-        eight_schools.by_avb(part, eight_schools.PROBLEMS["altered"], False)
+        eight_schools.by_avb(part, posteriors.PROBLEMS["altered"], False)
 
 
 def test_schools_refuses_what_it_does_not_know(tmp_path, monkeypatch):

@@ -11,8 +11,6 @@ Leaves in results/avb_toy/<name>/: metrics.json and table.md (means and standard
 of points: posteriors-<n>.png, training-<n>.png and codes-<n>.gif, AVB's codes as they train. Resumes if interrupted.
 """
 
-import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,13 +19,14 @@ from typing import Annotated
 from avb import AVB
 from common import networks
 from common.config import AtLeast, Factor, Fraction, Positive, PositiveCount, Seed
-from common.files import whole, write_json
+from common.files import whole
 from common.metrics import METRICS, Metric
 from common.model import LatentModel, bernoulli_log_likelihood, even_batch_size, to_numpy
 from common.numbers import of_seeds
 from common.priors import GaussianPrior
 from common.run import one_line_errors
 from experiments import figures, study
+from experiments.avb.course import UPDATES_A_RECORD, Course, Repeated, epochs_of
 from experiments.avb.plane import Plane
 from experiments.study import Part, Results, Study, StudyConfig, run_study
 from vae_baseline import VAE
@@ -42,7 +41,6 @@ RECORDS = 8  # measurements during a training
 FRAMES = 50  # of the animation
 CODES = 2000  # in a frame
 ROWS = 20_000  # codes that go through a network at a time
-UPDATES_A_RECORD = 100  # updates an epoch
 COLUMNS = {
     "log_likelihood_nats": Metric("log p(x)", "nats", 3, "higher", "exact, by a grid, mean of the points"),
     "elbo_nats": Metric("ELBO", "nats", 3, "higher", "less than log p(x) by KL(q(z|x) ‖ p(z|x))"),
@@ -164,63 +162,6 @@ def on_the_plane(model: LatentModel, points: np.ndarray, plane: Plane, draws: in
 
 
 # Training
-
-
-class Repeated(keras.utils.PyDataset):
-    """The same batch in all UPDATES_A_RECORD updates of an epoch: all that is random is the model's noise."""
-
-    def __init__(self, batch: np.ndarray):
-        super().__init__()
-        self.batch, self.batch_size = batch, len(batch)
-
-    def shuffle(self, epoch: int):
-        """Do nothing: one batch has one order."""
-
-    def __len__(self):
-        return UPDATES_A_RECORD
-
-    def __getitem__(self, index):
-        return (self.batch,)
-
-
-def epochs_of(config) -> int:
-    """Whole hundreds of updates, each an epoch of `Repeated`."""
-    return config.updates // UPDATES_A_RECORD
-
-
-class Course(keras.callbacks.Callback):
-    """Measures a training by `Repeated` after every `step` epochs, and after the last.
-
-    `measure(model)` gives a dict of finite numbers, or lists of them. They go into course.json in `folder` at once, so
-    that a resumed training has those from before. Raises RunError if that file is damaged.
-    """
-
-    def __init__(self, folder: Path, epochs: int, step: int, measure: Callable[[LatentModel], dict]):
-        super().__init__()
-        self.path, self.epochs, self.step, self.measure = folder / "course.json", epochs, step, measure
-        self.points = []
-        if self.path.is_file():
-            with one_line_errors(folder):
-                self.points = [
-                    point | {"updates": int(point["updates"])} for point in json.loads(self.path.read_text())
-                ]
-
-    def on_epoch_begin(self, epoch, logs=None):
-        # A resumed training measures again what came after its checkpoint.
-        self.points = [point for point in self.points if point["updates"] <= UPDATES_A_RECORD * epoch]
-
-    def on_epoch_end(self, epoch, logs=None):
-        due = (epoch + 1) % self.step == 0 or epoch + 1 == self.epochs
-        if not due or self.model.stop_training:
-            return
-        numbers = self.measure(self.model)
-        if all(np.isfinite(number).all() for number in numbers.values()):
-            self.points.append({"updates": UPDATES_A_RECORD * (epoch + 1)} | numbers)
-            write_json(self.path, self.points)
-
-    def columns(self) -> dict[str, list]:
-        """A list for each number, one entry a measurement; empty if there is none."""
-        return {key: [point[key] for point in self.points] for key in (self.points[0] if self.points else ())}
 
 
 class Frames(keras.callbacks.Callback):
