@@ -17,13 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import keras
-import numpy as np
-import tyro
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common.scripts import SCRIPTS, load_script
 from common.training import Batches, compile_model
+
+import keras
+import numpy as np
+import tyro
 
 IMAGE_SHAPE = (28, 28)
 BATCH = 100

@@ -103,8 +103,6 @@ SCRIPT = {  # key: at the end of every run
     ),
     "code_logistic_accuracy": Metric("class by a logistic probe", "", 3, "higher", "accuracy by a linear classifier"),
     "updates": Metric("updates", "", 0, "", "steps of the optimiser that were made"),
-    "epochs": Metric("epochs", "", 0, "", "passes over the training images that were made"),
-    "images": Metric("images", "", 0, "", "training images seen, each time counted"),
     "train_seconds": Metric("training time", "s", 0, "lower", "with compilation and validation"),
     "samples_per_second": Metric("images a second", "", 0, "higher", "training images over the training time"),
     "peak_memory_mib": Metric("memory", "MiB", 0, "lower", "the most that the process held, of all it did so far"),
@@ -172,11 +170,17 @@ LIKELIHOOD = {  # key: by `python -m tools.evaluate --likelihood`
     ),
     "parzen_sigma": Metric("Parzen σ", "", 3, "", "width of the windows, chosen on validation images"),
 }
-METRICS = SCRIPT | EVALUATION | LIKELIHOOD
+TRAINING = {  # key: of every part of an experiment, beside "updates" and "stopped_by"
+    "epochs": Metric("epochs", "", 0, "", "passes over the training images that were made"),
+    "images": Metric("images", "", 0, "", "training images seen, each time counted"),
+    "seconds": Metric("training time", "s", 0, "lower", "with compilation and validation"),
+}
+METRICS = SCRIPT | EVALUATION | LIKELIHOOD | TRAINING
 PARTS = {
     "At the end of every run": SCRIPT,
     "Added by `python -m tools.evaluate`": EVALUATION,
     "Added by `python -m tools.evaluate --likelihood`": LIKELIHOOD,
+    "Of every part of an experiment, in `runs.json`": TRAINING,
 }
 
 

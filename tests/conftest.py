@@ -1,12 +1,32 @@
 """What all tests share."""
 
 import gc
+import os
 
 import forks
 import pytest
 import small_runs
 
-LONGEST = ("test_scripts.py", "test_comparison.py", "test_promises.py")
+LONGEST = (
+    "test_resume.py",
+    "test_scripts.py",
+    "test_mathematics.py",
+    "test_promises.py",
+    "test_comparison.py",
+    "test_faults.py",
+    "test_likelihood.py",
+    "test_likelihoods.py",
+    "test_aae_experiments.py",
+    "test_collapse.py",
+    "test_run.py",
+    "test_avb_mnist.py",
+)
+
+
+def pytest_configure(config):
+    """One thread in each process: `-n 2` keeps two cores busy. Processes that tests start inherit it."""
+    for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+        os.environ.setdefault(threads, "1")
 
 
 def pytest_collection_modifyitems(items):
@@ -15,9 +35,10 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish(session):
-    """Keep what is loaded out of later collections of garbage: Keras asks for many, and each would take 0.3 s."""
+    """Collect garbage rarely, and never what is loaded: Keras asks for it often, and each time would take 0.3 s."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(200_000, 50, 50)
 
 
 @pytest.fixture(scope="session")

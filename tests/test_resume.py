@@ -103,8 +103,7 @@ KILLS = (17, 49)  # updates after which a run dies; it has 72 in 6 epochs
 @pytest.mark.parametrize(
     ("case", "xla", "kills"),
     [
-        *((case, False, KILLS if case == "vae" else KILLS[1:]) for case in CASES),
-        ("vae", True, KILLS[1:]),
+        *((case, case == "vae", KILLS if case == "avb" else KILLS[1:]) for case in CASES),
         *(pytest.param(case, True, KILLS, marks=pytest.mark.long) for case in CASES),
     ],
 )
