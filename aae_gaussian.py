@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from common import networks
 from common.adversarial import discriminator_loss, frozen, generator_loss
 from common.command import run_main
-from common.config import Count, Factor, Fraction, Positive, PositiveCount, Prior, RunConfig, Scale, Targets
+from common.config import Count, Factor, Fraction, Positive, PositiveCount, PriorName, RunConfig, Scale, Targets
 from common.model import LatentModel, binary_cross_entropy, gaussian_kl
 from common.priors import PRIORS, GaussianPrior
 from common.run import train_and_report
@@ -34,7 +34,7 @@ class Config(RunConfig):
     binarisation: Targets = "none"  # none (the paper), dynamic (pixels drawn anew each epoch), threshold (at 0.5)
     latent_dim: PositiveCount = 2  # dimensions of z (2 in the paper's Fig. 2, 8 in its section 3)
     hidden_units: tuple[PositiveCount, ...] = (1000, 1000)  # ReLU units a layer, all networks (appendix A.1)
-    prior: Prior = "gaussian"  # p(z), one of common/priors.py (Fig. 2: gaussian, mixture; Fig. 4: swiss_roll)
+    prior: PriorName = "gaussian"  # p(z), one of common/priors.py (Fig. 2: gaussian, mixture; Fig. 4: swiss_roll)
     prior_scale: Scale = 1.0  # factor on the prior's samples; 5 in the paper's likelihood experiment
     adversarial_weight: Factor = 40.0  # on the generator's nats, against nats summed over all pixels
     epochs: Count | None = None  # passes over the training images; None: as `updates` take, at most 40

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from common import networks
 from common.adversarial import discriminator_loss, frozen, generator_loss
 from common.command import run_main
-from common.config import Count, Factor, Fraction, Positive, PositiveCount, Prior, RunConfig, Scale, Targets
+from common.config import Count, Factor, Fraction, Positive, PositiveCount, PriorName, RunConfig, Scale, Targets
 from common.model import LatentModel, binary_cross_entropy
 from common.priors import PRIORS
 from common.run import train_and_report
@@ -36,7 +36,7 @@ class Config(RunConfig):
     hidden_units: tuple[PositiveCount, ...] = (1000, 1000)  # ReLU units a layer, all networks (appendix A.1)
     noise_dim: PositiveCount = 10  # numbers of noise eta beside the pixels (the paper gives none)
     noise_scale: Factor = 1.0  # standard deviation of eta, the same in training and afterwards
-    prior: Prior = "gaussian"  # p(z), one of common/priors.py (Fig. 2: gaussian, mixture; Fig. 4: swiss_roll)
+    prior: PriorName = "gaussian"  # p(z), one of common/priors.py (Fig. 2: gaussian, mixture; Fig. 4: swiss_roll)
     prior_scale: Scale = 1.0  # factor on the prior's samples; 5 in the paper's likelihood experiment
     adversarial_weight: Factor = 40.0  # on the generator's nats, against nats summed over all pixels
     epochs: Count | None = None  # passes over the training images; None: as `updates` take, at most 40

@@ -73,7 +73,7 @@ Scale = Annotated[float, Above(0), Below(1e6)]  # of a code: in float32, its squ
 Seed = Annotated[int, Between(0, 2**32)]
 Targets = Literal["none", "dynamic", "threshold"]
 Networks = Literal["dense", "conv"]
-Prior = Literal[*PRIORS]
+PriorName = Literal[*PRIORS]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,7 +124,7 @@ def check_elements(name: str, values: tuple, hint):
 def check_value(name: str, value, hint):
     """Raises RunError if `value` is not one that the annotation `hint` of the parameter `name` allows.
 
-    Of alternatives, such as a number or a word, it is enough that one allows it.
+    If the hint has alternatives, such as a number or a word, one of them must allow the value.
     """
     if get_origin(hint) in (Union, UnionType):
         kind = Literal if isinstance(value, str) else Annotated

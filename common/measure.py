@@ -1,4 +1,4 @@
-"""The numbers of metrics.json: which instrument of `common.evaluation` is turned on which images of a trained model.
+"""The numbers of metrics.json, and the images that each instrument of `common.evaluation` measures.
 
 Keys are flat and carry the unit, as `common.metrics` lists them; a number that came with an error has a twin,
 `<key>_standard_error`. Where a quantity does not exist for a model, its value is None and `null_because` says why.

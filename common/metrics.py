@@ -15,7 +15,7 @@ class Metric(NamedTuple):
     title: str  # of a table's column or a figure's axis, without the unit
     unit: str  # nats, %, or nothing
     digits: int
-    better: str  # "higher", "lower", a number that is perfect, or nothing
+    better: str | float  # "higher", "lower", a number that is perfect, or nothing
     meaning: str
     factor: float = 1.0
 
@@ -173,7 +173,7 @@ LIKELIHOOD = {  # key: by `python -m tools.evaluate --likelihood`
 TRAINING = {  # key: of every part of an experiment, beside "updates" and "stopped_by"
     "epochs": Metric("epochs", "", 0, "", "passes over the training images that were made"),
     "images": Metric("images", "", 0, "", "training images seen, each time counted"),
-    "seconds": Metric("training time", "s", 0, "lower", "with compilation and validation"),
+    "seconds": SCRIPT["train_seconds"],
 }
 METRICS = SCRIPT | EVALUATION | LIKELIHOOD | TRAINING
 PARTS = {
@@ -188,7 +188,8 @@ def page() -> str:
     """docs/metrics.md: a table a part of METRICS."""
     text = (
         "<!-- made by `python -m common.metrics > docs/metrics.md` -->\n# The metrics of a run\n\n"
-        "`metrics.json` holds these numbers, all of test images. A number with a sampling error has a twin,\n"
+        "`metrics.json` holds these numbers, of test images unless the last column says otherwise.\n"
+        "A number with a sampling error has a twin,\n"
         "`<key>_standard_error`. A number that does not exist for a model is null; `null_because` gives the reason.\n"
     )
     for title, metrics in PARTS.items():

@@ -1,4 +1,4 @@
-"""A number's life: an estimate with its error, or null with its reason; mean over seeds; `a ± b` in a table."""
+"""Numbers: an estimate with its error, a null with its reason, the mean over seeds, the text in a table."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence

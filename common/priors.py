@@ -1,6 +1,6 @@
 """Distributions p(z) on the code that can be sampled, with labels where they have modes.
 
-Modes and spreads are those in common use for the AAE paper's figures, which give none: see each class.
+The AAE paper gives no parameters for its figures. Ours are those in common use: see each class.
 `scale` multiplies the samples of any of them.
 """
 
@@ -18,8 +18,8 @@ class Prior(Protocol):
     """What every prior has: `PRIORS` names those that `--prior` can choose, each made of (latent_dim, scale).
 
     A prior has either `log_prob(z)`, the log density in nats, (count, latent_dim) -> (count,), or `no_density`, the
-    reason why it has none. A prior whose modes labels can choose also has `mode_of(z)`, the mode of each code, and
-    `walk(steps)`, points along each mode, (modes, steps, latent_dim), for experiments.aae.label_prior.
+    reason why it has none. One with modes also has `mode_of(z)`, the mode of each code. The priors of
+    experiments.aae.label_prior have `walk(steps)` as well, points along each mode, (modes, steps, latent_dim).
     """
 
     latent_dim: int

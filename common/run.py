@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def create_folder(results: str, script: str, name: str) -> Path:
     """A new folder results/script/name; without a name, the date and time.
 
-    Raises RunError if it exists and holds more than what a process leaves that is killed before it does anything.
+    Raises RunError if it exists and holds more than the files of a process that was killed before its first work.
     """
     parent = Path(results) / script
     chosen = parent / (name or time.strftime("%Y-%m-%d_%H-%M-%S"))
@@ -62,7 +62,7 @@ def results_name(script: str) -> str:
 
 
 def is_unused(folder: Path) -> bool:
-    """Whether a folder holds nothing but what a process leaves that is killed before it does anything."""
+    """Whether a folder holds nothing but the files of a process that was killed before its first work."""
     return all(path.name.startswith((".lock", PARTIAL)) for path in folder.iterdir())
 
 
@@ -323,7 +323,7 @@ def saved_run(folder: Path):
     """What config.json holds, and the module of the script, or of the experiment, that wrote it.
 
     An older run's script and parameters come back under today's names: a renamed module may define `upgraded`, from
-    the old parameters to the new.
+    the old parameters to the new. Parameters that did not exist have their defaults.
     """
     saved = json.loads((folder / "config.json").read_text())
     script = saved["script"]
@@ -333,8 +333,10 @@ def saved_run(folder: Path):
         experiment = parts[0] == "experiments" and len(parts) == 3 and all(map(str.isidentifier, parts))
         if name in SCRIPTS or (experiment and ROOT.joinpath(*parts).with_suffix(".py").is_file()):
             module = importlib.import_module(name)
-            if script in RENAMED and hasattr(module, "upgraded"):
-                saved["parameters"] = module.upgraded(saved["parameters"])
+            if script in RENAMED:
+                upgraded = getattr(module, "upgraded", dict)(saved["parameters"])
+                defaults = {each.name: each.default for each in dataclasses.fields(module.Config)}
+                saved["parameters"] = {key: defaults[key] for key in defaults if key != "resume"} | upgraded
             return saved | {"script": name}, module
     raise RunError(f"{folder / 'config.json'} names no script of this project: {script!r}")
 

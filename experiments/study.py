@@ -1,9 +1,10 @@
 """The frame of every experiment: each case trained with each seed and measured once, then a table and figures.
 
-An experiment declares a `Study`; `run` does the rest. It refuses what is impossible before any work, holds the folder
-results/<group>_<experiment>/<name>/, and makes the parts, a part being a case with a seed. Each part's numbers go into
-runs.json at once, so that a stopped experiment resumes with the part in progress, at its last checkpoint. At the end it
-writes metrics.json (mean and standard deviation over the seeds), table.md and the figures.
+The module of an experiment defines `Config`, `STUDY` and `main`; `run` does the rest. It refuses what is impossible
+before any work, holds the folder results/<group>_<experiment>/<name>/, and makes the parts, a part being a case with a
+seed. Each part's numbers go into runs.json at once, so that a stopped experiment resumes with the part in progress, at
+its last checkpoint. At the end it writes metrics.json (mean and standard deviation over the seeds), table.md and the
+figures.
 """
 
 import json
@@ -48,7 +49,7 @@ class StudyConfig:
     seeds: tuple[Seed, ...] = (0, 1, 2)  # of weights, noise, order and binarisation
     quick: bool = False  # small defaults for all that no other flag sets: minutes, not hours
     results: str = "results"  # the folder of all runs
-    name: str = ""  # the folder below results/<group>_<experiment>/; "default" or "quick" if empty
+    name: str = ""  # the folder below results/<group>_<experiment>/; the experiment chooses if empty
     resume: str = ""  # the folder of a stopped run: resume it, with its own parameters
 
 
@@ -158,7 +159,7 @@ class Study(NamedTuple):
     name: str  # <group>.<experiment>, as in `python -m experiments.<group>.<experiment>`
     cases: Callable  # (config, dataset) -> {case: function of a Part -> numbers}
     columns: Mapping[str, Metric]  # of the table, by key
-    figures: Callable  # (Results, rows) -> {file name: Figure}
+    figures: Callable  # (Results, rows) -> {file name without .png: Figure}
     quick: dict  # the defaults of --quick
     requires: Callable = no_requirements  # (config, dataset): raises RunError or DataError before any work
     once: Callable = no_cases  # the same as `cases`, for cases that no seed changes

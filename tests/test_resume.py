@@ -542,6 +542,9 @@ def test_the_parameters_of_earlier_code_are_todays(tmp_path, name):
     own = {key: value for key, value in OLD_PARAMETERS[name].items() if key not in run.NO_CHOICES}
     if not hasattr(module, "upgraded"):
         assert own == json.loads(json.dumps({key: getattr(config, key) for key in own}))
+    saved, rest = run.saved_run(folder)[0], {"data": None, "backend": "any"}
+    parameters = {key: value for key, value in dataclasses.asdict(config).items() if key != "resume"}
+    run.require_same(folder, saved | rest, rest | {"script": module.__name__, "parameters": parameters})  # resumes
 
 
 def test_an_experiment_of_earlier_code_resumes(tmp_path, data, monkeypatch, capsys):

@@ -6,12 +6,12 @@ objective is
 
     E_x E_q(z|x) [ -log p(x|z) ] + beta E_x KL(q(z|x) || p(z)),   beta = 784 / 128 = 6.1
 
-but for one mistake more: it read s, the encoder's second output, as log sigma where it drew z and as log sigma^2 in the
-KL. So beta weighed the KL of a q(z|x) wider than the one that z was drawn from. Here the objective becomes the evidence
+It made one more mistake. It read s, the encoder's second output, as log sigma to draw z, and as log sigma^2 in the KL.
+So beta weighed the KL of a q(z|x) wider than the one that z was drawn from. Here the objective becomes the evidence
 lower bound (Kingma & Welling, arXiv 1312.6114) in three steps:
 
     1  s is read in one way
-    2  sums replace means, with the same beta: RMSprop trains gradients 784 times smaller in another way
+    2  sums replace means, with the same beta: RMSprop behaves differently when gradients are 784 times smaller
     3  beta is 1
 
 For comparison there are a mean over pixels with a sum over the code, beta = 784, and other weights on sums (beta-VAE;
