@@ -1,6 +1,7 @@
 """Arrays in files: their headers are checked before anything is unpacked, and large ones are read by rows."""
 
 import contextlib
+import hashlib
 import math
 import os
 import re
@@ -12,6 +13,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
+from common.formats import remedy
+
 import numpy as np
 
 CHUNK = 2**23  # numbers of an array to read at once, since it may not fit into memory
@@ -22,9 +25,13 @@ class DataError(ValueError):
     """Data that cannot be used; the message is one line: what is wrong and what to do."""
 
     def __init__(self, message):
-        line = " ".join(str(message).split())
-        # Names in a file may hold a terminal's control characters.
-        super().__init__("".join(letter if letter.isprintable() else "?" for letter in line))
+        super().__init__(one_line(message))
+
+
+def one_line(message) -> str:
+    """Text that can be printed: names and words in a file may hold lines or a terminal's control characters."""
+    line = " ".join(str(message).split())
+    return "".join(letter if letter.isprintable() else "?" for letter in line)
 
 
 class Header(NamedTuple):
@@ -61,7 +68,9 @@ class StoredArray:
             shape, _, dtype = np.lib.format.read_array_header_1_0(file)
             start = file.tell()
         if dtype.hasobject:
-            raise DataError(f"{self.key} holds pickled objects, never loaded; save a plain array of numbers")
+            raise DataError(
+                f"{self.key} holds pickled objects, never loaded; save numbers, or words by {self.key}.astype(str)"
+            )
         if dtype.names or dtype.subdtype:
             raise DataError(f"{self.key} has named or nested fields; save a plain array of numbers")
         if not all(type(length) is int and 0 <= length < 2**63 for length in shape):
@@ -80,6 +89,24 @@ class StoredArray:
         """The array of an .npy, mapped from the file, for reading."""
         with readable(self.key):
             return np.lib.format.open_memmap(self.path, mode="r")
+
+
+@dataclass
+class HeldArray:
+    """An array in memory, with what a `StoredArray` has."""
+
+    array: np.ndarray | None
+    path = None
+
+    @property
+    def header(self) -> Header:
+        """Its shape and type."""
+        return Header(self.array.shape, self.array.dtype)
+
+    def read(self) -> np.ndarray:
+        """The array, which is no longer held here: once it is converted, its bytes are freed."""
+        array, self.array = self.array, None
+        return array
 
 
 @contextlib.contextmanager
@@ -105,7 +132,7 @@ def arrays_in(path):
     if path.is_dir():
         files = [file for file in sorted(path.glob("*.npy")) if file.is_file()]
         if not files:
-            raise DataError("is a folder without .npy files; give one with them, or an .npz file")
+            raise DataError(remedy(path) or "is a folder without .npy files; give one with them, or an .npz file")
         yield {file.stem: in_npy(file, file.stem) for file in files}
         return
     if not path.is_file():  # such as a pipe, on which reading could wait for ever
@@ -114,8 +141,10 @@ def arrays_in(path):
         beginning = file.read(6)
     if beginning == np.lib.format.MAGIC_PREFIX:
         yield {"x": in_npy(path, "x")}
-    elif beginning.startswith(b"\x1f\x8b"):
-        raise DataError("is packed by gzip; unpack it with gunzip, and save images as .npz or .npy")
+    elif other := remedy(path):
+        raise DataError(other)
+    elif not beginning.startswith(b"PK"):
+        raise DataError("is neither an .npz nor an .npy file; save its arrays by numpy.savez('mine.npz', x=x, y=y)")
     else:
         with opened_zip(path) as archive:
             yield in_zip(archive)
@@ -175,23 +204,29 @@ def memory_available() -> float:
     return min(limit for limit in limits if limit > 0)
 
 
-def as_floats(images: np.ndarray) -> np.ndarray:
-    """uint8 images or floats in [0, 1] as float32 in [0, 1], in C order; no copy if they are that already."""
-    if images.dtype == np.uint8:
-        return np.divide(images, 255, dtype=np.float32, order="C")
-    return images.astype(np.float32, order="C", copy=False)
+def as_floats(images: np.ndarray, white: int = 255) -> np.ndarray:
+    """Integers from 0 to `white`, or floats in [0, 1] but for rounding, as float32 in [0, 1], in C order.
+
+    No copy if they are that already.
+    """
+    if images.dtype.kind in "bui":
+        return np.divide(images, white, dtype=np.float32, order="C")
+    floats = images.astype(np.float32, order="C", copy=False)
+    outside = floats.size and (floats.min() < 0 or floats.max() > 1)
+    return np.clip(floats, 0, 1) if outside else floats
 
 
 class MappedImages:
     """Some images of a mapped .npy: an index, a slice or an array of indices reads them as float32 in [0, 1].
 
-    It stands for `stored[rows]`, but is never in memory as a whole; `chunks` iterates over it.
+    It stands for `stored[rows]`, but is never in memory as a whole; `chunks` iterates over it. `white` is the integer
+    that is white.
     """
 
     dtype = np.dtype(np.float32)
 
-    def __init__(self, stored: np.memmap, rows):
-        self.stored, self.rows = stored, np.arange(len(stored))[rows]
+    def __init__(self, stored: np.memmap, rows, white: int = 255):
+        self.stored, self.rows, self.white = stored, np.arange(len(stored))[rows], white
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -207,7 +242,7 @@ class MappedImages:
         return len(self.rows)
 
     def __getitem__(self, which):
-        return np.asarray(as_floats(self.stored[self.rows[which]]))
+        return np.asarray(as_floats(self.stored[self.rows[which]], self.white))
 
     def __array__(self, dtype=None, copy=None):
         raise DataError("this needs all training images in memory at once; save them as .npz, perhaps fewer of them")
@@ -218,3 +253,13 @@ def chunks(rows):
     size = max(1, CHUNK // math.prod(rows.shape[1:]))
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
+
+
+def sha256(parts) -> str:
+    """SHA-256 (hex) over pairs of a text and an array's bytes, in C order."""
+    digest = hashlib.sha256()
+    for text, array in parts:
+        digest.update(text.encode())
+        for chunk in chunks(array):
+            digest.update(np.ascontiguousarray(chunk))
+    return digest.hexdigest()

