@@ -93,9 +93,9 @@ def build(config: Config, image_shape) -> GaussianAAE:
     )
 
 
-def main(config: Config = Config()) -> dict:
-    """Train, evaluate and plot as `config` says; returns what metrics.json holds."""
-    return train_and_report(config, build, "aae_gaussian")
+def main(config: Config = Config(), data=None) -> dict:
+    """Train, evaluate and plot as `config` says; returns what metrics.json holds. `data`: (x, y) instead of a file."""
+    return train_and_report(config, build, "aae_gaussian", data)
 
 
 if __name__ == "__main__":

@@ -157,9 +157,9 @@ def build(config: Config, image_shape) -> AVB:
     )
 
 
-def main(config: Config = Config()) -> dict:
-    """Train, evaluate and plot as `config` says; returns what metrics.json holds."""
-    return train_and_report(config, build, "avb")
+def main(config: Config = Config(), data=None) -> dict:
+    """Train, evaluate and plot as `config` says; returns what metrics.json holds. `data`: (x, y) instead of a file."""
+    return train_and_report(config, build, "avb", data)
 
 
 if __name__ == "__main__":

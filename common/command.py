@@ -18,8 +18,12 @@ def run_main(main, config_class, presets: Callable | None = None):
     """Call `main` with the Config that the command line gives; with --resume, the Config of the stopped run.
 
     `presets(config)` gives the defaults that a flag such as --quick puts in place of the Config's own: a dict.
-    The user's mistakes end in one line and exit code 2, a training that stopped early in exit code 1.
+    The user's mistakes end in one line and exit code 2, a training that stopped early, or an error of our
+    code after it, in exit code 1.
     """
+    for stream in (sys.stdout, sys.stderr):  # a terminal may lack letters that a file's name has
+        with contextlib.suppress(AttributeError):  # replaced by something without encoding
+            stream.reconfigure(errors="backslashreplace")
     try:
         metrics = main(requested(config_class, presets))
     except (DataError, RunError) as error:
@@ -32,7 +36,7 @@ def run_main(main, config_class, presets: Callable | None = None):
         sys.exit(refusal(f"{error}; files written before are complete: mend what it says{remedy}"))
     except MemoryError as error:
         sys.exit(refusal(f"{str(error) or 'out of memory'}; make the networks, the batches or the data smaller"))
-    if metrics.get("stopped_by"):
+    if metrics.get("stopped_by") or metrics.get("failed"):
         sys.exit(1)
 
 

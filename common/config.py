@@ -3,12 +3,16 @@
 import dataclasses
 import importlib.util
 import math
+import os
 import re
 from types import UnionType
 from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
 
 from common.files import RunError
 from common.priors import PRIORS
+
+import keras
+import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,17 +93,53 @@ class RunConfig:
 
 
 def check(config):
-    """Raises RunError, naming the flag, if a parameter of the Config is impossible whatever the data."""
-    for name, hint in get_type_hints(type(config), include_extras=True).items():
-        value = getattr(config, name)
+    """The Config with plain values: a Path as text, NumPy's numbers as Python's, lists as tuples, `~` as the home.
+
+    Raises RunError, naming the flag, if a parameter is impossible whatever the data, or if Keras is set to compute in
+    anything but float32.
+    """
+    require_float32()
+    hints = get_type_hints(type(config), include_extras=True)
+    values = {name: plain(getattr(config, name), hint) for name, hint in hints.items()}
+    for name, hint in hints.items():
         if type(None) in get_args(hint):
             hint = next(option for option in get_args(hint) if option is not type(None))
-            if value is None:
+            if values[name] is None:
                 continue
         if get_origin(hint) is tuple:
-            check_elements(name, value, get_args(hint)[0])
+            check_elements(name, values[name], get_args(hint)[0])
         else:
-            check_value(name, value, hint)
+            check_value(name, values[name], hint)
+    for name in {"results", "resume", "run"} & values.keys():
+        values[name] = os.path.expanduser(values[name])
+    changed = {name: value for name, value in values.items() if value is not getattr(config, name)}
+    config = dataclasses.replace(config, **changed)
+    check_together(config)
+    return config
+
+
+def plain(value, hint):
+    """`value` as the command line would give it: `os.PathLike` as text, a number of NumPy's as Python's own."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if get_origin(hint) is tuple and isinstance(value, (list, tuple, np.ndarray)):
+        elements = tuple(plain(each, get_args(hint)[0]) for each in value)
+        return value if isinstance(value, tuple) and all(map(lambda a, b: a is b, elements, value)) else elements
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def require_float32():
+    """Raises RunError if Keras is set to another precision, in its keras.json or by a dtype policy."""
+    for kind, precision in (("floatx", keras.config.floatx()), ("dtype policy", keras.config.dtype_policy().name)):
+        if precision != "float32":
+            raise RunError(
+                f"Keras' {kind} is {precision}, and this code computes in float32; set it back in keras.json, in "
+                "Keras' folder (~/.keras), or by keras.config.set_floatx and set_dtype_policy"
+            )
+
+
+def check_together(config):
+    """The part of `check` that needs more than a parameter's type and limits."""
     if getattr(config, "name", "") != re.sub(r"[^\w.+-]|^\.", "", getattr(config, "name", "")):
         raise RunError(f"--name {config.name!r} must be letters, digits and any of _ . + -: it names one folder")
     if getattr(config, "tensorboard", False) and not importlib.util.find_spec("tensorboard"):
@@ -112,13 +152,15 @@ def check(config):
 
 
 def check_elements(name: str, values: tuple, hint):
-    """Raises RunError if a tuple is empty, names one thing twice, or holds what `hint` does not allow."""
+    """Raises RunError if it is no tuple, is empty, names one thing twice, or holds what `hint` does not allow."""
+    if not isinstance(values, tuple):
+        raise RunError(f"{flag(name)} must be several values, such as ({values!r},), not {values!r}")
     if not values:
         raise RunError(f"{flag(name)} needs at least one number")
-    if len(set(values)) < len(values) and not name.endswith("units"):
-        raise RunError(f"{flag(name)} names one thing twice: {' '.join(map(str, values))}")
     for value in values:
         check_value(name, value, hint)
+    if len(set(values)) < len(values) and not name.endswith("units"):
+        raise RunError(f"{flag(name)} names one thing twice: {' '.join(map(str, values))}")
 
 
 def check_value(name: str, value, hint):
@@ -129,11 +171,16 @@ def check_value(name: str, value, hint):
     if get_origin(hint) in (Union, UnionType):
         kind = Literal if isinstance(value, str) else Annotated
         hint = next(option for option in get_args(hint) if get_origin(option) is kind)
-    if get_origin(hint) is Literal and value not in get_args(hint):
-        raise RunError(f"{flag(name)} must be one of {', '.join(get_args(hint))}, not {value!r}")
+    if get_origin(hint) is Literal:
+        if not isinstance(value, str) or value not in get_args(hint):
+            raise RunError(f"{flag(name)} must be one of {', '.join(get_args(hint))}, not {value!r}")
+        return
     kind, *limits = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-    if isinstance(kind, type) and not isinstance(value, (int, float) if kind is float else kind):
+    allowed = (int, float) if kind is float else kind
+    if isinstance(kind, type) and (not isinstance(value, allowed) or (kind is not bool and isinstance(value, bool))):
         raise RunError(f"{flag(name)} must be {kind.__name__}, not {value!r}")
+    if isinstance(value, str) and "\0" in value:
+        raise RunError(f"{flag(name)} must be text without a null byte, not {value!r}")
     limits = [limit for limit in limits if isinstance(limit, (Above, AtLeast, Below, Between))]
     if not all(limit.allows(value) for limit in limits):
         raise RunError(f"{flag(name)} must be {' and '.join(map(str, limits))}, not {value}")

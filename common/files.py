@@ -33,6 +33,12 @@ def hold(folder: Path):
             left.unlink(missing_ok=True)
 
 
+def release(folder: Path):
+    """Let other processes have `folder`, which this one holds."""
+    if lock := LOCKS.pop(Path(folder).resolve() / ".lock", None):
+        lock.release()
+
+
 @contextlib.contextmanager
 def whole(path):
     """Gives a path beside `path` to write to, and renames it to `path` once all is written.

@@ -4,12 +4,26 @@ Keys are flat and carry the unit, as `common.metrics` lists them; a number that 
 `<key>_standard_error`. Where a quantity does not exist for a model, its value is None and `null_because` says why.
 """
 
+import math
+from collections.abc import Collection
 from typing import NamedTuple
 
+from common.arrays import MappedImages
 from common.data import Dataset, binarise, random_stream, targets
 from common.evaluation import latent, probes, samples
-from common.model import LatentModel, bernoulli_log_likelihood, in_batches, to_numpy
-from common.numbers import Absent, flat, mean_of
+from common.evaluation.latent import NOT_FINITE
+from common.evaluation.probes import nothing_to_tell
+from common.failures import STRICT
+from common.model import (
+    CODES_IN_MEMORY,
+    Decoded,
+    LatentModel,
+    batch_slices,
+    bernoulli_log_likelihood,
+    even_batch_size,
+    to_numpy,
+)
+from common.numbers import Absent, Estimate, flat, mean_of
 from common.priors import GaussianPrior
 
 import numpy as np
@@ -19,6 +33,10 @@ TRAINING_CODES = 20_000  # known to probes and to the density of the aggregated 
 CODES_FOR_ACTIVE_UNITS = 80_000  # over all images, in 8 to 32 draws each: fewer let noise pass for an active unit
 NEIGHBOUR_IMAGES, NEIGHBOUR_DRAWS = 200, 1000  # z ~ q(z|x) for its entropy from nearest neighbours
 NEAREST_IMAGES = 1000  # whose nearest training images are sought
+# Numbers in one array of codes or images, where more would take too much memory: fewer codes or images are measured.
+MOST_CODE_NUMBERS = 2**24  # 20,000 codes up to 838 dimensions
+MOST_DRAWN_NUMBERS = 2**26  # 200 images with 1,000 draws up to 335 dimensions
+MOST_PIXELS = 2**25  # 1,000 images up to 183 x 183, 42 of 512 x 512 x 3
 
 NO_DENSITY = {  # posterior: why q(z|x) has no KL in closed form
     "point": "q(z|x) is a point: it has no density",
@@ -26,7 +44,30 @@ NO_DENSITY = {  # posterior: why q(z|x) has no KL in closed form
     "gaussian": "no closed form for this prior",
 }
 COINCIDE = "draws of some q(z|x) coincide: single precision cannot tell how narrow it is"
-NO_LABELS = "the data have no labels"
+TERMS = ("test_reconstruction_nats", "kl_nats", "negative_elbo_nats")
+CODE_NUMBERS = (  # the keys of each instrument of `code_numbers`
+    ("code_mean_norm", "code_std_min", "code_std_max"),
+    ("code_ks", "code_ks_max", "code_ks_critical"),
+    ("code_c2st_accuracy",),
+    ("code_mmd_imq",),
+    ("code_mmd_rbf",),
+    ("code_participation_ratio",),
+)
+OF_TRAINING_CODES = ("code_hole_fraction", "code_knn_accuracy", "code_logistic_accuracy")
+CLOSED_FORM = ("kl_per_dimension_nats", "mutual_information_nats", "marginal_kl_nats")
+NEIGHBOURS = ("mutual_information_neighbour_nats", "kl_neighbour_nats", "marginal_kl_neighbour_nats")
+MEASURED = (  # all that `measure` gives
+    *TERMS,
+    *(key for keys in CODE_NUMBERS for key in keys),
+    *OF_TRAINING_CODES,
+    "active_units",
+    *CLOSED_FORM,
+    *NEIGHBOURS,
+)
+NEAREST = ("sample_nearest_distance", "test_nearest_distance")
+FEATURES = ("sample_frechet_distance", "sample_c2st_accuracy", "train_frechet_distance")
+NO_CLASSIFIER = "the classifier could not be trained"
+TOO_MANY_DIMENSIONS = "the code has too many dimensions for the draws of a posterior"
 
 
 class Encoded(NamedTuple):
@@ -47,58 +88,129 @@ def encoded(model: LatentModel, images: np.ndarray) -> Encoded:
     return Encoded(images, model.encode(images), model.prior_codes(len(images)))
 
 
-def training_subset(dataset: Dataset, config) -> tuple[np.ndarray, np.ndarray | None]:
-    """TRAINING_CODES training images as the model is given them, and their labels, (m,), or None: what probes know."""
+def fitting(count: int, numbers: int, most: int) -> int:
+    """How many of `count` rows of so many `numbers` fit into an array of `most` numbers; at least one."""
+    return min(count, max(1, most // numbers))
+
+
+def training_inferred(
+    model: LatentModel, dataset: Dataset, config, keys: Collection[str] = ("z",)
+) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    """What the model infers of TRAINING_CODES training images, and their labels, (m,), or None: what probes know.
+
+    The images are binarised batch by batch, as for the training. There are fewer if codes are large.
+    """
     random = random_stream(config.seed, "training codes")
-    chosen = random.permutation(len(dataset.x_train))[:TRAINING_CODES]
-    labels = None if dataset.y_train is None else dataset.y_train[chosen]
-    return binarise(dataset.x_train[chosen], config.binarisation, random), labels
+    chosen = random.permutation(len(dataset.x_train))
+    chosen = chosen[: fitting(TRAINING_CODES, model.prior.latent_dim, MOST_CODE_NUMBERS)]
+    batches = (
+        binarise(dataset.x_train[chosen[rows]], config.binarisation, random) for rows in model.batches(len(chosen))
+    )
+    return model.infer_batches(batches, keys), None if dataset.y_train is None else dataset.y_train[chosen]
+
+
+def memory_needed(image_shape, latent_dim: int, train: int, test: int, binarised: bool = True) -> int:
+    """Bytes that `measure` takes at most, beyond model and data, for so many training and test images.
+
+    `binarised`: whether there is a copy of the test images in other pixels. What is not bounded is that copy, and the
+    codes of the test images.
+    """
+    pixels, few = math.prod(image_shape), fitting(test, latent_dim, MOST_CODE_NUMBERS)
+    known = fitting(min(train, TRAINING_CODES), latent_dim, MOST_CODE_NUMBERS)
+    row = max(pixels, CODES_IN_MEMORY * latent_dim)
+    images = min(NEIGHBOUR_IMAGES, test) if latent_dim < NEIGHBOUR_DRAWS else 0
+    draws = max(NEIGHBOUR_DRAWS * images, min(max(CODES_FOR_ACTIVE_UNITS, 8 * test), 32 * test)) * latent_dim
+    numbers = {  # as float32
+        "test images and codes": test * (binarised * pixels + 4 * latent_dim),
+        "a batch in the networks": 12 * even_batch_size(max(train, test), numbers=row) * row,
+        "draws": 5 * min(draws, MOST_DRAWN_NUMBERS),
+        "instruments of codes": (16 * few + 6 * known) * latent_dim,
+        "kernels": 12 * min(4000, 2 * few) ** 2,
+        "densities": 8 * latent.ROWS * few,
+    }
+    return 2**26 + 4 * sum(numbers.values())
 
 
 # At the end of every run
 
 
-def measure(model: LatentModel, dataset: Dataset, config, test: Encoded) -> dict:
-    """What takes less than a minute on 10,000 test images: fit of the terms, match of code and prior, information."""
-    images, training_labels = training_subset(dataset, config)
-    training_codes = model.encode(images)
-    numbers = test_terms(model, test.images) | code_numbers(test, training_codes, config.seed)
-    numbers |= {"active_units": active_units(model, test.images)} | information(model, test.images, test.codes)
-    for probe in ("knn", "logistic"):
+def measure(model: LatentModel, dataset: Dataset, config, test: Encoded, failures=STRICT) -> dict:
+    """What takes less than a minute on 10,000 test images: fit of the terms, match of code and prior, information.
+
+    Each instrument is one of the attempts of `failures`: one that fails takes no other with it.
+    """
+    attempt, few = failures.numbers, fitting(len(test.images), model.prior.latent_dim, MOST_CODE_NUMBERS)
+    some, labels = Encoded(*(array[:few] for array in test)), None if dataset.y_test is None else dataset.y_test[:few]
+    known = attempt(OF_TRAINING_CODES, lambda: {"codes": training_inferred(model, dataset, config)})
+    numbers = attempt(TERMS, lambda: test_terms(model, test.images))
+    numbers |= code_numbers(some, config.seed, failures)
+    if "codes" not in known:
+        numbers |= known
+    else:
+        inferred, training_labels = known["codes"]
+        codes = inferred["z"]
+        numbers |= attempt(OF_TRAINING_CODES[:1], lambda: holes(codes, some))
+    numbers |= attempt(["active_units"], lambda: {"active_units": active_units(model, some.images)})
+    numbers |= information(model, some.images, some.codes, failures)
+    for probe in ("knn", "logistic") if "codes" in known else ():
+        arguments = (probe, codes, training_labels, some.codes, labels, config.seed)
         key = f"code_{probe}_accuracy"
-        if training_labels is None:
-            numbers[key] = Absent(NO_LABELS)
-        else:
-            known, asked = (training_codes, training_labels), (test.codes, dataset.y_test)
-            numbers[key] = probes.probe_accuracy(probe, *known, *asked, config.seed)
+        numbers |= attempt([key], lambda key=key, known=arguments: {key: probes.probe_accuracy(*known)})
     return flat(numbers)
 
 
-def code_numbers(test: Encoded, training_codes: np.ndarray, seed: int) -> dict:
-    """Does the code fill its prior? Codes of test images against the prior's, and against those of training images."""
-    distances = latent.kolmogorov_smirnov(test.codes, test.prior_codes)
-    return latent.moments(test.codes) | {
+def code_numbers(test: Encoded, seed: int, failures=STRICT) -> dict:
+    """Does the code fill its prior? Codes of test images against as many of the prior's."""
+    codes, prior_codes = test.codes, test.prior_codes
+    if not (np.isfinite(codes).all() and np.isfinite(prior_codes).all()):
+        return dict.fromkeys((key for keys in CODE_NUMBERS for key in keys), Absent(NOT_FINITE))
+    measured = (
+        lambda: latent.moments(codes),
+        lambda: marginal_distances(codes, prior_codes),
+        lambda: {"code_c2st_accuracy": latent.c2st_accuracy(codes, prior_codes, seed)},
+        lambda: {"code_mmd_imq": latent.mmd(codes, prior_codes, "imq", seed=seed)},
+        lambda: {"code_mmd_rbf": latent.mmd(codes, prior_codes, "rbf", seed=seed)},
+        lambda: {"code_participation_ratio": latent.participation_ratio(codes)},
+    )
+    numbers = {}
+    for keys, instrument in zip(CODE_NUMBERS, measured, strict=True):
+        numbers |= failures.numbers(keys, instrument)
+    return numbers
+
+
+def marginal_distances(codes: np.ndarray, prior_codes: np.ndarray) -> dict:
+    """Kolmogorov-Smirnov distances of all dimensions."""
+    distances = latent.kolmogorov_smirnov(codes, prior_codes)
+    return {
         "code_ks": distances,
         "code_ks_max": float(distances.max()),
-        "code_ks_critical": latent.kolmogorov_smirnov_critical(len(test.codes), len(test.prior_codes)),
-        "code_c2st_accuracy": latent.c2st_accuracy(test.codes, test.prior_codes, seed),
-        "code_mmd_imq": latent.mmd(test.codes, test.prior_codes, "imq", seed=seed),
-        "code_mmd_rbf": latent.mmd(test.codes, test.prior_codes, "rbf", seed=seed),
-        "code_hole_fraction": latent.hole_fraction(training_codes, test.codes, test.prior_codes),
-        "code_participation_ratio": latent.participation_ratio(test.codes),
+        "code_ks_critical": latent.kolmogorov_smirnov_critical(len(codes), len(prior_codes)),
     }
 
 
-def active_units(model: LatentModel, x_test) -> int:
+def holes(training_codes: np.ndarray, test: Encoded) -> dict:
+    """How much of the prior no training code is near to."""
+    if not all(np.isfinite(codes).all() for codes in (test.codes, test.prior_codes, training_codes)):
+        return {"code_hole_fraction": Absent(NOT_FINITE)}
+    return {"code_hole_fraction": latent.hole_fraction(training_codes, test.codes, test.prior_codes)}
+
+
+def active_units(model: LatentModel, x_test) -> int | Absent:
     """Active dimensions of the code, from 8 to 32 draws z ~ q(z|x) for each image, in units of the prior's scale."""
-    count = int(np.clip(CODES_FOR_ACTIVE_UNITS // len(x_test), 8, 32))
-    return latent.active_units(np.stack([model.encode(x_test) for _ in range(count)]) / model.prior.scale)
+    dimensions = model.prior.latent_dim
+    count = min(CODES_FOR_ACTIVE_UNITS // len(x_test), MOST_DRAWN_NUMBERS // (len(x_test) * dimensions))
+    count = int(np.clip(count, 8, 32))
+    x_test = x_test[: fitting(len(x_test), count * dimensions, MOST_DRAWN_NUMBERS)]
+    draws = np.stack([model.encode(x_test) for _ in range(count)])
+    draws /= model.prior.scale
+    return latent.active_units(draws) if np.isfinite(draws).all() else Absent(NOT_FINITE)
 
 
 def test_terms(model: LatentModel, x_test) -> dict:
     """Reconstruction and divergence from the prior in nats per image, one draw z ~ q(z|x) for each image."""
     values: dict[str, list] = {}
-    for batch in in_batches(x_test):
+    for rows in model.batches(len(x_test)):
+        batch = ops.convert_to_tensor(x_test[rows], "float32")
         outputs = model(batch)
         terms = {"test_reconstruction_nats": -bernoulli_log_likelihood(batch, outputs["logits"])}
         for key, value in (terms | model.divergences(batch, outputs)).items():
@@ -112,7 +224,7 @@ def test_terms(model: LatentModel, x_test) -> dict:
     return absent | {key: mean_of(array) for key, array in arrays.items()}
 
 
-def information(model: LatentModel, x_test, codes) -> dict:
+def information(model: LatentModel, x_test, codes, failures=STRICT) -> dict:
     """What the code says of the image, and how far it is from the prior, in nats.
 
     With q(z|x)'s density, where it has one: KL of each dimension, ELBO surgery over the N test images. From nearest
@@ -128,8 +240,10 @@ def information(model: LatentModel, x_test, codes) -> dict:
         "marginal_kl_nats": no_posterior,
     }
     if model.posterior == "gaussian":
-        numbers |= closed_form_information(model, x_test, density, no_prior)
-    return numbers | neighbour_information(model, x_test, codes, density, no_posterior, no_prior)
+        numbers |= failures.numbers(CLOSED_FORM, lambda: closed_form_information(model, x_test, density, no_prior))
+    return numbers | failures.numbers(
+        NEIGHBOURS, lambda: neighbour_information(model, x_test, codes, density, no_posterior, no_prior)
+    )
 
 
 def closed_form_information(model: LatentModel, x_test, density, no_prior: Absent | None) -> dict:
@@ -153,22 +267,27 @@ def neighbour_information(model: LatentModel, x_test, codes, density, no_posteri
     }
     if model.posterior == "point":
         return numbers
+    if model.prior.latent_dim >= NEIGHBOUR_DRAWS:
+        absent = Absent(TOO_MANY_DIMENSIONS)
+        return numbers | {"mutual_information_neighbour_nats": absent, "kl_neighbour_nats": no_prior or absent}
     # Spread over all of them: the first test digits of MNIST are the easiest.
-    spread = x_test[:: max(1, len(x_test) // NEIGHBOUR_IMAGES)][:NEIGHBOUR_IMAGES]
-    draws = posterior_draws(model, spread, NEIGHBOUR_DRAWS)
-    entropies = np.array([latent.neighbour_entropy(each).value for each in draws.swapaxes(0, 1)])
-    known = np.isfinite(entropies).all()
-    mutual = latent.neighbour_information(entropy, entropies) if known else Absent(COINCIDE)
-    numbers["mutual_information_neighbour_nats"] = mutual
+    count = fitting(NEIGHBOUR_IMAGES, NEIGHBOUR_DRAWS * model.prior.latent_dim, MOST_DRAWN_NUMBERS)
+    draws = posterior_draws(model, x_test[:: max(1, len(x_test) // count)][:count], NEIGHBOUR_DRAWS)
+    finite = np.isfinite(draws).all()
+    entropies = np.array([latent.neighbour_entropy(each).value for each in draws.swapaxes(0, 1)]) if finite else None
+    absent = Absent(COINCIDE) if finite else Absent(NOT_FINITE)
+    known = finite and np.isfinite(entropies).all()
+    numbers["mutual_information_neighbour_nats"] = latent.neighbour_information(entropy, entropies) if known else absent
     if density:
-        kl = mean_of(-entropies - density(draws).mean(axis=0)) if known else Absent(COINCIDE)
-        numbers["kl_neighbour_nats"] = kl
+        numbers["kl_neighbour_nats"] = mean_of(-entropies - density(draws).mean(axis=0)) if known else absent
     return numbers
 
 
 def posterior_draws(model: LatentModel, images, draws: int) -> np.ndarray:
-    """`draws` codes z ~ q(z|x) for each image: (draws, images, latent_dim)."""
-    return model.encode(np.tile(images, (draws, *(1 for _ in images.shape[1:])))).reshape(draws, len(images), -1)
+    """`draws` codes z ~ q(z|x) for each image, float32 in [0, 1]: (draws, images, latent_dim)."""
+    rows = np.tile(np.arange(len(images)), draws)
+    batches = (images[rows[some]] for some in model.batches(len(rows)))
+    return model.infer_batches(batches, ("z",))["z"].reshape(draws, len(images), -1)
 
 
 def log_density(prior):
@@ -181,34 +300,61 @@ def log_density(prior):
 # Sample quality, and a stronger probe: needs a trained classifier
 
 
-def measure_samples(model: LatentModel, dataset: Dataset, config, classifier: samples.Classifier | None) -> dict:
+def measure_samples(
+    model: LatentModel, dataset: Dataset, config, classifier: samples.Classifier | None, failures=STRICT
+) -> dict:
     """How far samples are from real images, and the class by an MLP on the codes that the other probes see.
 
-    Samples are the decoder's pixel means, real images are grey: `sample_` metrics judge what the figures show.
+    Samples are the decoder's pixel means, real images are grey: `sample_` metrics judge what the figures show. Each
+    instrument is one of the attempts of `failures`.
     """
-    random = random_stream(config.seed, "samples")
-    decoded = model.sample(len(dataset.x_test))
-    chosen = random.permutation(len(dataset.x_train))[:TRAINING_CODES]
-    some, held_out = decoded[:NEAREST_IMAGES], random.permutation(dataset.x_test)[:NEAREST_IMAGES]
-    numbers = {
-        "sample_nearest_distance": mean_of(samples.nearest_images(some, dataset.x_train)[1]),
-        "test_nearest_distance": mean_of(samples.nearest_images(held_out, dataset.x_train)[1]),
+    random, attempt = random_stream(config.seed, "samples"), failures.numbers
+    count = len(dataset.x_test)
+    decoded = Decoded(model, model.prior_codes(count))
+    chosen = random.permutation(len(dataset.x_train))[:TRAINING_CODES][:count]
+    held_out = random.permutation(count)
+    numbers = attempt(NEAREST, lambda: nearest_numbers(decoded, dataset, held_out))
+    if reason := nothing_to_tell(dataset.y_train) or ("" if classifier else NO_CLASSIFIER):
+        return flat(numbers | {key: Absent(reason) for key in ("code_mlp_accuracy", "classifier_accuracy", *FEATURES)})
+    numbers |= attempt(["code_mlp_accuracy"], lambda: mlp_accuracy(model, dataset, config))
+    numbers |= attempt(FEATURES, lambda: feature_numbers(classifier, decoded, dataset, chosen, config.seed))
+    return flat(numbers | {"classifier_accuracy": classifier.accuracy})
+
+
+def nearest_numbers(decoded: Decoded, dataset: Dataset, held_out: np.ndarray) -> dict:
+    """Distances of samples, and of the first of the `held_out` test images, to the nearest training images."""
+    pixels = math.prod(dataset.image_shape)
+    nearest = fitting(NEAREST_IMAGES, pixels, MOST_PIXELS)
+    first = batch_slices(len(decoded), pixels)  # the same batches as for the features below
+    some = np.concatenate([decoded[rows] for rows in first if rows.start < nearest])[:nearest]
+    return {
+        "sample_nearest_distance": nearest_distance(some, dataset.x_train),
+        "test_nearest_distance": nearest_distance(dataset.x_test[held_out[:nearest]], dataset.x_train),
     }
-    if classifier is None:
-        keys = ("code_mlp_accuracy", "classifier_accuracy", "sample_frechet_distance", "sample_c2st_accuracy")
-        return flat(numbers | {key: Absent(NO_LABELS) for key in (*keys, "train_frechet_distance")})
-    images, labels = training_subset(dataset, config)
-    known, codes = model.encode(images), model.encode(test_images(dataset, config))
-    of_samples, of_test, of_train = (
-        classifier.features(images) for images in (decoded, dataset.x_test, dataset.x_train[chosen[: len(decoded)]])
-    )
-    return flat(
-        numbers
-        | {
-            "code_mlp_accuracy": probes.probe_accuracy("mlp", known, labels, codes, dataset.y_test, config.seed),
-            "classifier_accuracy": classifier.accuracy,
-            "sample_frechet_distance": samples.frechet_estimate(of_samples, of_test),
-            "sample_c2st_accuracy": latent.c2st_accuracy(of_samples, of_test, config.seed),
-            "train_frechet_distance": samples.frechet_estimate(of_train, of_test),
-        }
-    )
+
+
+def mlp_accuracy(model: LatentModel, dataset: Dataset, config) -> dict:
+    """The class of test images by an MLP on their codes."""
+    known, labels = training_inferred(model, dataset, config)
+    few = fitting(len(dataset.x_test), model.prior.latent_dim, MOST_CODE_NUMBERS)
+    codes = model.encode(test_images(dataset, config))[:few]
+    arguments = ("mlp", known["z"], labels, codes, dataset.y_test[:few], config.seed)
+    return {"code_mlp_accuracy": probes.probe_accuracy(*arguments)}
+
+
+def feature_numbers(classifier, decoded: Decoded, dataset: Dataset, chosen: np.ndarray, seed: int) -> dict:
+    """How samples, and the `chosen` training images, differ from test images in the classifier's features."""
+    of_samples, of_test = classifier.features(decoded), classifier.features(dataset.x_test)
+    of_train = classifier.features(MappedImages(dataset.x_train, chosen))  # which picks them as they are needed
+    return {
+        "sample_frechet_distance": samples.frechet_estimate(of_samples, of_test),
+        "sample_c2st_accuracy": latent.c2st_accuracy(of_samples, of_test, seed),
+        "train_frechet_distance": samples.frechet_estimate(of_train, of_test),
+    }
+
+
+def nearest_distance(images: np.ndarray, train_images) -> Estimate | Absent:
+    """Mean distance of the images to the nearest training image; absent if they are not finite."""
+    if not np.isfinite(images).all():
+        return Absent(samples.NOT_FINITE)
+    return mean_of(samples.nearest_images(images, train_images)[1])

@@ -9,6 +9,8 @@ import numpy as np
 from keras import layers, ops
 
 CHANNELS = (16, 32, 64)  # of the convolutions, first to last; in reverse in the decoder
+LAST = "channels_last"  # whatever keras.json says: TensorFlow has no other convolutions on a CPU
+CONVOLUTION = {"padding": "same", "activation": "relu", "data_format": LAST}
 
 
 def seeded(random: np.random.Generator) -> keras.initializers.Initializer:
@@ -37,12 +39,12 @@ def image_features(images, hidden_units, random: np.random.Generator, kind: str 
     Raises ValueError if images for convolutions are not (height, width).
     """
     if kind == "dense":
-        return hidden_layers(layers.Flatten()(images), hidden_units, random)
+        return hidden_layers(layers.Flatten(data_format=LAST)(images), hidden_units, random)
     require_plane_images(images.shape[1:])
     x = layers.Reshape((*images.shape[1:], 1))(images)
     for channels in CHANNELS:
-        x = layers.Conv2D(channels, 5, 2, padding="same", activation="relu", kernel_initializer=seeded(random))(x)
-    return hidden_layers(layers.Flatten()(x), hidden_units[-1:], random)
+        x = layers.Conv2D(channels, 5, 2, kernel_initializer=seeded(random), **CONVOLUTION)(x)
+    return hidden_layers(layers.Flatten(data_format=LAST)(x), hidden_units[-1:], random)
 
 
 def require_plane_images(image_shape):
@@ -63,7 +65,9 @@ def encoder(image_shape, outputs: int, hidden_units, random: np.random.Generator
     images = layers.Input(image_shape, name="images")
     noise = [layers.Input((noise_dim,), name="noise")] if noise_dim else []
     if noise:
-        hidden = hidden_layers(layers.Concatenate()([layers.Flatten()(images), *noise]), hidden_units, random)
+        hidden = hidden_layers(
+            layers.Concatenate()([layers.Flatten(data_format=LAST)(images), *noise]), hidden_units, random
+        )
     else:
         hidden = image_features(images, hidden_units, random, kind)
     code = layers.Dense(outputs, kernel_initializer=seeded(random), name="code")(hidden)
@@ -83,10 +87,11 @@ def decoder(latent_dim: int, image_shape, hidden_units, random: np.random.Genera
         hidden = hidden_layers(code, (*hidden_units[:1], CHANNELS[-1] * small[0] * small[1]), random)
         x = layers.Reshape((*small, CHANNELS[-1]))(hidden)
         for channels in CHANNELS[-2::-1]:
-            kernel = {"padding": "same", "activation": "relu", "kernel_initializer": seeded(random)}
-            x = layers.Conv2DTranspose(channels, 5, 2, **kernel)(x)
-        x = layers.Conv2DTranspose(1, 5, 2, padding="same", kernel_initializer=seeded(random), name="logits")(x)
-        x = layers.Cropping2D([(0, side - wanted) for side, wanted in zip(x.shape[1:3], image_shape, strict=True)])(x)
+            x = layers.Conv2DTranspose(channels, 5, 2, kernel_initializer=seeded(random), **CONVOLUTION)(x)
+        linear = CONVOLUTION | {"activation": None, "kernel_initializer": seeded(random), "name": "logits"}
+        x = layers.Conv2DTranspose(1, 5, 2, **linear)(x)
+        beyond = [(0, side - wanted) for side, wanted in zip(x.shape[1:3], image_shape, strict=True)]
+        x = layers.Cropping2D(beyond, data_format=LAST)(x)
         return keras.Model(code, layers.Reshape(image_shape)(x), name="decoder")
     hidden = hidden_layers(code, hidden_units, random)
     logits = layers.Dense(int(np.prod(image_shape)), kernel_initializer=seeded(random), name="logits")(hidden)

@@ -1,42 +1,70 @@
 """What a finished run leaves in its folder: metrics.json and the figures, all on held-out images."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from common import plots
 from common.data import Dataset
 from common.evaluation import reconstruction
+from common.failures import Failures
 from common.files import write_json
-from common.measure import Encoded, encoded, measure, test_images
+from common.measure import MEASURED, Encoded, encoded, measure, test_images
 from common.model import LatentModel, to_numpy
+from common.numbers import flat
 from common.training import Outcome
 
 import numpy as np
 from keras import ops
+from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 POINTS_IN_TSNE = 2_000
+TRAINING_FILE = "training.json"  # of a run: what its training made and took, on disk before anything is measured
 
 
-def report(model: LatentModel, dataset: Dataset, config, outcome: Outcome, folder: Path) -> dict:
+def report(model: LatentModel, dataset: Dataset, config, outcome: Outcome, folder: Path, failures: Failures) -> dict:
     """Write every figure that the model's code admits and, last, metrics.json; returns what that holds.
 
-    A run that has metrics.json is complete.
+    A number that cannot be measured is null, a figure that cannot be drawn is left out: `failures` says why. A run
+    that has metrics.json is complete.
     """
-    test = encoded(model, test_images(dataset, config))
-    metrics = measure(model, dataset, config, test) | cost(outcome)
-    epochs = len(outcome.history.get("updates", []))
-    title = f"{model.title} · {dataset.name} · {epochs} epoch{'s' * (epochs != 1)}, {outcome.updates:,} updates"
-    references = reference_lines(model, dataset, test.images)
-    curves = ["updates", *(prefix + term for term in model.terms for prefix in ("", "val_"))]
-    history = {name: outcome.history.get(name, []) for name in curves}
-    figures = {"training": plots.training_curves(history, title, references)}
-    figures |= code_figures(model, dataset, title, test) | image_figures(model, dataset, title, test)
-    for name, figure in figures.items():
-        plots.save(figure, folder / f"{name}.png")
+    codes = failures.numbers(MEASURED, lambda: {"test": encoded(model, test_images(dataset, config))})
+    test = codes.get("test")
+    metrics = measure(model, dataset, config, test, failures) if test else flat(codes)
+    metrics |= cost(outcome)
+    draw(figures(model, dataset, outcome.history, outcome.updates, test), folder, failures)
+    if failures.failed:
+        metrics["failed"] = failures.failed
     write_json(folder / "metrics.json", metrics)
     return metrics
+
+
+def draw(drawings: dict[str, Callable[[], Figure]], folder: Path, failures: Failures):
+    """Each figure as <name>.png. One that cannot be drawn is left out, in a line."""
+    for name, drawn in drawings.items():
+        failures.figure(name, lambda drawn=drawn, name=name: plots.save(drawn(), folder / f"{name}.png"))
+
+
+def figures(model: LatentModel, dataset: Dataset, history: dict, updates: int, test: Encoded | None) -> dict:
+    """The figures of a run by name, each a function that draws it; without codes only the curves of its training.
+
+    `history` has a list of numbers, one an epoch, for each term and its `val_` twin, and for "updates".
+    """
+    epochs = len(history.get("updates", []))
+    title = f"{model.title} · {dataset.name} · {epochs} epoch{'s' * (epochs != 1)}, {updates:,} updates"
+    curves = ["updates", *(prefix + term for term in model.terms for prefix in ("", "val_"))]
+    columns = {name: history.get(name, []) for name in curves}
+
+    def training_figure():
+        references = reference_lines(model, dataset, test.images) if test else {}
+        return plots.training_curves(columns, title, references)
+
+    drawings = {"training": training_figure}
+    if test:
+        drawings |= code_figures(model, dataset, title, test) | image_figures(model, dataset, title, test)
+    return drawings
 
 
 def cost(outcome: Outcome) -> dict:
@@ -73,77 +101,100 @@ def reference_lines(model: LatentModel, dataset: Dataset, x_test) -> dict:
 
 
 def code_figures(model: LatentModel, dataset: Dataset, title: str, test: Encoded) -> dict:
-    """Scatter plots of the test codes: as they are in two dimensions, by PCA and t-SNE in more."""
+    """The test codes: as they are in one to three dimensions, by PCA and t-SNE in three and more."""
+    dimensions, labels, names = model.prior.latent_dim, dataset.y_test, dataset.class_names
     images = f"{len(test.codes):,} test images of {dataset.name}"
-    if model.prior.latent_dim == 1:
-        return {}
-    if model.prior.latent_dim > 2:
-        return projections(model.prior.latent_dim, dataset, title, images, test)
     log_prob = getattr(model.prior, "log_prob", None)
     density = log_prob and (lambda z: to_numpy(log_prob(ops.convert_to_tensor(z, "float32"))))
     description = f"Codes of {images} over the prior p(z)"
-    arguments = (test.codes, dataset.y_test, title, test.prior_codes, density, description)
-    return {"latent": plots.latent_scatter(*arguments)}
+    if dimensions <= 2:
+        draw_latent = plots.latent_histogram if dimensions == 1 else plots.latent_scatter
+        return {"latent": lambda: draw_latent(test.codes, labels, title, test.prior_codes, density, description, names)}
+    drawings = {}
+    if dimensions == 3:
+        drawings["latent"] = lambda: plots.latent_planes(
+            test.codes, labels, title, test.prior_codes, description, names
+        )
+    return drawings | {
+        "latent_pca": lambda: pca_figure(dimensions, dataset, title, images, test),
+        "latent_tsne": lambda: tsne_figure(dimensions, dataset, title, test),
+    }
 
 
-def projections(latent_dim: int, dataset: Dataset, title: str, images: str, test: Encoded) -> dict:
-    """Test codes of more than two dimensions in the plane of their largest variance, and by t-SNE."""
+def pca_figure(dimensions: int, dataset: Dataset, title: str, images: str, test: Encoded) -> Figure:
+    """Test codes in the plane of their largest variance."""
     pca = PCA(2).fit(test.codes)
     share = pca.explained_variance_ratio_.sum()
+    return plots.projection_scatter(
+        pca.transform(test.codes),
+        dataset.y_test,
+        title,
+        f"{dimensions}-dimensional codes of {images}: the plane of the largest variance ({share:.0%})",
+        ("first principal component", "second principal component"),
+        prior_points=pca.transform(test.prior_codes),
+        class_names=dataset.class_names,
+    )
+
+
+def tsne_figure(dimensions: int, dataset: Dataset, title: str, test: Encoded) -> Figure:
+    """Some test codes by t-SNE."""
     few = test.codes[:POINTS_IN_TSNE]
-    few_labels = None if dataset.y_test is None else dataset.y_test[:POINTS_IN_TSNE]
-    return {
-        "latent_pca": plots.projection_scatter(
-            pca.transform(test.codes),
-            dataset.y_test,
-            title,
-            f"{latent_dim}-dimensional codes of {images}: the plane of the largest variance ({share:.0%})",
-            ("first principal component", "second principal component"),
-            prior_points=pca.transform(test.prior_codes),
-        ),
-        "latent_tsne": plots.projection_scatter(
-            TSNE(random_state=0, perplexity=min(30, (len(few) - 1) / 3)).fit_transform(few),
-            few_labels,
-            title,
-            f"t-SNE of the {latent_dim}-dimensional codes of {len(few):,} test images of {dataset.name}",
-            ("t-SNE 1", "t-SNE 2"),
-        ),
-    }
+    return plots.projection_scatter(
+        TSNE(random_state=0, perplexity=min(30, (len(few) - 1) / 3)).fit_transform(few),
+        None if dataset.y_test is None else dataset.y_test[:POINTS_IN_TSNE],
+        title,
+        f"t-SNE of the {dimensions}-dimensional codes of {len(few):,} test images of {dataset.name}",
+        ("t-SNE 1", "t-SNE 2"),
+        class_names=dataset.class_names,
+    )
 
 
 def image_figures(model: LatentModel, dataset: Dataset, title: str, test: Encoded) -> dict:
     """Samples, reconstructions, interpolations and, for a 2-D code, the decoder's manifold."""
-    shown, codes, prior_codes = test.images[:20], test.codes, test.prior_codes
+    shown, codes, prior_codes = test.images[:20], test.codes, test.prior_codes[:100]
     first, second = codes[:16:2, None], codes[1:16:2, None]  # (8, 1, latent_dim)
     between = first + np.linspace(0.0, 1.0, 11)[None, :, None] * (second - first)
-    figures = {
-        "samples": plots.image_grid(
-            model.decode(prior_codes[:100]), title, f"Decoder's pixel means for {min(100, len(codes))} draws z ~ p(z)"
+    drawings = {
+        "samples": lambda: plots.image_grid(
+            thumbnails(model, prior_codes, 10, 10),
+            title,
+            f"Decoder's pixel means for {len(prior_codes)} draws z ~ p(z)" + plots.tile_note(model.image_shape, 10, 10),
         ),
-        "reconstructions": plots.image_pairs(
+        "reconstructions": lambda: plots.image_pairs(
             model.decode(codes[:20]),
             shown,
             ("reconstruction", "original"),
             title,
             f"{len(shown)} test images of {dataset.name}, z ~ q(z|x)",
         ),
-        "interpolations": plots.interpolations(
-            decode_grid(model, between),
+        "interpolations": lambda: plots.interpolations(
+            grid_of_thumbnails(model, between),
             title,
-            f"Straight lines between the codes of {len(between)} pairs of test images of {dataset.name}",
+            f"Straight lines between the codes of {len(between)} pairs of test images of {dataset.name}"
+            + plots.tile_note(model.image_shape, 11, 8),
         ),
     }
     if model.prior.latent_dim == 2:
         percentiles = np.linspace(5, 95, 19)
-        z1, z2 = np.percentile(prior_codes, percentiles, axis=0).T
+        z1, z2 = np.percentile(test.prior_codes, percentiles, axis=0).T
         grid = np.stack(np.meshgrid(z1, z2), axis=-1)  # (rows z2, columns z1, 2)
-        figures["manifold"] = plots.manifold(
-            decode_grid(model, grid), percentiles, title, "Decoder's pixel means over the percentiles of the prior"
+        drawings["manifold"] = lambda: plots.manifold(
+            grid_of_thumbnails(model, grid),
+            percentiles,
+            title,
+            "Decoder's pixel means over the percentiles of the prior" + plots.tile_note(model.image_shape, 19, 19),
         )
-    return figures
+    return drawings
 
 
-def decode_grid(model: LatentModel, codes) -> np.ndarray:
-    """(rows, columns, latent_dim) -> (rows, columns, *image_shape)."""
-    images = model.decode(codes.reshape(-1, codes.shape[-1]))
-    return images.reshape(*codes.shape[:2], *images.shape[1:])
+def thumbnails(model: LatentModel, codes, columns: int, rows: int) -> np.ndarray:
+    """What codes, (n, latent_dim), decode to, as small as a figure shows it: (n, h, w). Decoded in batches."""
+    parts = [plots.thumbnails(model.decode(codes[part]), columns, rows) for part in model.batches(len(codes))]
+    return np.concatenate(parts)
+
+
+def grid_of_thumbnails(model: LatentModel, codes) -> np.ndarray:
+    """(rows, columns, latent_dim) -> (rows, columns, h, w)."""
+    rows, columns = codes.shape[:2]
+    images = thumbnails(model, codes.reshape(rows * columns, -1), columns, rows)
+    return images.reshape(rows, columns, *images.shape[1:])

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import subprocess
 import time
 import zipfile
@@ -16,10 +17,11 @@ from pathlib import Path
 
 from common import checkpoint
 from common.arrays import DataError, memory_available
-from common.config import check, flag
-from common.data import Dataset, load_mnist
-from common.files import PARTIAL, RunError, hold, whole, write_json
-from common.report import report
+from common.config import check, flag, require_float32
+from common.data import IN_MEMORY, WORDS, Dataset, as_dataset, load_mnist
+from common.failures import Failures
+from common.files import PARTIAL, RunError, hold, release, whole, write_json
+from common.report import TRAINING_FILE, cost, report
 from common.scripts import RENAMED, SCRIPTS
 from common.training import StopOnInterrupt, fit, image_batches, planned_epochs
 
@@ -34,7 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def create_folder(results: str, script: str, name: str) -> Path:
     """A new folder results/script/name; without a name, the date and time.
 
-    Raises RunError if it exists and holds more than the files of a process that was killed before its first work.
+    Raises RunError if it exists and holds more than the files of a process that ended before its first work.
     """
     parent = Path(results) / script
     chosen = parent / (name or time.strftime("%Y-%m-%d_%H-%M-%S"))
@@ -62,38 +64,86 @@ def results_name(script: str) -> str:
 
 
 def is_unused(folder: Path) -> bool:
-    """Whether a folder holds nothing but the files of a process that was killed before its first work."""
-    return all(path.name.startswith((".lock", PARTIAL)) for path in folder.iterdir())
+    """Whether a folder holds nothing but the files of a process that ended before its first epoch did."""
+    return all(
+        path.name in ("config.json", "tensorboard")
+        or path.name.startswith((".lock", PARTIAL))
+        or (path.name == "history.csv" and not path.stat().st_size)
+        for path in folder.iterdir()
+    )
 
 
-def train_and_report(config, build, script: str) -> dict:
+@contextlib.contextmanager
+def removed_if_unused(folder: Path):
+    """Removes the folder of a new run if an error ends its training before the first epoch does."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if is_unused(folder):
+                release(folder)
+                shutil.rmtree(folder)
+        raise
+
+
+def train_and_report(config, build, script: str, data=None) -> dict:
     """The frame of the five scripts: data, model, training, numbers and figures, all in a folder of its own.
 
-    `build(config, image_shape)` makes the untrained model. Returns what metrics.json holds. Raises RunError
-    and DataError before any work if the parameters, the folder or the data cannot be used.
+    `build(config, image_shape)` makes the untrained model. `data`, arrays or a Dataset, takes the place of
+    `config.data`, as `common.data.as_dataset` says. Returns what metrics.json holds. Raises RunError and DataError
+    before any work if the parameters, the folder or the data cannot be used.
     """
-    check(config)
-    dataset = load_mnist(config.data)
-    if config.batch_size > len(dataset.x_train):
-        raise RunError(f"--batch-size {config.batch_size} is above the {len(dataset.x_train)} training images")
-    if getattr(config, "networks", "dense") == "conv" and len(dataset.image_shape) != 2:
-        raise RunError(f"--networks conv needs images of (height, width), not {dataset.image_shape}")
-    config = dataclasses.replace(config, epochs=planned_epochs(config, len(dataset.x_train)))
-    require_test_images(dataset)
-    require_memory(config, dataset)
+    config = check(config if data is None else dataclasses.replace(config, data=IN_MEMORY))
+    dataset = run_dataset(config) if data is None else as_dataset(data)
+    config = fitted(config, dataset)
     updates = config.epochs * (len(dataset.x_train) // config.batch_size)
     requested = description(config, script, dataset) | {"updates": updates}
     if config.resume:
         folder = Path(config.resume)
         if metrics := prepare_resume(folder, requested):
             return metrics
-    else:
-        folder = create_folder(config.results, script, config.name)
-        hold(folder)
-        if (folder / "config.json").exists():  # another process was quicker
-            raise RunError(f"{folder} exists and is left as it is; choose another --name")
+        return train_in(folder, build, config, dataset)
+    folder = create_folder(config.results, script, config.name)
+    hold(folder)
+    if not is_unused(folder):  # another process was quicker
+        raise RunError(f"{folder} exists and is left as it is; choose another --name")
+    with removed_if_unused(folder):
         write_json(folder / "config.json", requested)
+        return train_in(folder, build, config, dataset)
 
+
+def run_dataset(config) -> Dataset:
+    """The data set that the Config names; for a run that is resumed, split as it was when the run began."""
+    if not config.resume:
+        return load_mnist(config.data)
+    folder = Path(config.resume)
+    with one_line_errors(folder):
+        saved, _ = saved_run(folder)
+        shuffled = drew_validation(saved)
+    return load_mnist(config.data, shuffled)
+
+
+def drew_validation(saved: dict) -> bool:
+    """Whether a run, by its config.json, is from after validation images were drawn from a user's x_train."""
+    return "white" in saved["data"]
+
+
+def fitted(config, dataset: Dataset):
+    """The Config with its number of epochs. Raises RunError or DataError if it cannot be used with the data."""
+    if config.batch_size > len(dataset.x_train):
+        raise RunError(f"--batch-size {config.batch_size} is above the {len(dataset.x_train)} training images")
+    if getattr(config, "networks", "dense") == "conv" and len(dataset.image_shape) != 2:
+        raise RunError(f"--networks conv needs images of (height, width), not {dataset.image_shape}")
+    require_test_images(dataset)
+    require_memory(config, dataset)
+    return dataclasses.replace(config, epochs=planned_epochs(config, len(dataset.x_train)))
+
+
+def train_in(folder: Path, build, config, dataset: Dataset) -> dict:
+    """Train a model in its folder and report on it; returns what metrics.json holds.
+
+    Networks, history and training.json are on disk before anything is measured.
+    """
     model = build(config, dataset.image_shape)
     announce(model, config, dataset)
     batches, x_val = image_batches(dataset, config)
@@ -101,7 +151,12 @@ def train_and_report(config, build, script: str) -> dict:
     if outcome.stopped_by:
         print(f"training stopped: {outcome.stopped_by}; what was learned is kept", flush=True)
     save_networks(model, folder)
-    metrics = report(model, dataset, config, outcome, folder)
+    write_json(folder / TRAINING_FILE, cost(outcome))
+    try:
+        metrics = report(model, dataset, config, outcome, folder, Failures(folder))
+    except BaseException:
+        print(f"the trained networks are in {folder}; python -m tools.evaluate {folder} measures and draws", flush=True)
+        raise
     checkpoint.discard(folder, keep=1)
     print(folder)
     return metrics
@@ -201,7 +256,7 @@ def require_memory(config, dataset: Dataset):
     if needed > (available := memory_available()):
         raise RunError(
             f"--hidden-units {' '.join(map(str, config.hidden_units))} and --latent-dim {config.latent_dim} take "
-            f"{needed / 1e9:,.0f} GB of memory, and there are {available / 1e9:,.1f}; set smaller ones"
+            f"{needed // 10**9:,} GB of memory, and there are {available / 1e9:,.1f}; set smaller ones"
         )
 
 
@@ -232,12 +287,15 @@ def description(config, script: str, dataset: Dataset | None) -> dict:
     """All that it takes to understand a run, and to repeat it; no data set where a formula gives the data."""
     return {
         "script": script,
-        "parameters": {name: value for name, value in dataclasses.asdict(config).items() if name != "resume"},
+        "parameters": {name: value for name, value in dataclasses.asdict(config).items() if name != "resume"}
+        | ({"data": absolute(config.data)} if hasattr(config, "data") else {}),
         "data": dataset
         and {
             "name": dataset.name,
             "images": dataset.sizes,
             "image_shape": dataset.image_shape,
+            "classes": dataset.class_names,
+            "white": dataset.white,
             "sha256": dataset.checksum,
         },
         "backend": keras.backend.backend(),
@@ -246,6 +304,11 @@ def description(config, script: str, dataset: Dataset | None) -> dict:
         "versions": versions(),
         "git_commit": git_commit(),
     }
+
+
+def absolute(data: str) -> str:
+    """The path of data from wherever the run is resumed; a word as it is."""
+    return data if data in (*WORDS, IN_MEMORY) else os.path.abspath(os.path.expanduser(data))
 
 
 def versions() -> dict[str, str]:
@@ -273,14 +336,24 @@ def load_run(folder):
 
     Raises RunError if the folder holds no complete run.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
+    require_float32()
     with one_line_errors(folder):
         saved, module = saved_run(folder)
         model = module.build(load_config(folder), tuple(saved["data"]["image_shape"]))
+        model.white = white_of(saved)
         for name, network in model.networks.items():
             require_same_layers(network, folder / f"{name}.keras")
             network.load_weights(folder / f"{name}.keras")
     return model
+
+
+def white_of(saved: dict) -> int:
+    """The integer that was white in the data of a run, by its config.json. Raises ValueError if it is none."""
+    white = saved["data"].get("white", 255)
+    if white not in (1, 255):
+        raise ValueError(f"white is {white!r}")
+    return white
 
 
 def require_same_layers(network: keras.Model, path: Path):
@@ -302,7 +375,7 @@ def load_config(folder, config_class=None):
 
     Raises RunError if the folder holds no run, or one of a script with other parameters.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     with one_line_errors(folder):
         saved, module = saved_run(folder)
         parameters = saved["parameters"].items()
@@ -314,8 +387,7 @@ def load_config(folder, config_class=None):
         fields = {field.name for field in dataclasses.fields(config_class)}
         if unknown := parameters.keys() - fields - {"tensorboard"}:
             raise RunError(f"{folder} is a run of {saved['script']}, which has other parameters: {min(unknown)}")
-        config = config_class(**{name: value for name, value in parameters.items() if name in fields})
-        check(config)
+        config = check(config_class(**{name: value for name, value in parameters.items() if name in fields}))
     return config
 
 

@@ -1,5 +1,7 @@
 """Training a `LatentModel` with `model.fit`: batches, optimiser, and what can stop it early."""
 
+import csv
+import math
 import signal
 import threading
 import time
@@ -148,6 +150,13 @@ class History(keras.callbacks.Callback):
         return {name: [row[name] for row in self.rows] for name in (self.rows[0] if self.rows else ())}
 
 
+def read_history(path: Path) -> dict[str, list[float]]:
+    """The columns of a history.csv but for "epoch": a list of numbers, one an epoch, for each name in the logs."""
+    names, *rows = csv.reader(path.read_text().splitlines()) if path.stat().st_size else [[]]
+    columns = zip(*([float(value) for value in row] for row in rows), strict=True)
+    return {name: list(column) for name, column in zip(names, columns, strict=False) if name != "epoch"}
+
+
 class WarmUp(keras.callbacks.Callback):
     """Raises the model's `warm_up_weight` to 1 over a share of the epochs; the weight is constant within each."""
 
@@ -287,5 +296,8 @@ def validation_arguments(validation) -> dict:
     """How `model.fit` is given the validation images: in batches that leave no small rest."""
     if validation is None:
         return {}
-    count = len(keras.tree.flatten(validation)[0])
-    return {"validation_data": (validation,), "validation_batch_size": even_batch_size(count)}
+    count, *shape = keras.tree.flatten(validation)[0].shape
+    return {
+        "validation_data": (validation,),
+        "validation_batch_size": even_batch_size(count, numbers=math.prod(shape)),
+    }

@@ -176,7 +176,7 @@ def run(study: Study, config: StudyConfig) -> dict:
 
 def begin(study: Study, config: StudyConfig) -> tuple[Dataset | None, Path]:
     """The data set and the folder of an experiment. Raises RunError or DataError if it cannot be done."""
-    check(config)
+    config = check(config)
     dataset = load_mnist(config.data) if hasattr(config, "data") else None
     if dataset:
         require_test_images(dataset)

@@ -206,7 +206,7 @@ def main(config: Config) -> dict:
 
     Raises RunError if README lacks the comments or a reference has no number; SystemExit if --check finds a difference.
     """
-    check(config)
+    config = check(config)
     if config.record:
         return make_record(config, [Path(folder) for folder in config.record])
     readme = Path(config.readme)

@@ -15,13 +15,18 @@ from common import plots
 from common.command import run_main
 from common.config import AtLeast, PositiveCount, check
 from common.data import Dataset, load_mnist
+from common.evaluation.probes import nothing_to_tell
 from common.evaluation.samples import Classifier, nearest_images
+from common.failures import STRICT, Failures, Strict
 from common.files import RunError, hold, write_json
-from common.measure import encoded, measure, measure_samples, test_images
+from common.measure import MEASURED, Encoded, encoded, measure, measure_samples, test_images
 from common.measure_likelihood import LikelihoodSettings, measure_likelihood
-from common.numbers import merge
+from common.model import LatentModel
+from common.numbers import flat, merge
 from common.progress import TimeLeft
-from common.run import git_commit, load_config, load_run, one_line_errors
+from common.report import TRAINING_FILE, draw, figures
+from common.run import drew_validation, git_commit, load_config, load_run, one_line_errors, saved_run
+from common.training import read_history
 
 import numpy as np
 import tyro
@@ -46,9 +51,9 @@ class Config:
 def run_data(folder: Path, path: str = "") -> Dataset:
     """The data that a run was trained on. Raises RunError if the path now holds other data."""
     with one_line_errors(folder):
-        saved = json.loads((folder / "config.json").read_text())
-        source, checksum = saved["parameters"]["data"], saved["data"]["sha256"]
-    dataset = load_mnist(path or source)
+        saved, _ = saved_run(folder)
+        source, checksum, shuffled = saved["parameters"]["data"], saved["data"]["sha256"], drew_validation(saved)
+    dataset = load_mnist(path or source, shuffled)
     if dataset.checksum != checksum:
         raise RunError(f"{folder} was trained on other data than {dataset.name}; pass its own with --data")
     return dataset
@@ -60,29 +65,43 @@ def evaluate(
     classifier: Classifier | None,
     settings: LikelihoodSettings | None,
     measured: bool = False,
+    failures: Failures | Strict = STRICT,
 ) -> dict:
     """All numbers of the run in `folder`, written into its metrics.json, and figures beside it.
 
-    The numbers of the script's end are measured again, unless they are `measured` by the same code already. log p(x)
-    is left out without `settings`.
+    The numbers of the script's end are measured again, unless they are `measured` by the same code already, and its
+    figures that were left out are drawn. log p(x) is left out without `settings`. What fails is left to `failures`.
     """
     model, config = load_run(folder), load_config(folder)
-    parts = []
+    parts, drawings = [], {}
     if not measured:
-        parts.append(measure(model, dataset, config, encoded(model, test_images(dataset, config))))
-    parts.append(measure_samples(model, dataset, config, classifier))
+        codes = failures.numbers(MEASURED, lambda: {"test": encoded(model, test_images(dataset, config))})
+        test = codes.get("test")
+        parts.append(measure(model, dataset, config, test, failures) if test else flat(codes))
+        drawings = missing_figures(folder, model, dataset, test)
+    parts.append(measure_samples(model, dataset, config, classifier, failures))
     title = f"{model.title} · {dataset.name} · run {folder.name}"
-    figures = {"nearest": nearest_figure(model.sample(PAIRS_SHOWN), dataset, title)}
+    drawings["nearest"] = lambda: nearest_figure(model.sample(PAIRS_SHOWN), dataset, title)
     if settings:
-        parts.append(measure_likelihood(model, dataset, settings, TimeLeft()))
-        if len(parts[-1].get("annealed_curve", [])) > 1:
-            figures["annealing"] = annealing_figure(parts[-1], title, dataset.name)
+        numbers = measure_likelihood(model, dataset, settings, TimeLeft(), failures)
+        parts.append(numbers)
+        if len(numbers.get("annealed_curve") or []) > 1:
+            drawings["annealing"] = lambda: annealing_figure(numbers, title, dataset.name)
     saved = read_metrics(folder)
     metrics = merge(saved, *parts) | {"evaluation": evaluation_record(saved, settings, measured)}
+    draw(drawings, folder, failures)
+    if failures.failed:
+        metrics["failed"] = failures.failed
     write_json(folder / "metrics.json", metrics)
-    for name, figure in figures.items():
-        plots.save(figure, folder / f"{name}.png")
     return metrics
+
+
+def missing_figures(folder: Path, model: LatentModel, dataset: Dataset, test: Encoded | None) -> dict:
+    """The figures of a script's end that the folder lacks, by name, each a function that draws it."""
+    with one_line_errors(folder):
+        history, updates = read_history(folder / "history.csv"), read_metrics(folder)["updates"]
+    drawings = figures(model, dataset, history, updates, test)
+    return {name: drawn for name, drawn in drawings.items() if not (folder / f"{name}.png").exists()}
 
 
 def evaluation_record(saved: dict, settings: LikelihoodSettings | None, measured: bool) -> dict:
@@ -96,9 +115,14 @@ def evaluation_record(saved: dict, settings: LikelihoodSettings | None, measured
 
 
 def read_metrics(folder: Path) -> dict:
-    """What metrics.json of a run holds. Raises RunError if it is missing or damaged."""
+    """What metrics.json of a run holds or, of a run that ended before its measurements did, training.json.
+
+    Raises RunError if both are missing, or damaged.
+    """
     with one_line_errors(folder):
-        return dict(json.loads((folder / "metrics.json").read_text()))
+        name = "metrics.json" if (folder / "metrics.json").exists() else TRAINING_FILE
+        metrics = dict(json.loads((folder / name).read_text()))
+    return {key: value for key, value in metrics.items() if key != "failed"}
 
 
 def nearest_figure(samples: np.ndarray, dataset: Dataset, title: str):
@@ -128,15 +152,18 @@ def annealing_figure(numbers: dict, title: str, images: str):
 
 def main(config: Config) -> dict:
     """Evaluate the run; returns what its metrics.json then holds."""
-    check(config)
+    config = check(config)
     folder = Path(config.run).resolve()
     load_run(folder)  # refuses an incomplete run before any work
     hold(folder)
     read_metrics(folder)
     dataset = run_data(folder, config.data)
-    labelled = dataset.y_test is not None
-    classifier = Classifier(dataset, folder.parents[1] / "classifier", TimeLeft()) if labelled else None
-    metrics = evaluate(folder, dataset, classifier, LikelihoodSettings.of(config) if config.likelihood else None)
+    failures = Failures(folder)
+    classifier, settings = None, LikelihoodSettings.of(config) if config.likelihood else None
+    if not nothing_to_tell(dataset.y_train):
+        make = lambda: {"classifier": Classifier(dataset, folder.parents[1] / "classifier", TimeLeft())}  # noqa: E731
+        classifier = failures.numbers(["classifier_accuracy"], make).get("classifier")
+    metrics = evaluate(folder, dataset, classifier, settings, failures=failures)
     print(Path(config.run) / "metrics.json")
     return metrics
 

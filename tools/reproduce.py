@@ -109,7 +109,7 @@ def repeat(config: Config, folder: Path) -> tuple[dict, dict]:
 
 def main(config: Config) -> dict[str, float]:
     """The difference of every metric of the run from the repetition's, relative to the recorded one."""
-    check(config)
+    config = check(config)
     recorded, repeated = repeat(config, Path(config.run))
     differences = {key: difference(recorded.get(key), value) for key, value in repeated.items()}
     for key, value in repeated.items():
