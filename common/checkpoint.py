@@ -7,8 +7,10 @@ ends with the same bits as one that was never stopped.
 """
 
 import hashlib
+import itertools
 import json
 import math
+import mmap
 import time
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import keras
 import numpy as np
 
 PREFIX = "checkpoint-"
+DIGEST_LENGTH = 64  # hexadecimal digits
 KEPT = 2  # the latest, and the one before it in case the latest is damaged
 LEAST_WORK = 20  # times as long as a checkpoint took to write, the training runs before the next
 
@@ -43,28 +46,45 @@ def discard(folder: Path, keep: int = 0):
 
 
 def save(folder: Path, model: keras.Model, epochs: int, content: dict):
-    """Write the checkpoint after `epochs` epochs: the variables, and `content` as JSON takes it."""
-    arrays = [keras.ops.convert_to_numpy(variable.value) for variable in variables_of(model)]
-    kinds = [[array.dtype.name, array.shape] for array in arrays]
+    """Write the checkpoint after `epochs` epochs: the variables, and `content` as JSON takes it.
+
+    One variable after the other, so that no second copy of them all is in memory.
+    """
+    variables = variables_of(model)
+    kinds = [[np.dtype(variable.dtype).name, list(variable.shape)] for variable in variables]
     header = json.dumps({"epochs": epochs, "content": content, "variables": kinds}, allow_nan=False)
-    parts = [f"{header}\n".encode(), *(np.ascontiguousarray(array).tobytes() for array in arrays)]
     digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
     with whole(Path(folder) / f"{PREFIX}{epochs}") as partial, partial.open("wb") as file:
-        file.write(f"{digest.hexdigest()}\n".encode())
-        file.writelines(parts)
+        file.write(bytes(DIGEST_LENGTH) + b"\n")  # its place
+        for part in itertools.chain([f"{header}\n".encode()], map(values_of, variables)):
+            digest.update(part)
+            file.write(part)
+        file.seek(0)
+        file.write(digest.hexdigest().encode())
     discard(folder, KEPT)
 
 
-def read(path: Path) -> tuple[dict, bytes]:
-    """The JSON of a checkpoint, and the bytes of its variables. Raises ValueError if they are not what was written."""
-    digest, _, rest = path.read_bytes().partition(b"\n")
-    if hashlib.sha256(rest).hexdigest().encode() != digest:
+def values_of(variable: keras.Variable) -> memoryview:
+    """The bytes of a variable, in C order."""
+    return np.ascontiguousarray(keras.ops.convert_to_numpy(variable.value)).reshape(-1).view(np.uint8).data
+
+
+def read(path: Path) -> tuple[dict, memoryview]:
+    """The JSON of a checkpoint, and the bytes of its variables, which stay in the file until they are used.
+
+    Raises ValueError if they are not what was written.
+    """
+    if not path.stat().st_size:  # which cannot be mapped
         raise ValueError("its checksum is wrong")
-    header, _, values = rest.partition(b"\n")
+    with path.open("rb") as file:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    start = content.find(b"\n") + 1
+    if hashlib.sha256(memoryview(content)[start:]).hexdigest().encode() != content[: max(0, start - 1)]:
+        raise ValueError("its checksum is wrong")
+    end = content.find(b"\n", start) + 1
+    values = memoryview(content)[end:]
     try:
-        saved = json.loads(header)
+        saved = json.loads(content[start:end])
         sizes = [np.dtype(kind).itemsize * math.prod(shape) for kind, shape in saved["variables"]]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError("it is no checkpoint") from error
@@ -92,7 +112,8 @@ def restore(folder: Path, model: keras.Model) -> tuple[int, dict]:
         start = 0
         for variable in variables:
             kind, count = np.dtype(variable.dtype), math.prod(variable.shape)
-            variable.assign(np.frombuffer(values, kind, count, start).reshape(variable.shape))
+            # A copy: a backend may keep the array that it is given, and the file does not stay.
+            variable.assign(np.frombuffer(values, kind, count, start).reshape(variable.shape).copy())
             start += kind.itemsize * count
         return saved["epochs"], saved["content"]
     return 0, {}

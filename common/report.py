@@ -24,12 +24,13 @@ POINTS_IN_TSNE = 2_000
 TRAINING_FILE = "training.json"  # of a run: what its training made and took, on disk before anything is measured
 
 
-def report(model: LatentModel, dataset: Dataset, config, outcome: Outcome, folder: Path, failures: Failures) -> dict:
+def report(model: LatentModel, dataset: Dataset, config, outcome: Outcome, folder: Path) -> dict:
     """Write every figure that the model's code admits and, last, metrics.json; returns what that holds.
 
-    A number that cannot be measured is null, a figure that cannot be drawn is left out: `failures` says why. A run
-    that has metrics.json is complete.
+    A number that cannot be measured is null, a figure that cannot be drawn is left out, as `Failures` says. A run that
+    has metrics.json is complete.
     """
+    failures = Failures(folder)
     codes = failures.numbers(MEASURED, lambda: {"test": encoded(model, test_images(dataset, config))})
     test = codes.get("test")
     metrics = measure(model, dataset, config, test, failures) if test else flat(codes)

@@ -19,8 +19,8 @@ from common import checkpoint
 from common.arrays import DataError, memory_available
 from common.config import check, flag, require_float32
 from common.data import IN_MEMORY, WORDS, Dataset, as_dataset, load_mnist
-from common.failures import Failures
 from common.files import PARTIAL, RunError, hold, release, whole, write_json
+from common.measure import memory_needed
 from common.report import TRAINING_FILE, cost, report
 from common.scripts import RENAMED, SCRIPTS
 from common.training import StopOnInterrupt, fit, image_batches, planned_epochs
@@ -78,7 +78,7 @@ def removed_if_unused(folder: Path):
     """Removes the folder of a new run if an error ends its training before the first epoch does."""
     try:
         yield
-    except BaseException:
+    except Exception:
         with contextlib.suppress(OSError):
             if is_unused(folder):
                 release(folder)
@@ -153,7 +153,7 @@ def train_in(folder: Path, build, config, dataset: Dataset) -> dict:
     save_networks(model, folder)
     write_json(folder / TRAINING_FILE, cost(outcome))
     try:
-        metrics = report(model, dataset, config, outcome, folder, Failures(folder))
+        metrics = report(model, dataset, config, outcome, folder)
     except BaseException:
         print(f"the trained networks are in {folder}; python -m tools.evaluate {folder} measures and draws", flush=True)
         raise
@@ -248,15 +248,22 @@ def save_networks(model, folder: Path):
 
 
 def require_memory(config, dataset: Dataset):
-    """Raises RunError if encoder and decoder of the Config do not fit: weights, gradient and two moments of each."""
+    """Raises RunError if encoder and decoder of the Config do not fit, in their training or while they are measured.
+
+    A weight takes 24 bytes: itself, its gradient, Adam's two moments, and its value at the end of the last good epoch
+    and of the one before.
+    """
     if not (hasattr(config, "hidden_units") and hasattr(config, "latent_dim")):
         return
     widths = [math.prod(dataset.image_shape), *config.hidden_units, config.latent_dim]
-    needed = 2 * 16 * sum(before * after for before, after in itertools.pairwise(widths))
+    weights = 2 * sum(before * after for before, after in itertools.pairwise(widths))
+    counts = config.latent_dim, len(dataset.x_train), len(dataset.x_test), config.binarisation != "none"
+    needed = max(24 * weights, 16 * weights + memory_needed(dataset.image_shape, *counts))
     if needed > (available := memory_available()):
         raise RunError(
             f"--hidden-units {' '.join(map(str, config.hidden_units))} and --latent-dim {config.latent_dim} take "
-            f"{needed // 10**9:,} GB of memory, and there are {available / 1e9:,.1f}; set smaller ones"
+            f"{needed // 10**9:,} GB of memory with images of {' x '.join(map(str, dataset.image_shape))}, and there "
+            f"are {available / 1e9:,.1f}; set smaller ones"
         )
 
 
