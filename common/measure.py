@@ -36,6 +36,7 @@ NEAREST_IMAGES = 1000  # whose nearest training images are sought
 # Numbers in one array of codes or images, where more would take too much memory: fewer codes or images are measured.
 MOST_CODE_NUMBERS = 2**24  # 20,000 codes up to 838 dimensions
 MOST_DRAWN_NUMBERS = 2**26  # 200 images with 1,000 draws up to 335 dimensions
+MOST_ENCODED_PIXELS = 2**32  # of drawn codes, a matter of time: 200 images with 1,000 draws up to 146 x 146
 MOST_PIXELS = 2**25  # 1,000 images up to 183 x 183, 42 of 512 x 512 x 3
 
 NO_DENSITY = {  # posterior: why q(z|x) has no KL in closed form
@@ -272,6 +273,7 @@ def neighbour_information(model: LatentModel, x_test, codes, density, no_posteri
         return numbers | {"mutual_information_neighbour_nats": absent, "kl_neighbour_nats": no_prior or absent}
     # Spread over all of them: the first test digits of MNIST are the easiest.
     count = fitting(NEIGHBOUR_IMAGES, NEIGHBOUR_DRAWS * model.prior.latent_dim, MOST_DRAWN_NUMBERS)
+    count = max(2, fitting(count, NEIGHBOUR_DRAWS * math.prod(model.image_shape), MOST_ENCODED_PIXELS))
     draws = posterior_draws(model, x_test[:: max(1, len(x_test) // count)][:count], NEIGHBOUR_DRAWS)
     finite = np.isfinite(draws).all()
     entropies = np.array([latent.neighbour_entropy(each).value for each in draws.swapaxes(0, 1)]) if finite else None

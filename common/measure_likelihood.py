@@ -1,17 +1,21 @@
 """log p(x) of a trained model: bounds, annealed importance sampling, and Parzen windows."""
 
+import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 
+from common.arrays import chunks
 from common.data import Dataset, binarise
 from common.evaluation import likelihood
-from common.measure import NO_DENSITY, posterior_draws
-from common.model import LatentModel, to_numpy
+from common.measure import MOST_DRAWN_NUMBERS, MOST_PIXELS, NO_DENSITY, fitting, posterior_draws
+from common.model import Decoded, LatentModel, even_batch_size, to_numpy
 from common.numbers import Absent, Estimate, flat, mean_of
 
 import numpy as np
 
 PROPOSAL_DRAWS = 100  # z ~ q(z|x) for the moments of an implicit posterior
 WINDOWS, WINDOW_IMAGES = 10_000, 2_000  # samples that Parzen windows stand on; images measured, and those for sigma
+CHAIN_NUMBERS = 2**25  # pixels of all chains at once, 128 MiB of float32: 2,675 images of MNIST with 16 chains
 # Seeds that no run's seed changes: every model is measured on the same images, with the same pixels.
 ORDER_SEED, PIXEL_SEED, SIMULATED_SEED, WINDOW_SEED = 0, 1, 2, 3
 
@@ -40,9 +44,19 @@ class LikelihoodSettings:
 
 
 def likelihood_images(dataset: Dataset, count: int) -> np.ndarray:
-    """`count` test images, binarised at random: the same ones, with the same pixels, for every model."""
-    order = np.random.default_rng(ORDER_SEED).permutation(len(dataset.x_test))
-    return binarise(dataset.x_test, "dynamic", np.random.default_rng(PIXEL_SEED))[order[:count]]
+    """`count` test images, binarised at random: the same ones, with the same pixels, for every model.
+
+    There are fewer if so many do not fit into memory.
+    """
+    chosen = np.random.default_rng(ORDER_SEED).permutation(len(dataset.x_test))
+    chosen = chosen[: fitting(count, math.prod(dataset.image_shape), MOST_PIXELS)]
+    images, random = np.empty((len(chosen), *dataset.image_shape), "float32"), np.random.default_rng(PIXEL_SEED)
+    start = 0
+    for chunk in chunks(dataset.x_test):  # pixels are drawn for all of them, in their order
+        binary, here = binarise(chunk, "dynamic", random), (start <= chosen) & (chosen < start + len(chunk))
+        images[here] = binary[chosen[here] - start]
+        start += len(chunk)
+    return images
 
 
 def proposal(model: LatentModel, images) -> tuple[np.ndarray, np.ndarray] | None:
@@ -51,15 +65,25 @@ def proposal(model: LatentModel, images) -> tuple[np.ndarray, np.ndarray] | None
         inferred = model.inferred(images)
         return inferred["mean"], np.exp(0.5 * inferred["log_var"])
     if model.posterior == "implicit":
-        draws = posterior_draws(model, images, PROPOSAL_DRAWS)
-        return draws.mean(axis=0), np.maximum(draws.std(axis=0), 1e-3 * model.prior.scale)
+        means, deviations = [], []
+        for rows in groups(len(images), PROPOSAL_DRAWS * model.prior.latent_dim, MOST_DRAWN_NUMBERS):
+            draws = posterior_draws(model, images[rows], PROPOSAL_DRAWS)
+            means.append(draws.mean(axis=0))
+            deviations.append(np.maximum(draws.std(axis=0), 1e-3 * model.prior.scale))
+        return np.concatenate(means), np.concatenate(deviations)
     return None
+
+
+def groups(count: int, numbers: int, most: int) -> Iterator[slice]:
+    """Rows of `count` images by groups, all in one if so many `numbers` for each are not more than `most` in all."""
+    size = even_batch_size(count, count, numbers, most)
+    return (slice(start, start + size) for start in range(0, count, size))
 
 
 def measure_likelihood(model: LatentModel, dataset: Dataset, settings: LikelihoodSettings, progress) -> dict:
     """log p(x) of binarised test images, by importance weighting and by annealing, and Parzen's window on grey ones."""
     numbers, _ = weighted_and_annealed(model, dataset, settings, progress)
-    return flat(numbers | parzen(model.sample(WINDOWS), dataset))
+    return flat(numbers | parzen(Decoded(model, model.prior_codes(WINDOWS)), dataset))
 
 
 def weighted_and_annealed(
@@ -115,23 +139,25 @@ def annealed(model: LatentModel, dataset: Dataset, settings: LikelihoodSettings,
     the `annealed_curve` of both; then the estimate for each test image.
     """
     images = likelihood_images(dataset, settings.annealed_images)
-    of_decoder = likelihood.of_decoder(model.decoder)
-
-    def sampler(images):
-        return likelihood.AnnealedImportanceSampling(of_decoder, model.prior, images, settings.chains, 0, progress)
-
-    random = np.random.default_rng(SIMULATED_SEED)
-    codes = to_numpy(model.prior.sample(len(images), SIMULATED_SEED))
-    tested, simulated = sampler(images), sampler(binarise(model.decode(codes), "dynamic", random))
-    forward, bounds = {}, {}  # by the number of temperatures
-    for temperatures in sorted(settings.temperatures):
-        forward[temperatures] = tested.forward(temperatures)
-        lower, upper = simulated.forward(temperatures).lower(), simulated.reverse(temperatures, codes).upper()
-        bounds[temperatures] = {
-            "test": forward[temperatures].lower(),
-            "simulated_lower": lower,
-            "simulated_upper": upper,
+    codes, random = to_numpy(model.prior.sample(len(images), SIMULATED_SEED)), np.random.default_rng(SIMULATED_SEED)
+    numbers = settings.chains * max(images[0].size, model.prior.latent_dim)
+    parts = [
+        annealed_group(model, settings, images[rows], codes[rows], random, rows.start, progress)
+        for rows in groups(len(images), numbers, CHAIN_NUMBERS)
+    ]
+    results = {
+        temperatures: {key: likelihood.joined([part[temperatures][key] for part in parts]) for key in found}
+        for temperatures, found in parts[0].items()
+    }
+    forward = {temperatures: found["test"] for temperatures, found in results.items()}
+    bounds = {  # by the number of temperatures
+        temperatures: {
+            "test": found["test"].lower(),
+            "simulated_lower": found["simulated_forward"].lower(),
+            "simulated_upper": found["simulated_reverse"].upper(),
         }
+        for temperatures, found in results.items()
+    }
     most = max(settings.temperatures)
     best, estimates = forward[most], bounds[most]
     return {
@@ -144,6 +170,29 @@ def annealed(model: LatentModel, dataset: Dataset, settings: LikelihoodSettings,
         "annealed_acceptance": best.acceptance,
         "annealed_effective_chains": float(np.median(likelihood.effective_sample_size(best.log_weights))),
     }, estimates["test"]
+
+
+def annealed_group(
+    model: LatentModel, settings: LikelihoodSettings, images, codes, random: np.random.Generator, seed: int, progress
+) -> dict[int, dict[str, likelihood.Annealed]]:
+    """By the number of temperatures, chains of test images and of as many images of the model, made from `codes`.
+
+    All chains are in memory at once. `random` draws the pixels of the model's images, `seed` all of the chains.
+    """
+    of_decoder = likelihood.of_decoder(model.decoder)
+
+    def sampler(images):
+        return likelihood.AnnealedImportanceSampling(of_decoder, model.prior, images, settings.chains, seed, progress)
+
+    tested, simulated = sampler(images), sampler(binarise(model.decode(codes), "dynamic", random))
+    return {
+        temperatures: {
+            "test": tested.forward(temperatures),
+            "simulated_forward": simulated.forward(temperatures),
+            "simulated_reverse": simulated.reverse(temperatures, codes),
+        }
+        for temperatures in sorted(settings.temperatures)
+    }
 
 
 def annealed_curve(bounds: dict[int, dict[str, np.ndarray]]) -> list[dict]:
@@ -162,10 +211,13 @@ def annealed_curve(bounds: dict[int, dict[str, np.ndarray]]) -> list[dict]:
     ]
 
 
-def parzen(samples: np.ndarray, dataset: Dataset) -> dict:
+def parzen(samples: np.ndarray | Decoded, dataset: Dataset) -> dict:
     """Parzen's log-likelihood of grey test images from samples, (m, *image_shape), sigma chosen on validation."""
-    random = np.random.default_rng(WINDOW_SEED)
-    validation, test = (random.permutation(split)[:WINDOW_IMAGES] for split in (dataset.x_val, dataset.x_test))
+    random, count = (
+        np.random.default_rng(WINDOW_SEED),
+        fitting(WINDOW_IMAGES, math.prod(dataset.image_shape), MOST_PIXELS),
+    )
+    validation, test = (split[random.permutation(len(split))[:count]] for split in (dataset.x_val, dataset.x_test))
     try:
         sigma = likelihood.parzen_sigma(samples, validation)
     except ValueError as error:

@@ -1,10 +1,21 @@
 """The base of the five models: networks, a forward pass, and an objective whose terms add up to the loss."""
 
+import gc
+import math
+from collections.abc import Collection, Iterable, Iterator
 from typing import Literal
+
+from common.arrays import DataError
+from common.pixels import Pixels
 
 import keras
 import numpy as np
 from keras import ops
+
+BATCH_ROWS = 500  # images or codes in a batch
+BATCH_NUMBERS = 2**24  # pixels in a batch, 64 MiB of float32: 500 images up to 183 x 183, 21 of 512 x 512 x 3
+COLLECTED_NUMBERS = 2**22  # pixels of a batch, 16 MiB, that are not left to the garbage collector
+CODES_IN_MEMORY = 16  # numbers an image for each dimension of its code: AVB's has as many noise vectors
 
 
 def bernoulli_log_likelihood(images, logits):
@@ -52,6 +63,7 @@ class LatentModel(keras.Model):
         super().__init__()
         self.prior = prior
         self.seed_generator = keras.random.SeedGenerator(seed)
+        self.white = 255  # the integer that stands for a pixel of 1 in images to encode
         self.network_names = tuple(networks)
         for name, network in networks.items():
             setattr(self, name, network)
@@ -88,22 +100,61 @@ class LatentModel(keras.Model):
         """
         return {}
 
-    def inferred(self, images) -> dict[str, np.ndarray]:
-        """`infer` on any number of images, as NumPy arrays: {"z": (n, latent_dim), ...}."""
-        batches = [self.infer(batch) for batch in in_batches(images)]
-        return {key: np.concatenate([to_numpy(batch[key]) for batch in batches]) for key in batches[0]}
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(height, width) or (d,)."""
+        return tuple(self.encoder.inputs[0].shape[1:])
+
+    def batches(self, count: int) -> Iterator[slice]:
+        """Rows of each batch of `count` images or codes, so few that their networks take little memory."""
+        return batch_slices(count, max(math.prod(self.image_shape), CODES_IN_MEMORY * self.prior.latent_dim))
+
+    def inferred(self, images, keys: Collection[str] = ()) -> dict[str, np.ndarray]:
+        """`infer` on any number of images, as NumPy arrays: {"z": (n, latent_dim), ...}; of `keys` alone, if given.
+
+        Images are (n, *image_shape): floats in [0, 1], truth values, or integers from 0 to `white`. Raises DataError
+        if they are not.
+        """
+        images = Pixels(images, self.image_shape, self.white)
+        if len(images):
+            return self.infer_batches((images[rows] for rows in self.batches(len(images))), keys)
+        before = to_numpy(self.seed_generator.state)
+        one = self.infer_batches([np.zeros((1, *self.image_shape), "float32")], keys)
+        self.seed_generator.state.assign(before)  # nothing was drawn
+        return {key: array[:0] for key, array in one.items()}
+
+    def infer_batches(self, batches: Iterable[np.ndarray], keys: Collection[str] = ()) -> dict[str, np.ndarray]:
+        """`inferred` of batches of float32 images in [0, 1], which need not be in memory together."""
+        parts: dict[str, list] = {}
+        for batch in batches:
+            for key, value in self.infer(ops.convert_to_tensor(batch, "float32")).items():
+                if not keys or key in keys:
+                    parts.setdefault(key, []).append(to_numpy(value))
+        return {key: np.concatenate(arrays) for key, arrays in parts.items()}
 
     def encode(self, images) -> np.ndarray:
-        """One draw z ~ q(z|x) for each image: (n, *image_shape) -> (n, latent_dim)."""
-        return self.inferred(images)["z"]
+        """One draw z ~ q(z|x) for each image, as `inferred` takes them: (n, *image_shape) -> (n, latent_dim)."""
+        return self.inferred(images, ("z",))["z"]
 
     def decode(self, codes) -> np.ndarray:
-        """Pixel means of p(x|z), in [0, 1]: (n, latent_dim) -> (n, *image_shape)."""
-        batches = in_batches(codes)
-        return np.concatenate([to_numpy(ops.sigmoid(self.decoder(batch))) for batch in batches])
+        """Pixel means of p(x|z), in [0, 1]: (n, latent_dim) -> (n, *image_shape).
+
+        Raises DataError if the codes have another shape.
+        """
+        codes = to_numpy(codes) if ops.is_tensor(codes) else np.asarray(codes)
+        dimensions = self.decoder.inputs[0].shape[-1]
+        if codes.shape not in {(0,), (len(codes) if codes.shape else 0, dimensions)}:
+            remedy = "; for one code pass z[None]" if codes.shape == (dimensions,) else ""
+            raise DataError(f"codes have shape {codes.shape}; this model takes (n, {dimensions}){remedy}")
+        images = [np.zeros((0, *self.image_shape), "float32")]
+        for rows in self.batches(len(codes)):
+            images.append(to_numpy(ops.sigmoid(self.decoder(ops.convert_to_tensor(codes[rows], "float32")))))
+        return np.concatenate(images)
 
     def prior_codes(self, count: int) -> np.ndarray:
         """`count` draws z ~ p(z), from the model's own seed: (count, latent_dim)."""
+        if not count:
+            return np.zeros((0, self.prior.latent_dim), "float32")
         return to_numpy(self.prior.sample(count, self.seed_generator))
 
     def sample(self, count: int) -> np.ndarray:
@@ -111,18 +162,48 @@ class LatentModel(keras.Model):
         return self.decode(self.prior_codes(count))
 
 
+class Decoded:
+    """It stands for `model.decode(codes)`, but a slice is decoded when it is taken: (n, *image_shape)."""
+
+    def __init__(self, model: LatentModel, codes: np.ndarray):
+        self.model, self.codes = model, codes
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return len(self.codes), *self.model.image_shape
+
+    def __len__(self):
+        return len(self.codes)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        return self.model.decode(self.codes[rows])
+
+
 def to_numpy(tensor) -> np.ndarray:
     """A tensor of any backend as an array, without its gradient's history."""
     return ops.convert_to_numpy(ops.stop_gradient(tensor))
 
 
-def even_batch_size(count: int, most: int = 500) -> int:
-    """The batch size, at most `most`, that leaves no small rest: 251 for 501 rows."""
-    return -(-count // -(-count // most))
+def even_batch_size(count: int, most: int = BATCH_ROWS, numbers: int = 1, most_numbers: int = BATCH_NUMBERS) -> int:
+    """The batch size that leaves no small rest: 251 for 501 rows.
+
+    It is at most `most` rows and, where each row has so many `numbers`, `most_numbers` in all; at least one row.
+    """
+    most = max(1, min(most, most_numbers // numbers))
+    return -(-count // max(1, -(-count // most)))
+
+
+def batch_slices(count: int, numbers: int) -> Iterator[slice]:
+    """Consecutive rows, `even_batch_size` of `count` rows of so many `numbers` at a time."""
+    size = even_batch_size(count, numbers=numbers)
+    for start in range(0, count, max(1, size)):
+        yield slice(start, min(count, start + size))
+        if size * numbers > COLLECTED_NUMBERS:
+            # On PyTorch, Keras leaves cycles that hold the batch, and Python counts objects, not bytes: ten stayed.
+            gc.collect(0)
 
 
 def in_batches(array):
-    """Consecutive slices of about the same number of rows, at most 500, as float32 tensors."""
-    size = even_batch_size(len(array))
-    for start in range(0, len(array), size):
-        yield ops.convert_to_tensor(array[start : start + size], "float32")
+    """Batches of an array's rows as float32 tensors; see `batch_slices`."""
+    for rows in batch_slices(len(array), math.prod(array.shape[1:])):
+        yield ops.convert_to_tensor(array[rows], "float32")

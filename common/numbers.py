@@ -17,7 +17,8 @@ class Estimate(NamedTuple):
 def mean_of(values: np.ndarray) -> Estimate:
     """The mean of independent values, (n,), and its standard error, sd / sqrt(n)."""
     values = np.asarray(values, "float64")
-    return Estimate(float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5))
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite values give no number, of which `flat` tells
+        return Estimate(float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5))
 
 
 def share_of(hits: np.ndarray) -> Estimate:
@@ -42,12 +43,19 @@ def flat(metrics: Mapping) -> dict:
         parts = value._asdict() if isinstance(value, tuple) else {"value": value}
         for part, number in parts.items():
             number = number.tolist() if isinstance(number, np.ndarray) else number
-            finite = not isinstance(number, float) or np.isfinite(number)
+            known = finite(number)
             name = key if part == "value" else f"{key}_{part}"
-            numbers[name] = number if finite else None
-            if not finite:
+            numbers[name] = number if known else None
+            if not known:
                 reasons[name] = "it came out infinite or not a number"
     return numbers | {"null_because": reasons}
+
+
+def finite(content) -> bool:
+    """Whether no number in a value, or in what lists and dicts hold, is infinite or NaN."""
+    if isinstance(content, (list, dict)):
+        return all(map(finite, content.values() if isinstance(content, dict) else content))
+    return not isinstance(content, float) or bool(np.isfinite(content))
 
 
 def merge(*parts: dict) -> dict:

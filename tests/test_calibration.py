@@ -38,7 +38,7 @@ def test_known_posteriors_are_drawn_as_they_are_described():
     family = np.array([known_kl.FAMILIES[name](5.0, 3) for name in known_kl.FAMILIES])
     model = model_of(family, 3, contrast=True, units=(8,))
     x = np.eye(3, dtype="float32")
-    found = model.inferred(np.repeat(x, 20_000, axis=0))
+    found = model.infer_batches(np.split(np.repeat(x, 20_000, axis=0), 120))  # in batches of 500
     for row, (shift, _, modes) in enumerate(family):
         z = found["z"][20_000 * row : 20_000 * (row + 1)]
         mean, variance = (found[key][20_000 * row] for key in ("mean", "variance"))

@@ -1,8 +1,13 @@
 """common/evaluation: every number against a case whose answer is known."""
 
 import itertools
+import json
+import tracemalloc
 
 from common.evaluation.latent import (
+    COINCIDE,
+    CONSTANT,
+    NOT_FINITE,
     ROWS,
     active_units,
     c2st_accuracy,
@@ -19,8 +24,10 @@ from common.evaluation.latent import (
     neighbour_kl,
     participation_ratio,
 )
+from common.evaluation.probes import MANY_CLASSES, NO_LABELS, ONE_CLASS, probe_accuracy
 from common.evaluation.reconstruction import cross_entropy_floor, mean_image_cross_entropy
-from common.numbers import mean_of, share_of
+from common.measure import CODE_NUMBERS, Encoded, code_numbers, holes
+from common.numbers import Absent, flat, mean_of, share_of
 
 import numpy as np
 import pytest
@@ -591,3 +598,113 @@ def test_no_other_constant_image_suits_the_training_images_better():
     best = mean_image_cross_entropy(train, train)
     assert best == pytest.approx(double_sum(mean, train), rel=1e-6)
     assert best < double_sum(np.clip(mean + 0.02, 0, 1), train)
+
+
+def test_the_floor_of_chunks_is_that_of_all_images(monkeypatch):
+    images = grey_images(count=50)
+    whole = cross_entropy_floor(images)
+    monkeypatch.setattr("common.arrays.CHUNK", 7 * 6)
+    assert cross_entropy_floor(images) == pytest.approx(whole, rel=1e-6)
+
+
+# More dimensions than points
+
+
+@property_test
+@given(st.integers(2, 12), st.integers(1, 30), seeds)
+def test_a_participation_ratio_of_few_points_is_that_of_their_covariance(count, more, seed):
+    codes = (3.0 + random(seed).standard_normal((count, count + more))).astype("float32")
+    covariance = np.cov(codes, rowvar=False)
+    assert participation_ratio(codes) == pytest.approx(np.trace(covariance) ** 2 / (covariance**2).sum(), rel=1e-4)
+
+
+def test_points_in_a_hundred_thousand_dimensions_take_little_memory():
+    points = random().standard_normal((20, 100_000), dtype="float32")
+    tracemalloc.start()
+    assert neighbour_entropy(points).value == -np.inf
+    assert 15 < participation_ratio(points) < 20  # of the 19 directions that 20 points have
+    assert tracemalloc.get_traced_memory()[1] < 64 * 2**20  # a covariance would take 80 GB
+    tracemalloc.stop()
+
+
+def test_as_many_dimensions_as_points_have_no_density():
+    assert neighbour_entropy(random().standard_normal((20, 20))).value == -np.inf
+    assert np.isfinite(neighbour_entropy(random().standard_normal((20, 19))).value)
+
+
+# Codes of every kind
+
+
+def normal_codes(dimensions=2):
+    return random().standard_normal((20, dimensions)).astype("float32")
+
+
+def with_entry(value):
+    codes = normal_codes()
+    codes[3, 1] = value
+    return codes
+
+
+CODES = {
+    "one dimension": normal_codes(1),
+    "more dimensions than codes": normal_codes(30),
+    "the same": np.full((20, 2), 0.1, "float32"),
+    "zero": np.zeros((20, 2), "float32"),
+    "coinciding": np.repeat(normal_codes()[:4], 5, axis=0),
+    "on a line": normal_codes()[:, [0, 0]],
+    "one dimension constant": normal_codes() * [1, 0],
+    "NaN": with_entry(np.nan),
+    "infinite": with_entry(np.inf),
+    "one far away": with_entry(1e30),
+    "huge": normal_codes() * np.float32(1e37),
+    "tiny": normal_codes() * np.float32(1e-30),
+    "narrow": 1000 + normal_codes() * np.float32(1e-6),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", CODES)
+def test_codes_of_every_kind_give_numbers_or_reasons(kind):
+    codes, prior = CODES[kind], random(1).standard_normal(CODES[kind].shape).astype("float32")
+    for others in (prior, codes):
+        test = Encoded(np.zeros((20, 1)), codes, others)
+        numbers = flat(code_numbers(test, 0) | holes(codes, test))
+        json.dumps(numbers, allow_nan=False)
+        assert {key for keys in CODE_NUMBERS for key in keys} <= numbers.keys()
+        lacking = {key for key, number in numbers.items() if number is None}
+        assert lacking == numbers["null_because"].keys()
+        assert kind not in ("NaN", "infinite") or lacking == numbers.keys() - {"null_because"}
+    labels = np.arange(20) % 3
+    for probe in ("knn", "logistic", "mlp"):
+        found = probe_accuracy(probe, codes, labels, codes, labels)
+        assert found == Absent(NOT_FINITE) if kind in ("NaN", "infinite") else 0.0 <= found.value <= 1.0
+
+
+def test_a_kernel_without_a_width_has_no_discrepancy():
+    half, prior = np.repeat(normal_codes()[:1], 20, axis=0), normal_codes()
+    assert mmd(half, half, "rbf") == mmd(half, half, "imq") == Absent(COINCIDE)
+    assert np.isfinite(mmd(half, prior, "rbf").value) and np.isfinite(mmd(half, prior, "imq").value)
+
+
+def test_constant_codes_use_no_dimensions():
+    assert participation_ratio(np.full((20, 2), 0.1, "float32")) == Absent(CONSTANT)
+
+
+def test_a_probe_without_classes_to_tell_says_why(monkeypatch):
+    codes, labels = normal_codes(), np.arange(20) % 6
+    for probe in ("knn", "logistic", "mlp"):
+        assert probe_accuracy(probe, codes, 0 * labels, codes, labels) == Absent(ONE_CLASS)
+        assert probe_accuracy(probe, codes, None, codes, None) == Absent(NO_LABELS)
+    monkeypatch.setattr("common.evaluation.probes.MOST_CLASSES", 5)
+    assert probe_accuracy("logistic", codes, labels, codes, labels) == Absent(MANY_CLASSES)
+    assert probe_accuracy("mlp", codes, labels, codes, labels) == Absent(MANY_CLASSES)
+    assert probe_accuracy("knn", codes, labels, codes, labels).value > 0
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_probe_takes_test_images_of_one_class_and_of_no_training_class():
+    codes, labels = normal_codes(), np.arange(20) % 2
+    for probe in ("knn", "logistic"):
+        assert probe_accuracy(probe, codes, labels, codes, np.full(20, 7)).value == 0.0
+        ones = probe_accuracy(probe, codes, labels, codes, np.ones(20, int)).value
+        assert ones + probe_accuracy(probe, codes, labels, codes, np.zeros(20, int)).value == pytest.approx(1.0)

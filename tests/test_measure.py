@@ -30,6 +30,8 @@ def test_estimates_have_twins_and_what_does_not_exist_a_reason():
             "e": 7,
             "f": float("nan"),
             "g": Estimate(float("-inf"), float("inf")),
+            "h": np.array([1.0, float("nan")]),
+            "i": [{"j": [2.0, float("inf")]}],
         }
     )
     reasons = found.pop("null_because")
@@ -45,8 +47,10 @@ def test_estimates_have_twins_and_what_does_not_exist_a_reason():
         "f": None,
         "g": None,
         "g_standard_error": None,
+        "h": None,
+        "i": None,
     }
-    assert reasons.keys() == {"b", "f", "g", "g_standard_error"} and reasons["b"] == "there is none"
+    assert reasons.keys() == {"b", "f", "g", "g_standard_error", "h", "i"} and reasons["b"] == "there is none"
     json.dumps(found, allow_nan=False)
 
 
@@ -126,25 +130,26 @@ def test_every_probe_sees_the_codes_of_the_same_pixels(monkeypatch):
     config = vae_baseline.Config(hidden_units=(8,), binarisation="dynamic", seed=5)
     model = vae_baseline.build(config, dataset.image_shape)
     seen, labels = {}, {}
-    encode, probe_accuracy = model.encode, measure.probes.probe_accuracy
+    infer_batches, probe_accuracy = model.infer_batches, measure.probes.probe_accuracy
 
-    def encoding(images):
-        codes = encode(images)
-        seen[codes.tobytes()] = images
-        return codes
+    def inferring(batches, keys=()):
+        batches = list(batches)
+        found = infer_batches(batches, keys)
+        seen[found["z"].tobytes()] = np.concatenate(batches)
+        return found
 
     def probing(probe, known, known_labels, codes, asked_labels, seed):
         labels[probe] = seen[known.tobytes()], known_labels, seen[codes.tobytes()], asked_labels
         return probe_accuracy(probe, known, known_labels, codes, asked_labels, seed)
 
-    monkeypatch.setattr(model, "encode", encoding)
+    monkeypatch.setattr(model, "infer_batches", inferring)
     monkeypatch.setattr(measure.probes, "probe_accuracy", probing)
 
     class Classifier:
         accuracy = Estimate(0.5, 0.1)
 
         def features(self, images):
-            return images.reshape(len(images), -1)
+            return images[: len(images)].reshape(len(images), -1)  # which are picked or decoded only then
 
     monkeypatch.setattr(samples, "nearest_images", lambda images, train: (None, np.zeros(len(images))))
     measure.measure(model, dataset, config, encoded(model, measure.test_images(dataset, config)))

@@ -4,7 +4,7 @@ import warnings
 from typing import NamedTuple
 
 from common.model import gaussian_kl, to_numpy
-from common.numbers import Estimate, mean_of, share_of
+from common.numbers import Absent, Estimate, mean_of, share_of
 
 import numpy as np
 from keras import ops
@@ -28,6 +28,14 @@ IMQ_SCALES = (
     10.0,
 )  # of the summed kernels, as in the code of Tolstikhin et al.
 ROWS = 500  # of an (n, n) matrix in memory at a time
+COINCIDE = "half of the codes and prior samples coincide, or more"
+CONSTANT = "all codes are the same"
+NOT_FINITE = "some codes or features are infinite or not a number"
+
+
+def precise(codes: np.ndarray) -> np.ndarray:
+    """Codes of any shape as they are or, where their squares go beyond single precision, in double precision."""
+    return codes.astype("float64") if np.abs(codes).max() > 1e15 else codes
 
 
 # Does the code fill its prior?
@@ -35,6 +43,7 @@ ROWS = 500  # of an (n, n) matrix in memory at a time
 
 def moments(codes: np.ndarray) -> dict[str, float]:
     """Norm of the mean code, and the smallest and largest standard deviation of its dimensions; (n, latent_dim)."""
+    codes = precise(codes)
     deviations = codes.std(axis=0)
     return {
         "code_mean_norm": float(np.linalg.norm(codes.mean(axis=0))),
@@ -57,16 +66,18 @@ def kolmogorov_smirnov_critical(n: int, m: int, level: float = 0.05) -> float:
     return float((-0.5 * np.log(level / 2.0) * (n + m) / (n * m)) ** 0.5)
 
 
-def c2st_accuracy(codes: np.ndarray, prior_samples: np.ndarray, seed: int = 0) -> Estimate:
+def c2st_accuracy(codes: np.ndarray, prior_samples: np.ndarray, seed: int = 0) -> Estimate | Absent:
     """Accuracy of a new classifier that tells codes from prior samples, on the halves held out from its training.
 
     Classifier two-sample test (Lopez-Paz & Oquab, arXiv 1610.06545): 0.5 is a perfect match. Both arrays are
     (n, latent_dim) with the same n. Half of each trains the classifier and the other half is scored, so the
-    standard error is at most 0.5 / sqrt(n).
+    standard error is at most 0.5 / sqrt(n). Absent if one of them is not finite.
     """
+    if not (np.isfinite(codes).all() and np.isfinite(prior_samples).all()):
+        return Absent(NOT_FINITE)
     half = len(codes) // 2
     random = np.random.default_rng(seed)
-    codes, prior_samples = random.permutation(codes), random.permutation(prior_samples)
+    codes, prior_samples = random.permutation(precise(codes)), random.permutation(precise(prior_samples))
     labels = np.repeat([0, 1], [half, half])
     # No early stopping: it costs accuracy (0.559 instead of 0.593, on codes of a half-trained AAE).
     network = MLPClassifier((64, 64), max_iter=80, tol=0.0, n_iter_no_change=80, random_state=seed)
@@ -74,7 +85,8 @@ def c2st_accuracy(codes: np.ndarray, prior_samples: np.ndarray, seed: int = 0) -
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the number of passes is fixed on purpose
         network.fit(np.concatenate([codes[:half], prior_samples[:half]]), labels)
-    return share_of(network.predict(np.concatenate([codes[-half:], prior_samples[-half:]])) == labels)
+        hits = network.predict(np.concatenate([codes[-half:], prior_samples[-half:]])) == labels
+    return share_of(hits)
 
 
 class Discrepancy(NamedTuple):
@@ -85,7 +97,9 @@ class Discrepancy(NamedTuple):
     p_value: float
 
 
-def mmd(codes, prior_samples, kernel: str = "imq", points: int = 2000, permutations: int = 200, seed=0) -> Discrepancy:
+def mmd(
+    codes, prior_samples, kernel: str = "imq", points: int = 2000, permutations: int = 200, seed=0
+) -> Discrepancy | Absent:
     """Squared maximum mean discrepancy between codes and prior samples; it is unbiased, so it can be below 0.
 
     Gretton et al., JMLR 13 (2012), eq. 3: mean k(z, z') + mean k(p, p') - 2 mean k(z, p) over distinct pairs, of at
@@ -93,11 +107,13 @@ def mmd(codes, prior_samples, kernel: str = "imq", points: int = 2000, permutati
     for seven scales (Tolstikhin et al., arXiv 1711.01558); "rbf", exp(-|a - b|^2 / 2 h^2), h the median distance. Both
     widths come from the pooled samples, so a relabelling keeps them. The standard error comes from the variance of
     the witness function, corrected for its noise. It is at least the spread over the relabellings. Costs 4 points^2
-    kernel values, and as many products for each of the permutations.
+    kernel values, and as many products for each of the permutations. Absent where a kernel would have no width.
     """
     random = np.random.default_rng(seed)
     n = min(points, len(codes), len(prior_samples))
     pooled = np.concatenate([random.permutation(codes)[:n], random.permutation(prior_samples)[:n]]).astype("float64")
+    if not kernel_width(pooled, kernel) > 0.0:
+        return Absent(COINCIDE)
     k = kernel_matrix(pooled, kernel)
     chosen = np.zeros((2 * n, permutations + 1))
     for column in range(permutations + 1):
@@ -115,20 +131,29 @@ def mmd(codes, prior_samples, kernel: str = "imq", points: int = 2000, permutati
     return Discrepancy(float(values[0]), float(error), float((1 + as_large) / (permutations + 1)))
 
 
+def kernel_width(points: np.ndarray, kernel: str) -> float:
+    """The squared distance that a kernel is measured by: 2 latent_dim sigma^2 ("imq"), or h^2 ("rbf").
+
+    Raises ValueError if there is no such kernel.
+    """
+    if kernel == "imq":
+        return 2.0 * points.var(axis=0).sum()
+    if kernel == "rbf":
+        return np.median(pdist(points[:: max(1, len(points) // 1000)])) ** 2
+    raise ValueError(f"kernel must be imq or rbf, not {kernel!r}")
+
+
 def kernel_matrix(points: np.ndarray, kernel: str) -> np.ndarray:
     """k of all pairs of points, (n, latent_dim) -> (n, n), with zeros on the diagonal.
 
     Raises ValueError if there is no such kernel.
     """
-    squares = (points**2).sum(axis=1)
+    width, squares = kernel_width(points, kernel), (points**2).sum(axis=1)
     distances = np.maximum(squares[:, None] + squares - 2.0 * points @ points.T, 0.0)  # squared
     if kernel == "imq":
-        width = 2.0 * points.var(axis=0).sum()  # 2 latent_dim sigma^2
         k = sum(scale * width / (scale * width + distances) for scale in IMQ_SCALES)
-    elif kernel == "rbf":
-        k = np.exp(-0.5 * distances / np.median(pdist(points[:: max(1, len(points) // 1000)])) ** 2)
     else:
-        raise ValueError(f"kernel must be imq or rbf, not {kernel!r}")
+        k = np.exp(-0.5 * distances / width)
     np.fill_diagonal(k, 0.0)
     return k
 
@@ -142,6 +167,7 @@ def hole_fraction(
     (m, latent_dim). The threshold is the 1 % quantile of that density at `codes`, those of held-out images. A code
     that fills its prior gives 0.01. The standard error includes that of the quantile.
     """
+    training_codes, codes, prior_samples = map(precise, (training_codes, codes, prior_samples))
     search = NearestNeighbors(n_neighbors=min(neighbours, len(training_codes))).fit(training_codes)
     code_distances, prior_distances = (search.kneighbors(points)[0][:, -1] for points in (codes, prior_samples))
     share, error = share_of(prior_distances > np.quantile(code_distances, 0.99))
@@ -160,6 +186,7 @@ def active_units(draws: np.ndarray, threshold: float = 0.01) -> int:
     `draws` is (draws, n, latent_dim): at least two z ~ q(z|x) for each of n images. The variance of an average
     of k draws is too large by E_x[Var(z|x)] / k, which is estimated from the draws and subtracted.
     """
+    draws = precise(draws)
     between = draws.mean(axis=0).var(axis=0, ddof=1)
     within = draws.var(axis=0, ddof=1).mean(axis=0)
     return int(np.sum(between - within / len(draws) > threshold))
@@ -173,12 +200,21 @@ def active_dimensions(means: np.ndarray, threshold: float = 0.01) -> np.ndarray:
     return means.var(axis=0, ddof=1) > threshold
 
 
-def participation_ratio(codes: np.ndarray) -> float:
+def participation_ratio(codes: np.ndarray) -> float | Absent:
     """(sum lambda)^2 / sum lambda^2 over the eigenvalues of the codes' covariance: dimensions in use, 1 to latent_dim.
 
     Gao et al., bioRxiv 214262, eq. 5; codes are (n, latent_dim). It is latent_dim if all directions are equally wide.
+    Absent if all codes are the same, or some are not finite.
     """
-    covariance = np.atleast_2d(np.cov(codes, rowvar=False))
+    if not np.isfinite(codes).all():
+        return Absent(NOT_FINITE)
+    if (codes == codes[0]).all():
+        return Absent(CONSTANT)
+    if codes.shape[1] <= len(codes):
+        covariance = np.atleast_2d(np.cov(codes, rowvar=False))
+    else:  # the codes' products have the same eigenvalues but for a factor and zeros, and take less memory
+        centred = codes - codes.mean(axis=0, dtype="float64")
+        covariance = centred @ centred.T
     return float(np.trace(covariance) ** 2 / (covariance**2).sum())
 
 
@@ -200,14 +236,15 @@ def elbo_surgery(means, log_vars, codes, log_prior) -> dict[str, Estimate]:
     is log p(z), (N,). Costs N^2 latent_dim multiplications in float64.
     """
     means, log_vars, codes = (np.asarray(array, "float64") for array in (means, log_vars, codes))
-    precisions = np.exp(-log_vars)
-    constant = -0.5 * (means**2 * precisions + log_vars + np.log(2.0 * np.pi)).sum(axis=1)
-    log_aggregated = np.empty(len(codes))
-    for start in range(0, len(codes), ROWS):
-        z = codes[start : start + ROWS]
-        log_q = z @ (means * precisions).T - 0.5 * z**2 @ precisions.T + constant  # (rows, N)
-        log_aggregated[start : start + ROWS] = logsumexp(log_q, axis=1) - np.log(len(means))
-    log_own = -0.5 * ((codes - means) ** 2 * precisions + log_vars + np.log(2.0 * np.pi)).sum(axis=1)
+    with np.errstate(all="ignore"):  # deviations beyond double precision: what comes of them is no number
+        precisions = np.exp(-log_vars)
+        constant = -0.5 * (means**2 * precisions + log_vars + np.log(2.0 * np.pi)).sum(axis=1)
+        log_aggregated = np.empty(len(codes))
+        for start in range(0, len(codes), ROWS):
+            z = codes[start : start + ROWS]
+            log_q = z @ (means * precisions).T - 0.5 * z**2 @ precisions.T + constant  # (rows, N)
+            log_aggregated[start : start + ROWS] = logsumexp(log_q, axis=1) - np.log(len(means))
+        log_own = -0.5 * ((codes - means) ** 2 * precisions + log_vars + np.log(2.0 * np.pi)).sum(axis=1)
     return {
         "mutual_information_nats": mean_of(log_own - log_aggregated),
         "marginal_kl_nats": mean_of(log_aggregated - log_prior),
@@ -220,11 +257,15 @@ def neighbour_entropy(points: np.ndarray, neighbours: int = 5) -> Estimate:
     Kozachenko & Leonenko, 1987; Kraskov et al., arXiv cond-mat/0305641, eq. 20. Points are (n, d), and r_k is the
     distance to the k-th neighbour. The points are whitened by their own covariance first, and its log determinant is
     added back: without it the entropy of 1,000 draws in 8-D, deviations from 0.01 to 1, came out 4 nats too high.
-    Minus infinity where the points lie in fewer dimensions or k + 1 of them coincide. The error is that of the mean
-    alone: the bias falls with n, slowly in many dimensions.
+    Minus infinity where the points lie in fewer dimensions, as n <= d do, or k + 1 of them coincide. The error is that
+    of the mean alone: the bias falls with n, slowly in many dimensions. NaN where a point is not finite.
     """
-    points = np.asarray(points, "float64")
     count, dimensions = points.shape
+    if not np.isfinite(points).all():
+        return Estimate(np.nan, np.nan)
+    if count <= dimensions:
+        return Estimate(-np.inf, np.inf)
+    points = np.asarray(points, "float64")
     try:
         root = np.linalg.cholesky(np.atleast_2d(np.cov(points, rowvar=False)))
     except np.linalg.LinAlgError:

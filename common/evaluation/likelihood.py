@@ -8,6 +8,7 @@ importance-weighted relatives bound log p(x) from below. Annealed importance sam
 from dataclasses import dataclass
 from functools import cached_property
 
+from common.arrays import chunks
 from common.backend import compiled, value_and_gradient
 from common.model import bernoulli_log_likelihood, even_batch_size, to_numpy
 
@@ -17,7 +18,7 @@ from scipy.interpolate import interp1d
 from scipy.ndimage import gaussian_filter1d
 from scipy.special import logsumexp
 
-ROWS = 2000  # codes decoded at a time, so that memory stays below 100 MiB
+ROWS = 2000  # codes decoded at a time, fewer for large images, so that memory stays below a few 100 MiB
 TARGET_ACCEPTANCE = 0.65  # of Hamiltonian proposals (Neal, arXiv 1206.1901, section 4.4)
 LEAPFROG_STEPS = 10
 PILOT_TEMPERATURES = 100  # of the pilot run that sets the step sizes
@@ -41,7 +42,7 @@ def importance_log_weights(log_likelihood, prior, images, means, deviations, sam
     joint = compiled(lambda x, z: log_likelihood(x, z) + prior.log_prob(z))
     images, means, deviations = (np.asarray(array, "float32") for array in (images, means, deviations))
     log_weights = np.empty((len(images), samples))
-    at_once = even_batch_size(samples, ROWS)
+    at_once = even_batch_size(samples, ROWS, max(images[0].size, means.shape[1]))
     for row, (image, mean, deviation) in enumerate(zip(images, means, deviations, strict=True)):
         x = ops.convert_to_tensor(np.broadcast_to(image, (at_once, *image.shape)))
         for start in range(0, samples, at_once):
@@ -64,12 +65,14 @@ def importance_weighted_bound(log_weights: np.ndarray, samples: int | None = Non
     samples = samples or log_weights.shape[1]
     groups = log_weights.shape[1] // samples
     log_weights = log_weights[:, : groups * samples].reshape(-1, groups, samples)
-    return (logsumexp(log_weights, axis=2) - np.log(samples)).mean(axis=1)
+    with np.errstate(all="ignore"):  # weights of images that no code explains: what comes of them is no number
+        return (logsumexp(log_weights, axis=2) - np.log(samples)).mean(axis=1)
 
 
 def effective_sample_size(log_weights: np.ndarray) -> np.ndarray:
     """(sum w)^2 / sum w^2 for each row of log weights, between 1 and their number: (n, m) -> (n,)."""
-    return np.exp(2.0 * logsumexp(log_weights, axis=1) - logsumexp(2.0 * log_weights, axis=1))
+    with np.errstate(all="ignore"):  # as above
+        return np.exp(2.0 * logsumexp(log_weights, axis=1) - logsumexp(2.0 * log_weights, axis=1))
 
 
 # Annealed importance sampling
@@ -89,6 +92,13 @@ class Annealed:
     def upper(self) -> np.ndarray:
         """Reverse chains from exact posterior draws: −log of the mean inverse weight, on average at least log p(x)."""
         return -importance_weighted_bound(-self.log_weights)
+
+
+def joined(parts: list[Annealed]) -> Annealed:
+    """The chains of groups of images together."""
+    log_weights = np.concatenate([part.log_weights for part in parts])
+    shares = [len(part.log_weights) / len(log_weights) for part in parts]
+    return Annealed(log_weights, sum(share * part.acceptance for share, part in zip(shares, parts, strict=True)))
 
 
 class AnnealedImportanceSampling:
@@ -247,7 +257,16 @@ def parzen_sigma(samples, validation_images, grid=None) -> float:
 
 
 def squared_distances(samples, images) -> np.ndarray:
-    """|x_i - sample_j|^2 in float64: (n, m)."""
-    samples, images = (np.asarray(array, "float64").reshape(len(array), -1) for array in (samples, images))
-    squares = (images**2).sum(axis=1)[:, None] + (samples**2).sum(axis=1)
+    """|x_i - sample_j|^2 in float64: (n, m). Samples may be `common.model.Decoded`, and are taken in chunks."""
+    images = np.asarray(images, "float64").reshape(len(images), -1)
+    own = (images**2).sum(axis=1)[:, None]
+    return np.concatenate(
+        [distances_to(np.asarray(chunk, "float64"), images, own) for chunk in chunks(samples)], axis=1
+    )
+
+
+def distances_to(samples: np.ndarray, images: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """`squared_distances` to samples that are in memory, of images (n, d) with sums of squares `own`, (n, 1)."""
+    samples = samples.reshape(len(samples), -1)
+    squares = own + (samples**2).sum(axis=1)
     return np.maximum(squares - 2.0 * images @ samples.T, 0.0)

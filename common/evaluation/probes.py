@@ -2,8 +2,10 @@
 
 import warnings
 
-from common.numbers import Estimate, share_of
+from common.evaluation.latent import NOT_FINITE, precise
+from common.numbers import Absent, Estimate, share_of
 
+import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
@@ -11,23 +13,42 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+MOST_CLASSES = 1000  # for probes that hold a probability for each training code and class
+NO_LABELS = "the data have no labels"
+ONE_CLASS = "all training labels are of one class"
+MANY_CLASSES = f"more than {MOST_CLASSES:,} classes take this probe too much memory"
 
-def probe_accuracy(probe: str, train_codes, train_labels, test_codes, test_labels, seed: int = 0) -> Estimate:
+
+def nothing_to_tell(training_labels: np.ndarray | None) -> str | None:
+    """Why there is nothing for a classifier to learn, or None: it takes labels, (n,), of two classes."""
+    if training_labels is None:
+        return NO_LABELS
+    return ONE_CLASS if (training_labels == training_labels[0]).all() else None
+
+
+def probe_accuracy(probe: str, train_codes, train_labels, test_codes, test_labels, seed: int = 0) -> Estimate | Absent:
     """Accuracy on test codes, (m, latent_dim), of a new classifier trained on the training codes, (n, latent_dim).
 
     Probes: "knn", the majority of the 15 nearest (Euclidean); "logistic", linear; "mlp", one layer of 100 ReLU units.
-    Raises ValueError if there is no such probe.
+    Absent without labels of two classes or with codes that are not finite; and with more than MOST_CLASSES, but for
+    "knn". Raises ValueError if there is no such probe.
     """
+    if probe not in ("knn", "logistic", "mlp"):
+        raise ValueError(f"probe must be knn, logistic or mlp, not {probe!r}")
+    if reason := nothing_to_tell(train_labels):
+        return Absent(reason)
+    if not (np.isfinite(train_codes).all() and np.isfinite(test_codes).all()):
+        return Absent(NOT_FINITE)
+    if probe != "knn" and len(np.unique(train_labels)) > MOST_CLASSES:
+        return Absent(MANY_CLASSES)
     if probe == "knn":
         classifier = KNeighborsClassifier(min(15, len(train_codes)))
     elif probe == "logistic":
         classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
-    elif probe == "mlp":
-        network = MLPClassifier((100,), max_iter=30, random_state=seed)
-        classifier = make_pipeline(StandardScaler(), network)
     else:
-        raise ValueError(f"probe must be knn, logistic or mlp, not {probe!r}")
+        classifier = make_pipeline(StandardScaler(), MLPClassifier((100,), max_iter=30, random_state=seed))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the number of passes is part of the probe
-        classifier.fit(train_codes, train_labels)
-    return share_of(classifier.predict(test_codes) == test_labels)
+        warnings.filterwarnings("ignore", message="The number of unique classes")  # labels they are, however many
+        classifier.fit(precise(train_codes), train_labels)
+    return share_of(classifier.predict(precise(test_codes)) == test_labels)

@@ -11,8 +11,10 @@ def cross_entropy_floor(images: np.ndarray) -> float:
 
     It is the entropy of the pixels themselves: 0 for binary images, 45.5 nats for greyscale MNIST.
     """
-    entropy = -xlogy(images, images) - xlogy(1.0 - images, 1.0 - images)
-    return float(entropy.sum(dtype="float64") / len(images))
+    entropy = 0.0
+    for chunk in chunks(images):
+        entropy += (-xlogy(chunk, chunk) - xlogy(1.0 - chunk, 1.0 - chunk)).sum(dtype="float64")
+    return float(entropy / len(images))
 
 
 def mean_image_cross_entropy(train_images, images: np.ndarray) -> float:

@@ -1,21 +1,26 @@
 """How far are samples from real images? A classifier's features, Fréchet distance, nearest training images."""
 
+import math
 from pathlib import Path
 
-from common.arrays import chunks
+from common.arrays import DataError, chunks
 from common.data import Dataset
+from common.evaluation.probes import nothing_to_tell
 from common.files import whole
-from common.model import in_batches, to_numpy
+from common.model import BATCH_NUMBERS, in_batches, to_numpy
 from common.networks import seeded
-from common.numbers import Estimate, share_of
+from common.numbers import Absent, Estimate, share_of
 
 import keras
 import numpy as np
 from keras import layers, ops
+from sklearn import config_context
 from sklearn.neighbors import NearestNeighbors
 
 FEATURES = 64  # of an image, in the classifier's last layer but one
 CLASSIFIER_EPOCHS = 4
+SEARCH_NUMBERS = 2**22  # pixels that scikit-learn's search takes at a time, in float64; it takes 256 images at most
+NOT_FINITE = "some images are infinite or not a number"
 
 
 class Classifier:
@@ -23,9 +28,12 @@ class Classifier:
 
     It is convolutional if images have height and width, else fully connected. It is trained once on the grey training
     images, in a few passes, and saved in `folder` under the data's checksum. `accuracy` is that on the test images.
+    Raises DataError without training labels of two classes.
     """
 
     def __init__(self, dataset: Dataset, folder: Path, progress=None):
+        if reason := nothing_to_tell(dataset.y_train):
+            raise DataError(f"{reason}; a classifier needs two")
         self.dataset = dataset
         inputs = layers.Input(dataset.image_shape)
         random = np.random.default_rng(0)
@@ -50,7 +58,8 @@ class Classifier:
     def train(self, progress):
         """A few passes over the training images; `progress(text, done, total)` is called after every update."""
         network = keras.Model(self.network.input, self.network.outputs[1])
-        images, batch = self.dataset.x_train, min(128, len(self.dataset.x_train))
+        images = self.dataset.x_train
+        batch = min(len(images), 128, max(1, BATCH_NUMBERS // math.prod(self.dataset.image_shape)))
         updates = len(images) // batch
         rate = keras.optimizers.schedules.CosineDecay(2e-3, CLASSIFIER_EPOCHS * updates)
         network.compile(keras.optimizers.Adam(rate), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -96,11 +105,14 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     return float(((means[0] - means[1]) ** 2).sum() + sum(map(np.trace, covariances)) - 2.0 * roots.sum())
 
 
-def frechet_estimate(first: np.ndarray, second: np.ndarray, resamples: int = 20, seed: int = 0) -> Estimate:
+def frechet_estimate(first: np.ndarray, second: np.ndarray, resamples: int = 20, seed: int = 0) -> Estimate | Absent:
     """`frechet_distance`, with the spread over resampled rows of both (bootstrap) as its standard error.
 
-    The error is right for sets that differ; between samples of one distribution it is up to twice too large.
+    The error is right for sets that differ; between samples of one distribution it is up to twice too large. Absent if
+    features are not finite.
     """
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        return Absent(NOT_FINITE)
     random = np.random.default_rng(seed)
 
     def resampled(features):
@@ -117,9 +129,11 @@ def nearest_images(images: np.ndarray, train_images) -> tuple[np.ndarray, np.nda
     """
     flat = images.reshape(len(images), -1)
     indices, distances, start = np.zeros(len(images), int), np.full(len(images), np.inf), 0
+    at_once = int(np.clip(SEARCH_NUMBERS // flat.shape[1], 20, 256))  # of both sets, in each thread; 20 at least
     for chunk in chunks(train_images):
         search = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(chunk.reshape(len(chunk), -1))
-        chunk_distances, chunk_indices = (column[:, 0] for column in search.kneighbors(flat))
+        with config_context(pairwise_dist_chunk_size=at_once):
+            chunk_distances, chunk_indices = (column[:, 0] for column in search.kneighbors(flat))
         nearer = chunk_distances < distances
         distances[nearer], indices[nearer] = chunk_distances[nearer], start + chunk_indices[nearer]
         start += len(chunk)

@@ -30,9 +30,9 @@ from common.data import Dataset
 from common.evaluation import latent
 from common.evaluation.probes import probe_accuracy
 from common.evaluation.samples import Classifier
-from common.measure import encoded, training_subset
+from common.measure import encoded, training_inferred
 from common.metrics import METRICS, Metric
-from common.model import bernoulli_log_likelihood, binary_cross_entropy, even_batch_size, to_numpy
+from common.model import bernoulli_log_likelihood, binary_cross_entropy, to_numpy
 from common.numbers import Estimate, mean_of, of_seeds, share_of
 from common.priors import PRIORS
 from common.progress import TimeLeft
@@ -151,10 +151,12 @@ def build(config: aae_deterministic.Config, classes: int, version: str, image_sh
 
 def measured(model: StyleAAE, dataset: Dataset, classifier: Classifier, config: aae_deterministic.Config) -> dict:
     """How much of the class the codes hold, how well they match the prior, and which digits the decoder draws."""
-    images, known_labels = training_subset(dataset, config)
-    known, test = model.encode(images), encoded(model, dataset.x_test)
+    known, known_labels = training_inferred(model, dataset, config)
+    test = encoded(model, dataset.x_test)
     numbers = {
-        f"code_{probe}_accuracy": probe_accuracy(probe, known, known_labels, test.codes, dataset.y_test, config.seed)
+        f"code_{probe}_accuracy": probe_accuracy(
+            probe, known["z"], known_labels, test.codes, dataset.y_test, config.seed
+        )
         for probe in PROBES
     }
     numbers |= {
@@ -169,9 +171,9 @@ def measured(model: StyleAAE, dataset: Dataset, classifier: Classifier, config: 
 
 def reconstruction(model: StyleAAE, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """-log p(x|z, y) in nats for each image, summed over the pixels: (n, *image_shape), (n,) -> (n,)."""
-    size, parts = even_batch_size(len(images)), []
-    for start in range(0, len(images), size):
-        batch = {"images": images[start : start + size], "labels": labels[start : start + size]}
+    parts = []
+    for rows in model.batches(len(images)):
+        batch = {"images": images[rows], "labels": labels[rows]}
         logits = model(batch)["logits"]
         parts.append(to_numpy(-bernoulli_log_likelihood(ops.convert_to_tensor(batch["images"]), logits)))
     return np.concatenate(parts)

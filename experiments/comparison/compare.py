@@ -20,6 +20,7 @@ from typing import Annotated
 from common import scripts
 from common.config import AtLeast, PositiveCount
 from common.data import Dataset
+from common.evaluation.probes import nothing_to_tell
 from common.evaluation.samples import Classifier
 from common.measure import encoded, test_images
 from common.measure_likelihood import LikelihoodSettings
@@ -119,8 +120,8 @@ def case(script, own: dict, part: Part) -> dict:
 
 @functools.cache
 def classifier_of(dataset: Dataset, folder: Path) -> Classifier | None:
-    """The classifier of all parts, trained once; None without labels."""
-    return Classifier(dataset, folder, TimeLeft()) if dataset.y_test is not None else None
+    """The classifier of all parts, trained once; None without labels of two classes."""
+    return None if nothing_to_tell(dataset.y_train) else Classifier(dataset, folder, TimeLeft())
 
 
 def cases(config: Config, dataset: Dataset) -> dict:

@@ -35,10 +35,10 @@ import vae_baseline
 from common.config import AtLeast, Positive, PositiveCount
 from common.data import Dataset
 from common.evaluation import latent, probes, reconstruction
-from common.measure import log_density, test_terms, training_subset
+from common.measure import log_density, test_terms, training_inferred
 from common.measure_likelihood import LikelihoodSettings, importance_weighted
 from common.metrics import METRICS, Metric
-from common.model import bernoulli_log_likelihood, in_batches, to_numpy
+from common.model import bernoulli_log_likelihood, to_numpy
 from common.numbers import Estimate, mean_of, of_seeds
 from common.progress import TimeLeft
 from common.training import Batches
@@ -48,6 +48,7 @@ from experiments.study import ImageStudyConfig, Part, Results, Study, run_study
 
 import keras
 import numpy as np
+from keras import ops
 
 
 class Setting(NamedTuple):
@@ -187,14 +188,16 @@ def resampled(codes: np.ndarray, dimensions: np.ndarray, prior_draws: np.ndarray
 
 def reconstruction_of(model: MistakenVAE, images: np.ndarray, codes: np.ndarray) -> Estimate:
     """-log p(x|z) in nats, summed over pixels, of images (n, *image_shape) from codes (n, latent_dim)."""
-    pairs = zip(in_batches(images), in_batches(codes), strict=True)
-    return mean_of(np.concatenate([to_numpy(-bernoulli_log_likelihood(x, model.decoder(z))) for x, z in pairs]))
+    parts = []
+    for rows in model.batches(len(images)):
+        x, z = (ops.convert_to_tensor(array[rows], "float32") for array in (images, codes))
+        parts.append(to_numpy(-bernoulli_log_likelihood(x, model.decoder(z))))
+    return mean_of(np.concatenate(parts))
 
 
 def class_accuracies(model: MistakenVAE, dataset: Dataset, own: vae_baseline.Config, inferred: dict) -> dict:
     """Class of a test image by the training images whose codes are nearest: mean codes E[z|x], and drawn ones."""
-    images, labels = training_subset(dataset, own)
-    known = model.inferred(images)
+    known, labels = training_inferred(model, dataset, own, ("mean", "z"))
     return {
         f"{name}_knn_accuracy": probes.probe_accuracy("knn", known[key], labels, inferred[key], dataset.y_test)
         for name, key in (("mean", "mean"), ("code", "z"))

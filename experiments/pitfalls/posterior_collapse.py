@@ -32,7 +32,7 @@ from common.config import AtLeast, Factor, Fraction, PositiveCount
 from common.data import Dataset
 from common.evaluation import latent, probes, reconstruction
 from common.files import RunError
-from common.measure import log_density, test_images, test_terms, training_subset
+from common.measure import log_density, test_images, test_terms, training_inferred
 from common.measure_likelihood import LikelihoodSettings, importance_weighted
 from common.metrics import METRICS, Metric
 from common.model import LatentModel
@@ -172,8 +172,8 @@ def decoder_case(version: Version, part: Part) -> dict:
     numbers = gaussian_numbers(model, x_test)
     weighted = LikelihoodSettings(0, 0, (), config.weighted_images, WEIGHTED_SAMPLES)
     numbers |= importance_weighted(model, dataset, weighted, TimeLeft(), log_likelihood_of(model))[0]
-    images, labels = training_subset(dataset, own)
-    known, inferred = model.inferred(images), model.inferred(x_test)
+    known, labels = training_inferred(model, dataset, own, ("mean",))
+    inferred = model.inferred(x_test)
     numbers["mean_knn_accuracy"] = probes.probe_accuracy("knn", known["mean"], labels, inferred["mean"], dataset.y_test)
     prior = model.prior_codes(len(x_test))
     numbers["code_c2st_accuracy"] = latent.c2st_accuracy(inferred["z"], prior, part.seed)

@@ -1,0 +1,80 @@
+"""Images that are passed to a trained model: their shape and range are checked at once, they are scaled when sliced."""
+
+import math
+
+from common.arrays import DataError, MappedImages, as_floats
+from common.preprocessing import Range, check_floats, value_range
+
+import numpy as np
+from keras import ops
+
+
+class Pixels:
+    """Images as a model takes them: a slice is float32 in [0, 1], (rows, *image_shape). There is no copy of them all.
+
+    Args:
+        images: (n, *image_shape), or with one channel before or after height and width; an array, a list or a tensor.
+            Floats in [0, 1], up to rounding; truth values; or integers from 0 to `white`.
+        image_shape: (height, width) or (d,).
+        white: the integer that stands for 1: 255, or 1 if the model was trained on integers 0 and 1.
+
+    Raises DataError, in one line, if they are anything else.
+    """
+
+    def __init__(self, images, image_shape: tuple[int, ...], white: int = 255):
+        self.array, self.image_shape = as_array(images), tuple(image_shape)
+        require_shape(self.array.shape, self.image_shape)
+        if len(self):
+            require_range(self.array, white)
+        self.white = 1 if self.array.dtype.kind == "b" else white
+
+    def __len__(self):
+        return len(self.array)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        batch = np.asarray(self.array[rows])
+        return as_floats(batch.reshape(len(batch), *self.image_shape), self.white)
+
+
+def as_array(images):
+    """An array of images, or MappedImages as they are. Raises DataError if they make no array of numbers."""
+    if isinstance(images, MappedImages):
+        return images
+    try:
+        images = ops.convert_to_numpy(images) if ops.is_tensor(images) else np.asarray(images)
+    except ValueError as error:
+        raise DataError(f"x is no array ({error}); give images of one shape") from error
+    if images.dtype.kind not in "biuf":
+        raise DataError(f"x has dtype {images.dtype}; give uint8 or floats in [0, 1]")
+    return images
+
+
+def require_shape(shape: tuple[int, ...], image_shape: tuple[int, ...]):
+    """Raises DataError unless `shape` is that of a number of images, perhaps with a channel, or of an empty list."""
+    usual = [image_shape]
+    if len(image_shape) == 2:
+        usual += [(*image_shape, 1), (1, *image_shape)]
+    if (shape[1:] in usual and shape) or shape == (0,):
+        return
+    remedy = ""
+    if shape in usual:
+        remedy = "; for one image pass x[None]"
+    elif math.prod(shape[1:]) == math.prod(image_shape):
+        remedy = f"; pass x.reshape(-1, {', '.join(map(str, image_shape))})"
+    raise DataError(f"x has shape {shape}; this model takes (n, {', '.join(map(str, image_shape))}){remedy}")
+
+
+def require_range(images, white: int):
+    """Raises DataError if images are not in the range of their type, but for rounding."""
+    if images.dtype.kind == "b" or isinstance(images, MappedImages):  # which were checked when they were loaded
+        return
+    low, high = value_range(images)
+    if images.dtype.kind in "iu":
+        if low < 0 or high > white:
+            raise DataError(f"x has integers from {low} to {high}; this model takes 0 to {white}, or floats to 1")
+        if high == 1 != white:  # divided by 255 they would be all but black
+            raise DataError(
+                f"x is {images.dtype} but goes only from 0 to 1; pass x.astype('float32') if 1 is white, or x / 255"
+            )
+    else:
+        check_floats([Range("x", images.dtype, low, high)], notes=[])
