@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.files import whole
-from common.plots.figure import COLOURS, DPI, HALO, MARGIN, MARKERS, SMALL_SIZE, TEXT_SIZE, marker, new_figure, place
-from common.plots.scatter import CLOUD_POINTS, draw_cloud, draw_codes, legends, not_shown, view
+from common.plots.classes import class_entries, legends, looks
+from common.plots.figure import COLOURS, DPI, HALO, MARGIN, MARKERS, SMALL_SIZE, TEXT_SIZE, new_figure, own_style, place
+from common.plots.scatter import CLOUD_POINTS, draw_cloud, draw_codes, not_shown, view
 from common.plots.tiles import as_images, as_tiles, canvas_of, draw_tiles, in_rows, show_canvas
 from experiments.avb.plane import Plane
 
@@ -22,6 +23,7 @@ from matplotlib.patches import Circle, Patch
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 
+@own_style()
 def save_animation(animation: FuncAnimation, path: str | Path, frames_a_second: int = 12) -> None:
     """Write a GIF under `path` all at once or not at all."""
     with whole(path) as unfinished:
@@ -40,6 +42,7 @@ class Map(NamedTuple):
     marked: np.ndarray | None = None
 
 
+@own_style()
 def maps(panels: Sequence[Map], labels: np.ndarray, title: str, description: str, marks: str = "") -> Figure:
     """Several maps of the same images, two a row, labels (n,) for all; `marks` says what marked points are."""
     side, left, up = 4.3, 0.75, 4.95
@@ -69,6 +72,7 @@ def draw_map(axes: Axes, panel: Map, labels: np.ndarray) -> None:
 # Decoded images
 
 
+@own_style()
 def named_tiles(
     images: np.ndarray,
     rows: Sequence[str],
@@ -90,6 +94,7 @@ def named_tiles(
     return figure
 
 
+@own_style()
 def codes_and_walks(
     codes: np.ndarray,
     labels: np.ndarray,
@@ -119,14 +124,16 @@ def codes_and_walks(
     show_canvas(beside, canvas)
     beside.set_yticks(y, range(len(y)))
     beside.set(xlabel=axis_names[0], ylabel=axis_names[1])
+    colours = {look.label: look.colour for look in looks(labels)}
     for number, name in enumerate(beside.get_yticklabels()):
-        name.set(size=13, weight="bold", color=COLOURS[number % 10])
+        name.set(size=13, weight="bold", color=colours.get(number, "black"))
     return figure
 
 
 # Estimates and spectra, a row a model
 
 
+@own_style()
 def dots(panels: Mapping[str, Mapping], rows: Sequence[str], title: str, description: str) -> Figure:
     """Estimates with standard errors, a row a name, panels side by side.
 
@@ -161,6 +168,7 @@ class Spectrum(NamedTuple):
     numbers: str
 
 
+@own_style()
 def spectra(
     rows: Mapping[str, Spectrum], originals: np.ndarray, title: str, description: str, x_label: str, y_label: str
 ) -> Figure:
@@ -222,6 +230,7 @@ def curve_of(runs: Sequence[Mapping[str, Sequence[float]]], key: str, factor: fl
     return Curve(np.array(longest), factor * np.array(values))
 
 
+@own_style()
 def bands(
     panels: Mapping[str, Mapping[str, Curve]],
     x_label: str,
@@ -322,6 +331,7 @@ class Panel(NamedTuple):
     note: str = ""
 
 
+@own_style()
 def densities(
     rows: Mapping[str, Mapping[str, Panel]], planes: Sequence[Plane], axis_names, title: str, description: str
 ) -> Figure:
@@ -377,6 +387,7 @@ def bulk(density: np.ndarray, plane: Plane) -> np.ndarray:
     return np.array(limits)
 
 
+@own_style()
 def codes_in_motion(
     frames: np.ndarray, labels: np.ndarray, captions: Sequence[str], limit: float, title: str, description: str
 ) -> FuncAnimation:
@@ -410,6 +421,7 @@ class Column(NamedTuple):
     numbers: Mapping[str, str]
 
 
+@own_style()
 def side_by_side(
     columns: Sequence[Column], labels: np.ndarray | None, axis_names: Sequence[str], title: str, description: str
 ) -> Figure:
@@ -444,8 +456,9 @@ def draw_small_codes(axes: Axes, column: Column, labels: np.ndarray | None, name
 
 def legend_of_classes(figure: Figure, labels: np.ndarray, height: float) -> None:
     """A line with every class's colour and marker and the prior's, ending at the right edge at a relative height."""
-    style = {"linestyle": "none", "markersize": 4}
-    dots = [Line2D([], [], color=COLOURS[c % 10], marker=marker(c), label=c, **style) for c in np.unique(labels)]
+    dots = class_entries(labels)
+    for dot in dots:
+        dot.set_markersize(4)
     dots.append(Line2D([], [], color="black", marker="o", linestyle="none", markersize=2, label="prior"))
     style = {"fontsize": SMALL_SIZE, "columnspacing": 0.8, "handletextpad": 0.1, "handlelength": 1.2}
     figure.legend(handles=dots, ncols=len(dots), frameon=False, loc="lower right", bbox_to_anchor=(1, height), **style)

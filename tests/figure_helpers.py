@@ -1,7 +1,12 @@
 """Arrays that figures are made of in tests, and what is required of every figure."""
 
+from unittest.mock import patch
+
+from common.plots.figure import DPI, own_style
+
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 RANDOM = np.random.default_rng(0)
 CODES = RANDOM.normal(size=(300, 2))
@@ -37,3 +42,26 @@ def require_whole(figure: Figure):
     """Nothing that was drawn leaves the figure."""
     drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
     assert drawn.x0 >= 0 and drawn.y0 >= 0 and drawn.x1 <= width and drawn.y1 <= height
+
+
+def require_legible(figure: Figure):
+    """Nothing leaves the figure, no two texts overlap, and it is below 3,000 pixels across and down."""
+    written = []
+    with own_style(), patch.object(Text, "draw", lambda text, renderer: written.append(text)):
+        figure.draw_without_rendering()  # of ticks it draws those inside of the axes
+    with own_style():
+        require_whole(figure)
+    assert max(pixels(figure)) < 3000, pixels(figure)
+    written = [text for text in written if text.get_visible() and text.get_text().strip()]
+    boxes = np.array([text.get_window_extent().extents for text in written])
+    room = np.array([0.15 * text.get_size() * figure.dpi / 72 for text in written])  # above and below the letters
+    boxes += np.stack([0 * room, room, 0 * room, -room], axis=1)
+    low, high = boxes[:, None, :2], boxes[:, None, 2:]
+    common = np.minimum(high, high.swapaxes(0, 1)) - np.maximum(low, low.swapaxes(0, 1))  # (n, n, axis)
+    overlap = np.triu((common > 1).all(axis=-1), 1)  # more than a pixel
+    assert not overlap.any(), [[written[i].get_text() for i in pair] for pair in np.argwhere(overlap)]
+
+
+def pixels(figure: Figure) -> list[int]:
+    """Width and height of the figure when it is saved."""
+    return (figure.get_size_inches() * DPI).round().astype(int).tolist()

@@ -5,25 +5,56 @@ import sys
 from pathlib import Path
 
 from common import plots
-from common.plots.figure import spread
+from common.plots.classes import MOST_CLASSES, looks
+from common.plots.figure import COLOURS, DPI, literal, spread
 from common.plots.scatter import contour_levels, view
 from common.plots.tiles import as_images
 
+import matplotlib
 import numpy as np
 import pytest
-from figure_helpers import CODES, IMAGES, LABELS, LONG, PRIOR, require_readable, tile_values
+from figure_helpers import (
+    CODES,
+    IMAGES,
+    LABELS,
+    LONG,
+    PRIOR,
+    pixels,
+    require_legible,
+    require_readable,
+    tile_values,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from scipy.stats import chi2
+
+pytestmark = pytest.mark.filterwarnings("error")
 
 HISTORY = {"epoch": [1, 2, 3], "loss": [9.0, 7.0, 6.0], "val_loss": [9.5, 7.5, 6.5]}
 CURVE = [
     {"temperatures": count, "test": (-90, 2), "simulated_lower": (-91 - 9 / count, 2), "simulated_upper": (-90, 2)}
     for count in (10, 100)
 ]
+CODES_3 = np.hstack([CODES, CODES[::-1, :1]])
+WORDS = (
+    "A",
+    "ankle boot",
+    "Schmetterling_16",
+    "n02085620-Chihuahua",
+    "$a_b$",
+    "_hidden",
+    "数据 data",
+    "W" * 255,
+    "a\nb",
+)
 FIGURES = {
     "latent scatter": lambda: plots.latent_scatter(CODES, LABELS, LONG, PRIOR, standard_log_prob),
     "prior samples": lambda: plots.latent_scatter(CODES, None, LONG, PRIOR),
+    "latent histogram": lambda: plots.latent_histogram(CODES[:, :1], LABELS, LONG, PRIOR[:, :1], standard_log_prob),
+    "latent planes": lambda: plots.latent_planes(CODES_3, LABELS, LONG, CODES_3),
     "projection": lambda: plots.projection_scatter(CODES, LABELS, LONG, LONG, ("PC 1", "PC 2"), PRIOR),
     "image grid": lambda: plots.image_grid(IMAGES, LONG, LONG, columns=3),
     "reconstructions": lambda: plots.image_pairs(IMAGES, IMAGES, ("a", "b"), LONG, LONG, columns=3),
@@ -37,7 +68,7 @@ UNLABELLED = {"image grid", "reconstructions"}  # tiles in reading order have no
 
 
 def standard_log_prob(z):
-    return -0.5 * np.sum(z**2, axis=1) - np.log(2 * np.pi)
+    return -0.5 * np.sum(z**2, axis=1) - z.shape[1] / 2 * np.log(2 * np.pi)
 
 
 def texts(figure: Figure) -> str:
@@ -46,7 +77,8 @@ def texts(figure: Figure) -> str:
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_title_and_axes_are_named_and_nothing_is_cut_off(name):
-    require_readable(FIGURES[name](), name not in UNLABELLED, name not in UNLABELLED | {"interpolations"})
+    x_label = name not in UNLABELLED | {"latent histogram"}  # whose lower axes have it
+    require_readable(FIGURES[name](), x_label, name not in UNLABELLED | {"interpolations"})
 
 
 def test_the_bounds_of_both_directions_are_drawn_apart():
@@ -147,6 +179,370 @@ def test_histograms_are_densities_on_a_common_scale():
             values, edges, _ = steps.get_data()
             inside = np.sum(values * np.diff(edges)) * len(cloud)
             assert len(cloud) - 2 <= round(inside) <= len(cloud)  # the farthest point or two may lie outside
+
+
+# Classes
+
+
+def names_of(count: int) -> list[str]:
+    return [f"{WORDS[number % len(WORDS)]} {number}" for number in range(count)]
+
+
+def scattered(classes: int, dimensions: int = 2, count: int = 600):
+    """Codes (count, dimensions) of classes that lie apart, and their labels."""
+    random = np.random.default_rng(classes)
+    labels = np.arange(count) % classes
+    return 2 * random.normal(size=(classes, dimensions))[labels] + 0.2 * random.normal(size=(count, dimensions)), labels
+
+
+@pytest.mark.parametrize(
+    ("classes", "named"), [(1, True), (10, False), (16, False), (47, True), (60, True), (300, False)]
+)
+def test_any_number_of_classes_is_legible(classes, named):
+    names = names_of(classes) if named else None
+    codes, labels = scattered(classes)
+    figure = plots.latent_scatter(codes, labels, "t", PRIOR, standard_log_prob, class_names=names)
+    require_legible(figure)
+    require_legible(plots.projection_scatter(codes, labels, "t", "d", ("a", "b"), PRIOR, class_names=names))
+    require_legible(plots.latent_histogram(codes[:, :1], labels, "t", PRIOR[:, :1], class_names=names))
+    codes, labels = scattered(classes, 3)
+    require_legible(plots.latent_planes(codes, labels, "t", CODES_3, class_names=names))
+    entries = figure.axes[0].get_legend().get_texts()
+    assert len(entries) == min(classes, MOST_CLASSES) + (classes > MOST_CLASSES)
+    legend = figure.axes[0].get_legend().get_window_extent()
+    assert not any(legend.overlaps(axes.get_window_extent()) for axes in figure.axes)
+    assert not legend.overlaps(figure.legends[0].get_window_extent())
+
+
+@given(
+    labels=st.lists(st.integers(-(2**62), 2**62), min_size=1, max_size=MOST_CLASSES, unique=True),
+    repeats=st.integers(1, 4),
+)
+@settings(max_examples=50, deadline=None)
+def test_looks_go_by_rank_and_differ(labels, repeats):
+    found = looks(np.repeat(labels, repeats))
+    assert [look.label for look in found] == sorted(labels)
+    assert len({(tuple(look.colour), look.marker) for look in found}) == len(labels)
+    assert [look.name for look in found] == [str(label) for label in sorted(labels)]
+    for rank, look in enumerate(found[:10]):
+        np.testing.assert_array_equal(look.colour, COLOURS[rank])
+
+
+def test_beyond_sixty_classes_the_largest_are_told_apart_and_the_rest_counted():
+    counts = np.where(np.arange(62) < 2, 1, 3)
+    labels = np.repeat(np.arange(62) * 10**11, counts)
+    codes = np.random.default_rng(0).normal(size=(len(labels), 2))
+    assert [look.label for look in looks(labels)] == [label * 10**11 for label in range(2, 62)]
+    figure = plots.latent_scatter(codes, labels, "t", PRIOR)
+    entries = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert entries[-1] == "2 other classes" and len(entries) == 61
+    assert "the 60 largest of 62 classes" in figure.texts[1].get_text()
+    grey = [points for points in figure.axes[0].collections if np.allclose(points.get_facecolor()[0, :3], 0.7)]
+    assert len(grey) == 1 and len(grey[0].get_offsets()) == 2
+
+
+def test_points_have_the_colour_of_their_class_whatever_its_number():
+    labels = np.array([-7, 10**12, 3])[np.arange(300) % 3]
+    codes = np.stack([np.sign(labels), 0 * labels], axis=1) * (1.0 + (labels > 3)[:, None])  # -1, 1 and 2
+    points = plots.latent_scatter(codes, labels, "t", PRIOR).axes[0].collections[0]
+    for place, rank in ((-1, 0), (1, 1), (2, 2)):
+        chosen = points.get_offsets()[:, 0] == place
+        colours = points.get_facecolor()[chosen, :3]
+        np.testing.assert_allclose(colours, np.tile(COLOURS[rank], (100, 1)))
+
+
+def test_names_stand_for_numbers_that_have_one():
+    figure = plots.projection_scatter(CODES[:20], LABELS[:20] - 1, "t", "d", "ab", class_names=["zero", "one"])
+    entries = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert entries == ["-1", "zero", "one", "2", "3", "4", "5", "6", "7", "8"]
+
+
+def test_names_are_not_written_on_lone_points_or_in_a_crowd():
+    few = plots.latent_scatter(CODES[:30], LABELS[:30], "t", PRIOR).axes[0]
+    crowd = plots.latent_scatter(*scattered(47), "t", PRIOR).axes[0]
+    assert not few.texts and not crowd.texts
+
+
+def test_short_names_stand_apart_and_inside_the_axes():
+    names = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+    codes = 0.01 * CODES + np.stack([0 * LABELS, 0.5 * LABELS], axis=1) - 9.0  # along the left edge
+    figure = plots.latent_scatter(codes, LABELS, "t", PRIOR, class_names=names)
+    assert [text.get_text() for text in figure.axes[0].texts] == names
+    require_legible(figure)
+    inside = figure.axes[0].get_window_extent()
+    for text in figure.axes[0].texts:
+        box = text.get_window_extent()
+        assert inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1
+
+
+ODD_CODES = {
+    "all alike": (np.ones((30, 3)), LABELS[:30]),
+    "all alike and large": (np.full((30, 3), 1e30), LABELS[:30]),
+    "wide": (1e5 * CODES_3, LABELS),
+    "narrow": (1e-6 * CODES_3 + 1e-3, None),
+    "one": (CODES_3[:1], LABELS[:1]),
+    "none": (CODES_3[:0], LABELS[:0]),
+    "none finite": (np.full((30, 3), np.nan), LABELS[:30]),
+    "some not finite": (np.where(CODES_3 > 2, np.inf, CODES_3), LABELS),
+    "no labels": (CODES_3, None),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_CODES)
+def test_odd_codes_have_figures(kind):
+    codes, labels = ODD_CODES[kind]
+    for figure in (
+        plots.latent_histogram(codes[:, :1], labels, "t", PRIOR[:, :1], standard_log_prob),
+        plots.latent_histogram(codes[:, :1], labels, "t", np.tile(PRIOR[:, :1], (200, 1))),
+        plots.latent_scatter(codes[:, :2], labels, "t", PRIOR, standard_log_prob),
+        plots.latent_planes(codes, labels, "t", CODES_3),
+    ):
+        require_legible(figure)
+        lost = (~np.isfinite(codes[:, : 1 if "z" in [axes.get_xlabel() for axes in figure.axes] else None])).any(axis=1)
+        assert not lost.any() or "codes not finite" in " ".join(figure.texts[1].get_text().split())
+
+
+def test_bars_of_a_histogram_and_its_prior_are_densities():
+    figure = plots.latent_histogram(CODES[:, :1], LABELS, "t", PRIOR[:, :1], standard_log_prob)
+    above, rows = figure.axes
+    values, edges, _ = above.patches[0].get_data()
+    assert np.sum(values * np.diff(edges)) == pytest.approx(1, abs=0.01)
+    z, density = above.lines[0].get_data()
+    np.testing.assert_allclose(density, np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi))
+    names = [text.get_text() for text in rows.get_yticklabels()]
+    for number, steps in enumerate(rows.patches):
+        tops, _, bottom = steps.get_data()
+        assert bottom == 9 - number and rows.get_yticks()[number] == pytest.approx(bottom + 0.4)
+        assert names[number] == str(number)
+        expected = np.histogram(CODES[number == LABELS, 0], edges)[0]
+        np.testing.assert_allclose(tops - bottom, 0.85 * expected / expected.max(), atol=1e-12)
+
+
+def test_planes_hold_the_three_pairs_of_coordinates():
+    figure = plots.latent_planes(CODES_3, None, "t", CODES_3)
+    labels = [(axes.get_xlabel(), axes.get_ylabel()) for axes in figure.axes]
+    assert labels == [("z₁", "z₂"), ("z₁", "z₃"), ("z₂", "z₃")]
+    for axes, plane in zip(figure.axes, ([0, 1], [0, 2], [1, 2]), strict=True):
+        drawn = np.asarray(axes.collections[0].get_offsets())
+        np.testing.assert_array_equal(np.sort(drawn, axis=0), np.sort(CODES_3[:, plane], axis=0))
+
+
+def test_an_axis_of_large_numbers_is_labelled_with_their_power_of_ten():
+    figure = plots.latent_scatter(1e5 * CODES, LABELS, "t", PRIOR)
+    assert [axes.get_xlabel() for axes in figure.axes] == ["z₁ (×1e5)", "", "density (×1e−5)"]
+    figure.draw_without_rendering()
+    names = [text.get_text() for text in figure.axes[0].get_xticklabels()]
+    shown = [float(name.replace("−", "-")) for name in names]
+    np.testing.assert_allclose(1e5 * np.array(shown), figure.axes[0].get_xticks())
+
+
+# Contours
+
+
+def mixture_log_prob(z):
+    """Ten narrow modes on a circle, as common.priors.MixturePrior has them."""
+    angles = 2 * np.pi / 10 * np.arange(10)
+    along = z @ np.stack([np.cos(angles), np.sin(angles)])
+    across = z @ np.stack([-np.sin(angles), np.cos(angles)])
+    modes = -0.5 * ((along - 1.4) / 0.5) ** 2 - 0.5 * (across / 0.1) ** 2
+    return np.log(np.mean(np.exp(modes), axis=1) / (2 * np.pi * 0.05) + 1e-300)
+
+
+def mixture_samples(count, random):
+    angle = 2 * np.pi / 10 * random.integers(0, 10, count)
+    along, across = 1.4 + 0.5 * random.normal(size=count), 0.1 * random.normal(size=count)
+    cosine, sine = np.cos(angle), np.sin(angle)
+    return np.stack([along * cosine - across * sine, along * sine + across * cosine], axis=1)
+
+
+PRIORS = {
+    "Gaussian": (standard_log_prob, lambda count, random: random.normal(size=(count, 2))),
+    "mixture": (mixture_log_prob, mixture_samples),
+}
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize("count", [2, 20, 1000])
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+def test_contours_are_closed_and_inside_the_axes(prior, count, scale):
+    log_prob, sample = PRIORS[prior]
+    samples = scale * sample(count, np.random.default_rng(count))
+    axes = plots.latent_scatter(scale * 0.1 * CODES, None, "t", samples, lambda z: log_prob(z / scale)).axes[0]
+    contours = [drawn for drawn in axes.collections if isinstance(drawn, ContourSet)]
+    assert contours
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    for contour in contours:
+        for outline in contour.get_paths()[0].to_polygons(closed_only=False):
+            np.testing.assert_array_equal(outline[0], outline[-1])
+            assert (outline >= [left, bottom]).all() and (outline <= [right, top]).all()
+
+
+def test_a_prior_without_an_end_still_has_a_figure():
+    axes = plots.latent_scatter(CODES, None, "t", PRIOR, lambda z: np.zeros(len(z))).axes[0]
+    assert np.ptp(axes.get_xlim()) < 12
+
+
+# Tiles of any shape
+
+SHAPES = st.one_of(
+    st.tuples(st.integers(1, 5000)),
+    st.tuples(st.integers(1, 600), st.integers(1, 40)),
+    st.tuples(st.integers(1, 40), st.integers(1, 600)),
+    st.sampled_from([(512, 512), (1, 20000), (20000, 1), (4, 20000), (20000, 4), (20000,), (3,), (1,), (1, 1)]),
+)
+
+
+@given(shape=SHAPES, count=st.integers(1, 12), columns=st.integers(1, 10))
+@settings(max_examples=15, deadline=None)
+def test_tiles_of_any_shape_stay_below_3000_pixels(shape, count, columns):
+    images = np.zeros((count, *shape), np.float32)
+    require_legible(plots.image_grid(images, "t", "d", columns))
+    require_legible(plots.image_pairs(images, images, ("reconstruction", "original"), "t", "d", columns))
+    require_legible(plots.interpolations(np.broadcast_to(images[0], (2, 11, *shape)), "t", "d"))
+
+
+@pytest.mark.parametrize("shape", [(300,), (1, 20000), (4, 20000), (20000, 4), (100, 1), (1,), (3,), (64, 64)])
+def test_manifolds_of_any_shape_stay_below_3000_pixels(shape):
+    images = np.broadcast_to(np.float32(0.5), (19, 19, *shape))
+    require_legible(plots.manifold(images, np.linspace(5, 95, 19), "t", "d"))
+
+
+@given(shape=SHAPES, columns=st.integers(1, 20), rows=st.integers(1, 20))
+@settings(max_examples=100, deadline=None)
+def test_thumbnails_of_thumbnails_are_the_same(shape, columns, rows):
+    images = np.random.default_rng(0).random((2, *shape), dtype=np.float32)
+    once = plots.thumbnails(images, columns, rows)
+    assert once.dtype == np.float32 and once.ndim == 3
+    assert (np.array(once.shape[1:]) * [rows, columns] <= 2000).all()
+    assert plots.tile_note(once.shape[1:], columns, rows) == ""
+    np.testing.assert_array_equal(plots.thumbnails(once, columns, rows), once)
+    empty = plots.thumbnails(images[:0], columns, rows)
+    assert empty.shape == (0, *once.shape[1:])
+
+
+def test_thumbnails_in_batches_give_the_figure_of_all_images():
+    images = np.random.default_rng(0).random((9, 400, 400), dtype=np.float32)
+    batches = np.concatenate([plots.thumbnails(part, 9, 2) for part in (images[:4], images[4:])])
+    whole, parts = (
+        plots.image_pairs(given, given, ("a", "b"), "t", "d", columns=9).axes[0].images[0].get_array()
+        for given in (images, batches)
+    )
+    assert whole.dtype == np.float32
+    np.testing.assert_array_equal(whole, parts)
+
+
+def test_a_large_image_is_reduced_to_means_of_blocks_and_the_figure_says_so():
+    images = np.random.default_rng(0).random((10, 512, 512))
+    small = plots.thumbnails(images, 10)
+    expected = images[:, :510, :510].reshape(10, 170, 3, 170, 3).mean(axis=(2, 4))
+    np.testing.assert_allclose(small[:, :-1, :-1], expected)
+    np.testing.assert_allclose(small[:, -1, -1], images[:, 510:, 510:].mean(axis=(1, 2)))  # what is left over
+    said = plots.image_grid(images, "t", "d").texts[1].get_text()
+    assert said == "d · each pixel shown is the mean of 3 × 3" == "d" + plots.tile_note((512, 512), 10)
+
+
+@pytest.mark.parametrize(
+    ("shape", "note"),
+    [
+        ((28, 28), ""),
+        ((784,), ""),
+        ((100,), ""),
+        ((110,), " · rows of 110 numbers in lines of 11"),
+        ((2000,), " · rows of 2,000 numbers in lines of 45"),
+        ((20000, 1), " · rows of 20,000 numbers in lines of 142"),
+    ],
+)
+def test_rows_are_wrapped_beyond_a_strip_and_the_figure_says_so(shape, note):
+    images = np.random.default_rng(0).random((4, *shape))
+    assert plots.tile_note(shape, 4) == note
+    assert plots.image_grid(images, "t", "d").texts[1].get_text() == "d" + note
+    shown = as_images(images).reshape(4, -1)
+    numbers = int(np.prod(shape))
+    np.testing.assert_array_equal(shown[:, :numbers], images.reshape(4, -1))
+    assert np.isnan(shown[:, numbers:]).all()
+
+
+# Text as it is written
+
+CHARACTERS = st.characters(exclude_categories=()) | st.sampled_from("$\\_^{}\n\t\x00ñд数\udce9\u202e\u0301")
+
+
+@given(st.text(CHARACTERS, max_size=60) | st.text("$\\_ab ", max_size=12))
+@settings(max_examples=40, deadline=None)
+def test_any_text_is_drawn_and_never_as_mathematics(text):
+    figure = plots.projection_scatter(CODES[:20], LABELS[:20] // 5, text, text, (text, text), class_names=[text, text])
+    for drawn in figure.findobj(Text):
+        assert drawn._preprocess_math(drawn.get_text())[1] is False  # what matplotlib asks before it draws
+    figure.draw_without_rendering()
+    require_whole_heading(figure)
+
+
+def require_whole_heading(figure: Figure):
+    width = pixels(figure)[0] * figure.dpi / DPI
+    assert all(text.get_window_extent().x1 <= width for text in figure.texts)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a$_$b", "a$_$b"),
+        ("a\\$b$", "a\\$b$"),
+        ("данные 数据 ñ", "данные ?? ñ"),
+        ("n\u0303", "ñ"),
+        ("caf\udce9\n\x1bx", "caf?  x"),
+        ("a\u202eb", "ab"),
+        ("_x^{2}", "_x^{2}"),
+    ],
+)
+def test_text_is_drawn_as_it_is_written(text, shown):
+    drawn = Text(text=literal(text))._preprocess_math(literal(text))
+    assert drawn == (shown, False)
+
+
+def test_a_long_name_keeps_both_ends():
+    assert literal("a" * 100 + "b" * 100, 1.0).startswith("aaaa") and literal("a" * 100 + "b" * 100, 1.0).endswith(
+        "bbb"
+    )
+    assert literal("short", 1.0) == "short"
+
+
+@pytest.mark.parametrize("names", [["W" * 255], ["i" * 255, "W" * 255, "数" * 85], ["x y " * 60, "$" * 255, "i" * 255]])
+def test_long_names_wrap_inside_the_figure(names):
+    require_legible(plots.latent_scatter(CODES, LABELS, " · ".join(names), PRIOR, description=" ".join(names)))
+    require_legible(plots.image_grid(IMAGES, " · ".join(names), " ".join(names)))
+    require_legible(plots.annealing_curves(CURVE, "t", "d", names[0]))
+
+
+# A reader's own settings
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_readers_settings_change_no_figure_and_are_left_alone(tmp_path):
+    settings_of_a_reader = {
+        "text.usetex": True,
+        "font.family": "serif",
+        "font.size": 30,
+        "figure.dpi": 50,
+        "axes.facecolor": "black",
+        "savefig.bbox": "tight",
+        "savefig.facecolor": "black",
+        "image.origin": "lower",
+        "legend.frameon": True,
+        "axes.spines.left": False,
+    }
+
+    def images(name):
+        made = []
+        for kind in ("latent scatter", "latent histogram", "projection", "manifold", "curves", "annealing"):
+            plots.save(FIGURES[kind](), tmp_path / f"{name}.png")
+            made.append((tmp_path / f"{name}.png").read_bytes())
+        return made
+
+    expected = images("own")
+    with matplotlib.rc_context(settings_of_a_reader):
+        before = dict(matplotlib.rcParams.copy())
+        assert images("other") == expected
+        assert dict(matplotlib.rcParams.copy()) == before
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,15 @@
 """Figures from NumPy arrays: codes, samples, reconstructions and training.
 
 Every function returns a `Figure` built without pyplot, so that no backend is chosen and no figure stays open.
-Each figure carries a title and, below it, a description of what is shown and of how many images.
+Each figure carries a title and, below it, a description of what is shown and of how many images. All text is taken as
+it is written: callers escape nothing. A reader's matplotlibrc changes no figure.
 """
 
 from common.plots.curves import annealing_curves, training_curves
 from common.plots.figure import save
-from common.plots.scatter import CLOUD_POINTS, latent_scatter, projection_scatter
-from common.plots.tiles import image_grid, image_pairs, interpolations, manifold
+from common.plots.histogram import latent_histogram
+from common.plots.scatter import CLOUD_POINTS, latent_planes, latent_scatter, projection_scatter
+from common.plots.tiles import image_grid, image_pairs, interpolations, manifold, thumbnails, tile_note
 
 __all__ = [
     "CLOUD_POINTS",
@@ -15,9 +17,13 @@ __all__ = [
     "image_grid",
     "image_pairs",
     "interpolations",
+    "latent_histogram",
+    "latent_planes",
     "latent_scatter",
     "manifold",
     "projection_scatter",
     "save",
+    "thumbnails",
+    "tile_note",
     "training_curves",
 ]

@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
-from common.plots.figure import COLOURS, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE, new_figure, spread
+from common.plots.figure import COLOURS, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE, literal, new_figure, own_style, spread
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,6 +19,7 @@ FORWARD = {"linestyle": "-", "marker": "o", "color": COLOURS[0]}
 REVERSE = {"linestyle": "--", "marker": "s", "color": COLOURS[2]}
 
 
+@own_style()
 def annealing_curves(curve: Sequence[Mapping], title: str, description: str, test_images: str) -> Figure:
     """Annealed estimates of log p(x) in nats against the number of temperatures, with standard errors.
 
@@ -41,11 +42,12 @@ def annealing_curves(curve: Sequence[Mapping], title: str, description: str, tes
         axes.set_xticks(temperatures, [f"{number:,}" for number in temperatures], minor=False)
         axes.minorticks_off()
     right.legend(loc="best", frameon=False, fontsize=TEXT_SIZE)
-    left.set_title(f"test images of {test_images}, forward", size=TEXT_SIZE)
+    left.set_title(f"test images of {literal(test_images, 1.9)}, forward", size=TEXT_SIZE)
     right.set_title("images drawn from the model itself", size=TEXT_SIZE)
     return figure
 
 
+@own_style()
 def training_curves(
     history: Mapping[str, Sequence[float]],
     title: str,
@@ -103,7 +105,7 @@ def draw_term(
             lost = x[np.flatnonzero(shown)[-1] + 1] if shown.any() else x[0]
             notes.append(f"{label} not finite from {unit} {lost:,.0f} on")
     notes += scale_values(axes, np.concatenate(finite), references)
-    axes.set_title(term, loc="left", size=10, weight="bold")
+    axes.set_title(literal(term), loc="left", size=10, weight="bold")
     axes.set_xlabel(unit)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
@@ -118,6 +120,7 @@ def scale_values(axes: Axes, values: np.ndarray, references: Sequence[tuple[floa
     values = values if len(values) else np.array([value for value, _ in references] or [0.0])
     low, high = robust_range(values)
     reach = max(high - low, 0.1 * abs(high), 1e-6)
+    references = [(value, literal(name)) for value, name in references]
     near = {value: name for value, name in references if low - reach <= value <= high + reach}
     far = [f"{name} = {value:.4g}" for value, name in references if value not in near]
     bottom, top = min(low, *near, low), max(high, *near, high)

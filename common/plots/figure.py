@@ -1,26 +1,36 @@
-"""The frame of every figure: sizes in inches, colours, headings that wrap, whole PNG files."""
+"""The frame of every figure: sizes in inches, colours, text as it is written, headings that wrap, whole PNG files."""
 
+import functools
 import textwrap
+import unicodedata
 from pathlib import Path
 
 from common.files import whole
 
 import numpy as np
-from matplotlib import color_sequences
+from matplotlib import color_sequences, style
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patheffects import withStroke
 from matplotlib.textpath import text_to_path
 
 DPI = 128  # a power of two: whole pixels remain whole when they pass through inches
 MARGIN = 0.125  # inches around everything
 TITLE_SIZE, TEXT_SIZE, SMALL_SIZE = 12, 9, 8  # points
+FONT = "DejaVu Sans"  # that of matplotlib's own style, which it brings along
+MOST_LINES = 16  # of a title, and of a description
 COLOURS = np.array(color_sequences["petroff10"])  # told apart by colour-blind readers as well
-MARKERS = "o^sDvP*X"  # the first for classes 0 to 9, the second for 10 to 19, ...
+MARKERS = "o^sDvP*X"  # the first for the first ten classes, the second for the next ten, ...
 HALO = [withStroke(linewidth=2.5, foreground="white")]
 
+# Decorator, and context, in which a reader's matplotlibrc (usetex, colours, fonts) changes no figure; it is as it was
+# afterwards. What makes a figure and what saves it need this, since matplotlib reads its settings at both times.
+own_style = functools.partial(style.context, "default")
 
+
+@own_style()
 def save(figure: Figure, path: str | Path) -> None:
     """Write a PNG under `path` all at once or not at all, whatever interrupts it."""
     with whole(path) as unfinished:
@@ -49,11 +59,62 @@ def lines_height(text: str, size: float) -> float:
 
 
 def wrapped(text: str, size: float, weight: str, width: float) -> str:
-    """`text` in as many lines as it needs to fit `width` inches."""
-    font = FontProperties(weight=weight, size=size)
-    length = text_to_path.get_text_width_height_descent(text or " ", font, ismath=False)[0] / 72
-    characters = int(0.93 * width / max(length, 1e-9) * len(text))  # lines differ a little from the mean
-    return textwrap.fill(text, max(characters, 1))
+    """`text`, as it is written, in as many lines as it needs to fit `width` inches, at most MOST_LINES."""
+    text = printable(text)
+    characters = int(0.93 * width / max(length(text, size, weight), 1e-9) * len(text))  # lines differ from the mean
+    while True:
+        lines = textwrap.wrap(text, max(characters, 1), max_lines=MOST_LINES, placeholder="…")
+        widest = max((length(line, size, weight) for line in lines), default=0.0)
+        if characters <= 1 or widest <= 0.975 * width:  # drawn, a line of narrow letters is 2 % longer
+            return "\n".join(map(escaped, lines))
+        characters = int(0.9 * characters)
+
+
+@functools.lru_cache(4096)
+def length(text: str, size: float, weight: str = "normal") -> float:
+    """Inches that a line of text takes; `size` in points."""
+    font = FontProperties(family=FONT, weight=weight, size=size)
+    return text_to_path.get_text_width_height_descent(text or " ", font, ismath=False)[0] / 72
+
+
+def literal(text, width: float | None = None, size: float = TEXT_SIZE) -> str:
+    """What matplotlib draws as `text` itself, on one line: no mathematics, no character that the font lacks.
+
+    width: inches; a longer text loses its middle, so that names that differ at either end stay apart.
+    To be called once a text: a second call would show the first one's backslashes.
+    """
+    text = printable(text)
+    kept = len(text)
+    shown = text
+    while width is not None and kept > 1 and length(shown, size) > width:
+        kept = min(kept - 1, int(kept * width / length(shown, size)) + 2)
+        shown = f"{text[: kept - kept // 3]}…{text[len(text) - kept // 3 :]}"
+    return escaped(shown)
+
+
+def escaped(text: str) -> str:
+    """A dollar that matplotlib draws as one, not as the start of a formula."""
+    return text.replace("$", r"\$")
+
+
+def printable(text) -> str:
+    """`text` on one line: control characters as spaces, invisible ones left out, what the font lacks as "?"."""
+    glyphs = characters_of_fonts()
+    shown = []
+    for character in unicodedata.normalize("NFC", str(text)):
+        category = unicodedata.category(character)
+        if category in ("Cc", "Zl", "Zp"):
+            shown.append(" ")
+        elif category != "Cf":  # such as joiners and marks of direction
+            shown.append(character if ord(character) in glyphs else "?")
+    return "".join(shown)
+
+
+@functools.cache
+def characters_of_fonts() -> set[int]:
+    """Code points of which both fonts of a figure, regular and bold, have the glyph."""
+    fonts = [get_font(findfont(FontProperties(family=FONT, weight=weight))) for weight in ("normal", "bold")]
+    return set.intersection(*(set(font.get_charmap()) for font in fonts))
 
 
 def place(figure: Figure, left: float, bottom: float, width: float, height: float, **options) -> Axes:
@@ -62,9 +123,18 @@ def place(figure: Figure, left: float, bottom: float, width: float, height: floa
     return figure.add_axes((left / across, bottom / up, width / across, height / up), **options)
 
 
-def marker(label: int) -> str:
-    """Of a class: one for every ten of them."""
-    return MARKERS[label // 10 % len(MARKERS)]
+def name_axis(axis: Axis, name: str, powers: tuple[int, int] = (-2, 4), **text) -> None:
+    """Label an axis whose limits are set, with the power of ten or the offset that its numbers are without.
+
+    Beside the axis, where matplotlib writes them, other axes may lie. powers: where such numbers begin.
+    """
+    formatter = axis.get_major_formatter()
+    formatter.set_powerlimits(powers)
+    formatter.set_locs(axis.get_majorticklocs())
+    offset = formatter.get_offset()
+    axis.get_offset_text().set_visible(False)
+    sign = "×" if offset[:1].isdigit() else ""
+    axis.set_label_text(f"{name} ({sign}{offset})" if offset else name, **text)
 
 
 def spread(positions: np.ndarray, distance: float) -> np.ndarray:

@@ -2,7 +2,21 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from common.plots.figure import COLOURS, HALO, SMALL_SIZE, TEXT_SIZE, marker, new_figure, place, spread
+from common.plots.classes import OTHERS, Look, legend_width, legends, looks, not_told_apart
+from common.plots.figure import (
+    COLOURS,
+    HALO,
+    MARKERS,
+    SMALL_SIZE,
+    TEXT_SIZE,
+    length,
+    literal,
+    name_axis,
+    new_figure,
+    own_style,
+    place,
+    spread,
+)
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,9 +26,12 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 CLOUD_POINTS = 1000  # prior samples that are drawn one by one: enough to show where they lie, codes stay visible
+POINTS_OF_A_NAME = 5  # fewer points of a class have no middle that a name could mark
+MOST_WIDENINGS = 10  # of the grid, each by a quarter, for a contour that leaves it
 CONTOURS = {0.5: "solid", 0.9: "dashed", 0.99: "dotted"}  # prior mass enclosed: line style
 
 
+@own_style()
 def latent_scatter(
     codes: np.ndarray,
     labels: np.ndarray | None,
@@ -22,29 +39,62 @@ def latent_scatter(
     prior_samples: np.ndarray,
     prior_log_prob: Callable[[np.ndarray], np.ndarray] | None = None,
     description: str = "",
+    class_names: Sequence[str] | None = None,
 ) -> Figure:
     """Codes (n, 2) of held-out images over the prior, with the histograms of both along the axes.
 
     labels: (n,) class numbers, or None for one colour. prior_samples: (m, 2). prior_log_prob: (k, 2) -> (k,)
     nats, drawn as contours that enclose stated prior mass; without it up to CLOUD_POINTS of the samples.
+    class_names: the name of class k at index k, else its number.
     """
     clouds = {"codes": codes, "prior samples": prior_samples}
-    limits = view(*clouds.values())
     description = description or f"Codes of {len(codes):,} held-out images and the prior p(z)"
-    figure = new_figure(9.2, 6.9, title, description + not_shown(limits, clouds))
-    axes = place(figure, 0.75, 0.6, 5.2, 5.2)
-    draw_codes(axes, codes, labels, limits, ("z₁", "z₂"))
-    if prior_log_prob is None:
-        shown = draw_cloud(axes, prior_samples[:CLOUD_POINTS], "prior samples")
-    else:
-        shown = draw_contours(axes, prior_samples, prior_log_prob)
-    above = place(figure, 0.75, 5.88, 5.2, 1.0, sharex=axes)
-    beside = place(figure, 6.03, 0.6, 1.0, 5.2, sharey=axes)
+    prior = Density(prior_samples, prior_log_prob) if prior_log_prob and len(prior_samples) else None
+    limits = view(*clouds.values(), *([prior.corners] if prior else []))
+    notes = not_told_apart(labels) + not_shown(limits, clouds)
+    side, left, right = 5.2, 0.75, 7.198  # of the legend
+    figure = new_figure(max(9.2, right + legend_width(labels, class_names)), 6.9, title, description + notes)
+    axes = place(figure, left, 0.6, side, side)
+    draw_codes(axes, codes, labels, limits, ("z₁", "z₂"), class_names=class_names)
+    shown = draw_contours(axes, prior) if prior else draw_cloud(axes, prior_samples[:CLOUD_POINTS], "prior samples")
+    above = place(figure, left, 5.88, side, 1.0, sharex=axes)
+    beside = place(figure, 6.03, 0.6, 1.0, side, sharey=axes)
     shown += draw_marginals(above, beside, codes, prior_samples)
-    legends(axes, labels, shown, 1.24)
+    legends(axes, labels, shown, (right - left) / side, class_names)
     return figure
 
 
+@own_style()
+def latent_planes(
+    codes: np.ndarray,
+    labels: np.ndarray | None,
+    title: str,
+    prior_samples: np.ndarray,
+    description: str = "",
+    class_names: Sequence[str] | None = None,
+) -> Figure:
+    """Codes (n, 3) of held-out images in the three coordinate planes, over up to CLOUD_POINTS prior samples (m, 3).
+
+    labels: (n,) class numbers, or None for one colour. class_names: the name of class k at index k, else its number.
+    """
+    clouds = {"codes": codes, "prior samples": prior_samples}
+    limits = view(*clouds.values())
+    description = description or f"Codes of {len(codes):,} held-out images and the prior p(z): the coordinate planes"
+    notes = not_told_apart(labels) + not_shown(limits, clouds)
+    side, left, across = 3.3, 0.75, 3.95
+    width = left + 3 * across + max(1.45, legend_width(labels, class_names))
+    figure = new_figure(width, side + 0.6 + 0.05, title, description + notes)
+    names = ("z₁", "z₂", "z₃")
+    for number, plane in enumerate(([0, 1], [0, 2], [1, 2])):
+        axes = place(figure, left + across * number, 0.6, side, side)
+        axis_names = [names[axis] for axis in plane]
+        draw_codes(axes, codes[:, plane], labels, limits[plane], axis_names, class_names=class_names)
+        shown = draw_cloud(axes, prior_samples[:CLOUD_POINTS, plane], "prior samples")
+    legends(axes, labels, shown, 1.05, class_names)
+    return figure
+
+
+@own_style()
 def projection_scatter(
     points: np.ndarray,
     labels: np.ndarray | None,
@@ -52,34 +102,41 @@ def projection_scatter(
     description: str,
     axis_names: tuple[str, str],
     prior_points: np.ndarray | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> Figure:
     """Codes of any size after a projection to two dimensions (n, 2), e.g. PCA or t-SNE, coloured by class.
 
     prior_points: (m, 2) prior samples through the same projection; up to CLOUD_POINTS are drawn, in black.
+    class_names: the name of class k at index k, else its number.
     """
     prior_points = None if prior_points is None else prior_points[:CLOUD_POINTS]
     clouds = {"codes": points} | ({} if prior_points is None else {"prior samples": prior_points})
     limits = view(*clouds.values())
-    figure = new_figure(8.2, 6.3, title, description + not_shown(limits, clouds))
-    axes = place(figure, 0.75, 0.6, 5.6, 5.6)
-    draw_codes(axes, points, labels, limits, axis_names)
+    notes = not_told_apart(labels) + not_shown(limits, clouds)
+    side, left = 5.6, 0.75
+    right = left + 1.03 * side
+    figure = new_figure(max(8.2, right + legend_width(labels, class_names)), 6.3, title, description + notes)
+    axes = place(figure, left, 0.6, side, side)
+    draw_codes(axes, points, labels, limits, axis_names, class_names=class_names)
     shown = [] if prior_points is None else draw_cloud(axes, prior_points, "prior samples")
-    legends(axes, labels, shown, 1.03)
+    legends(axes, labels, shown, 1.03, class_names)
     return figure
 
 
 def view(*clouds: np.ndarray) -> np.ndarray:
-    """Square limits, (axis, low and high), that hold 99.9 % of every cloud (n, 2) but not an outlier."""
+    """Limits of equal lengths, (axis, low and high), that hold 99.9 % of every cloud (n, d) but not an outlier."""
     kept = np.concatenate([central(np.asarray(cloud, float)) for cloud in clouds])
     if not len(kept):
-        return np.array([[-1.0, 1.0], [-1.0, 1.0]])
+        return np.array([[-1.0, 1.0]] * kept.shape[1])
     low, high = kept.min(axis=0), kept.max(axis=0)
-    half = 0.55 * (high - low).max() or 1.0
-    return np.stack([(low + high) / 2 - half, (low + high) / 2 + half], axis=1)
+    middle, half = (low + high) / 2, 0.55 * (high - low).max()
+    if half <= 1e-9 * np.abs(middle).max():  # one point, as far as an axis can tell
+        half = max(1.0, 0.05 * np.abs(middle).max())
+    return np.stack([middle - half, middle + half], axis=1)
 
 
 def central(cloud: np.ndarray) -> np.ndarray:
-    """The finite points of `cloud` (n, 2) without the 0.1 %, and at least one, that lie farthest out."""
+    """The finite points of `cloud` (n, d) without the 0.1 %, and at least one, that lie farthest out."""
     cloud = cloud[np.isfinite(cloud).all(axis=1)]
     if len(cloud) < 3:
         return cloud
@@ -104,26 +161,61 @@ def draw_codes(
     codes: np.ndarray,
     labels: np.ndarray | None,
     limits: np.ndarray,
-    names: Sequence[str],
+    axis_names: Sequence[str],
     numbered: bool = True,
+    class_names: Sequence[str] | None = None,
 ) -> None:
-    """Codes (n, 2) coloured by class, each class's number written at its median unless not `numbered`."""
-    axes.set(xlim=limits[0], ylim=limits[1], xlabel=names[0], ylabel=names[1], aspect="equal")
+    """Codes (n, 2) coloured by class, each class's name written at its median unless not `numbered`."""
+    axes.set(xlim=limits[0], ylim=limits[1], aspect="equal")
     axes.tick_params(labelsize=TEXT_SIZE)
+    for axis, name in zip((axes.xaxis, axes.yaxis), axis_names, strict=True):
+        name_axis(axis, literal(name))
     finite = np.flatnonzero(np.isfinite(codes).all(axis=1))
     shuffled = np.random.default_rng(0).permutation(finite)  # sorted, the last class would cover the others
     codes = codes[shuffled]
-    classes = np.zeros(len(codes), int) if labels is None else labels[shuffled]
+    classes = looks(labels, class_names)
     style = {"s": np.clip(3e4 / max(len(codes), 1), 4, 25), "alpha": 0.65, "linewidths": 0, "zorder": 2}
-    for tens in np.unique(classes // 10):
-        chosen = classes // 10 == tens
-        axes.scatter(*codes[chosen].T, c=COLOURS[classes[chosen] % 10], marker=marker(10 * tens), **style)
-    if numbered and labels is not None and len(codes):
-        present = np.unique(classes)
-        medians = np.stack([np.median(codes[classes == label], axis=0) for label in present])
-        style = {"size": 13 if len(present) <= 10 else 9, "weight": "bold", "path_effects": HALO, "zorder": 5}
-        for label, position in zip(present, spread(medians, 0.04 * np.ptp(limits[0])), strict=True):
-            axes.text(*position, label, ha="center", va="center", **style)
+    if not classes:
+        axes.scatter(*codes.T, c=np.tile(COLOURS[:1], (len(codes), 1)), marker=MARKERS[0], **style)
+        return
+    ordered = [look.label for look in classes]
+    labels = np.asarray(labels)[shuffled]
+    ranks = np.searchsorted(ordered, labels).clip(max=len(ordered) - 1)
+    others = np.asarray(ordered)[ranks] != labels
+    if others.any():
+        axes.scatter(*codes[others].T, color=OTHERS, marker="o", **style)
+    for symbol in dict.fromkeys(look.marker for look in classes):
+        alike = np.array([look.marker == symbol for look in classes])
+        chosen = alike[ranks] & ~others
+        colours = np.array([look.colour for look in classes])[ranks[chosen]]
+        axes.scatter(*codes[chosen].T, c=colours, marker=symbol, **style)
+    if numbered and not others.any():
+        write_names(axes, [(look, codes[labels == look.label]) for look in classes])
+
+
+def write_names(axes: Axes, groups: Sequence[tuple[Look, np.ndarray]]) -> None:
+    """Each class's name at the median of its codes (n, 2), unless names are so many or so long that they hide codes.
+
+    A class of fewer than POINTS_OF_A_NAME codes goes without.
+    """
+    longest = max(len(look.name) for look, _ in groups)
+    groups = [(look.name, codes) for look, codes in groups if len(codes) >= POINTS_OF_A_NAME]
+    if not groups or len(groups) > (25 if longest <= 3 else 10) or longest > 12:
+        return
+    limits = np.array([axes.get_xlim(), axes.get_ylim()])
+    inches = axes.get_position().width * axes.figure.get_figwidth()
+    inch = np.ptp(limits[0]) / inches
+    size = 13 if len(groups) <= 10 and longest <= 3 and inches > 4 else TEXT_SIZE
+    distance = max(0.04 * np.ptp(limits[0]), 0.16 * inch)
+    widths = [length(name, size, "bold") * inch for name, _ in groups]
+    stretch = np.array([max(1.0, 1.4 * max(widths) / distance), 1.0])  # words are wider than high
+    medians = np.stack([np.median(codes, axis=0) for _, codes in groups])
+    places = spread(medians / stretch, distance) * stretch
+    style = {"ha": "center", "va": "center", "size": size, "weight": "bold", "path_effects": HALO, "zorder": 5}
+    edge = np.array([0.5 * max(widths), 0.5 * size / 72 * inch])
+    inside = np.clip(places, limits[:, 0] + edge, limits[:, 1] - edge)
+    for (name, _), position in zip(groups, inside, strict=True):
+        axes.text(*position, name, **style)
 
 
 def draw_cloud(axes: Axes, points: np.ndarray, name: str) -> list:
@@ -132,19 +224,42 @@ def draw_cloud(axes: Axes, points: np.ndarray, name: str) -> list:
     return [Line2D([], [], color="black", marker="o", markersize=3, linestyle="none", label=f"{len(points):,} {name}")]
 
 
-def draw_contours(axes: Axes, samples: np.ndarray, log_prob: Callable[[np.ndarray], np.ndarray]) -> list:
+class Density:
+    """A prior's log density on a grid that holds its outermost contour whole.
+
+    levels: log densities that enclose the masses of CONTOURS, masses: those that they enclose of the samples.
+    corners: (2, 2), the lowest and the highest point of the outermost contour.
+    """
+
+    def __init__(self, samples: np.ndarray, log_prob: Callable[[np.ndarray], np.ndarray]):
+        """samples: (m, 2), m > 0. log_prob: (k, 2) -> (k,) nats."""
+        at_samples = np.asarray(log_prob(samples), float)
+        self.levels = contour_levels(at_samples[np.isfinite(at_samples)], list(CONTOURS))
+        self.masses = [(at_samples >= level).mean() for level in self.levels]
+        limits = view(samples)
+        for _ in range(MOST_WIDENINGS):
+            self.x, self.y = np.meshgrid(*(np.linspace(*axis, 300) for axis in limits))
+            grid = np.stack([self.x.ravel(), self.y.ravel()], axis=1).astype(samples.dtype)
+            density = np.asarray(log_prob(grid), float).reshape(self.x.shape)
+            inside = density >= self.levels.min()
+            if not (inside[[0, -1]].any() or inside[:, [0, -1]].any()):
+                break
+            limits = limits + 0.125 * np.ptp(limits, axis=1, keepdims=True) * [-1.0, 1.0]
+        else:
+            inside = np.zeros_like(inside)  # no end is near: the axes need not look for it
+        self.values = np.maximum(density, self.levels.min() - 10)  # contours cannot be drawn beside -inf
+        enclosed = np.stack([self.x[inside], self.y[inside]], axis=1)
+        self.corners = np.stack([enclosed.min(axis=0), enclosed.max(axis=0)]) if len(enclosed) else np.empty((0, 2))
+
+
+def draw_contours(axes: Axes, prior: Density) -> list:
     """The prior's highest-density regions; returns the legend's entries, with the mass that each encloses."""
-    at_samples = np.asarray(log_prob(samples), float)
-    levels = contour_levels(at_samples, list(CONTOURS))
-    (left, right), (bottom, top) = view(samples)
-    x, y = np.meshgrid(np.linspace(left, right, 300), np.linspace(bottom, top, 300))
-    grid = np.stack([x.ravel(), y.ravel()], axis=1).astype(samples.dtype)
-    density = np.asarray(log_prob(grid), float).reshape(x.shape)
-    density = np.maximum(density, levels.min() - 10)  # contours cannot be drawn beside -inf
     lines = []
-    for level, style in zip(levels, CONTOURS.values(), strict=False):
-        axes.contour(x, y, density, [level], colors="black", linestyles=style, linewidths=1.2, zorder=3)
-        label = f"{(at_samples >= level).mean():.0%} of the prior".replace("%", " %")
+    for level, mass, style in zip(prior.levels, prior.masses, CONTOURS.values(), strict=False):
+        axes.contour(
+            prior.x, prior.y, prior.values, [level], colors="black", linestyles=style, linewidths=1.2, zorder=3
+        )
+        label = f"{mass:.0%} of the prior".replace("%", " %")
         lines.append(Line2D([], [], color="black", linestyle=style, linewidth=1.2, label=label))
     return lines
 
@@ -165,29 +280,13 @@ def draw_marginals(above: Axes, beside: Axes, codes: np.ndarray, prior: np.ndarr
         edges = np.linspace(low, high, 61)
         for points, style in ((codes, {"color": "0.85", "fill": True}), (prior, {"color": "black"})):
             # divided by all points, whether the axes show them or not
-            density = np.histogram(points[:, axis], edges)[0] / (len(points) * (edges[1] - edges[0]))
+            density = np.histogram(points[:, axis], edges)[0] / (max(len(points), 1) * (edges[1] - edges[0]))
             axes.stairs(density, edges, orientation=orientation, **style)
         axes.tick_params(labelbottom=axis == 1, labelleft=axis == 0, labelsize=SMALL_SIZE)
         axes.spines[["top", "right"]].set_visible(False)
     above.yaxis.set_major_locator(MaxNLocator(3))
     beside.xaxis.set_major_locator(MaxNLocator(3, prune="lower"))  # 0 would touch the scatter plot's last label
-    above.set_ylabel("density", size=SMALL_SIZE)
-    beside.set_xlabel("density", size=SMALL_SIZE)
+    name_axis(above.yaxis, "density", (-4, 5), size=SMALL_SIZE)
+    name_axis(beside.xaxis, "density", (-4, 5), size=SMALL_SIZE)
     names = ("codes, marginal", "prior, marginal")
     return [Patch(color="0.85", label=names[0]), Line2D([], [], color="black", label=names[1])]
-
-
-def legends(axes: Axes, labels: np.ndarray | None, shown: list, x: float) -> None:
-    """Right of the axes, from `x` in their widths: the classes above, whatever else is shown below."""
-    style = {"frameon": False, "fontsize": TEXT_SIZE, "borderaxespad": 0, "handletextpad": 0.5}
-    if shown:
-        corner = {"loc": "lower left", "bbox_to_anchor": (x, 0), "bbox_transform": axes.transAxes}
-        axes.figure.legend(handles=shown, **corner, **style)  # axes have room for one legend only
-    if labels is not None:
-        classes = np.unique(labels)
-        dots = [
-            Line2D([], [], color=COLOURS[label % 10], marker=marker(label), linestyle="none", label=label)
-            for label in classes
-        ]
-        style |= {"title": "class", "alignment": "left", "ncols": -(-len(classes) // 15)}
-        axes.legend(handles=dots, loc="upper left", bbox_to_anchor=(x, 1), **style)

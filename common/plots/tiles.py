@@ -1,19 +1,79 @@
 """Images as tiles: samples, reconstructions, interpolations, the decoder's manifold."""
 
-from common.plots.figure import DPI, MARGIN, SMALL_SIZE, TEXT_SIZE, new_figure, place
+from common.plots.figure import DPI, MARGIN, SMALL_SIZE, TEXT_SIZE, length, literal, new_figure, own_style, place
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+MOST_PIXELS = 2000  # of all tiles together, across and down
+LONGEST_STRIP = 100  # numbers in one line of pixels; longer rows are wrapped
+SHORTEST_SIDE = 16  # pixels of a side that another side's length does not take away
 
+
+def thumbnails(images: np.ndarray, columns: int, rows: int = 1) -> np.ndarray:
+    """Images (n, h, w) or (n, d) as small as `columns` x `rows` of them are shown: (n, h', w'), means of blocks.
+
+    What is small already stays as it is, so that images can be decoded and reduced in batches, and the thumbnails be
+    given to the functions below. `tile_note` says what was done.
+    """
+    images = as_images(images)
+    images = images.astype(np.result_type(images.dtype, np.float32), copy=False)
+    down, across = blocks(images.shape[1:], columns, rows)
+    if down == across == 1:
+        return images
+    small = np.empty((len(images), -(-images.shape[1] // down), -(-images.shape[2] // across)), images.dtype)
+    for number, image in enumerate(images):
+        small[number] = block_means(image, down, across)
+    return small
+
+
+def tile_note(shape: tuple[int, ...], columns: int, rows: int = 1) -> str:
+    """What a description says of how `thumbnails` shows images of a shape, (h, w) or (d,); nothing if as they are."""
+    high, wide = as_images(np.empty((0, *shape))).shape[1:]
+    down, across = blocks((high, wide), columns, rows)
+    numbers = int(np.prod(shape))
+    square = len(shape) == 1 and high == wide and high * wide == numbers
+    wrapped = high > 1 and (high, wide) != tuple(shape) and not square
+    notes = [f"rows of {numbers:,} numbers in lines of {wide:,}"] if wrapped else []
+    notes += [f"each pixel shown is the mean of {down} × {across}"] if (down, across) != (1, 1) else []
+    return "".join(f" · {note}" for note in notes)
+
+
+def blocks(shape: tuple[int, int], columns: int, rows: int) -> tuple[int, int]:
+    """Pixels of an image (h, w), down and across, whose mean a thumbnail shows, so that all tiles fit MOST_PIXELS.
+
+    The same for both, but a side that fits keeps SHORTEST_SIDE pixels.
+    """
+    room = [max(1, MOST_PIXELS // count - 1) for count in (rows, columns)]
+    least = [-(-side // most) for side, most in zip(shape, room, strict=True)]
+    down, across = (max(own, min(max(least), side // SHORTEST_SIDE)) for side, own in zip(shape, least, strict=True))
+    return down, across
+
+
+def block_means(image: np.ndarray, down: int, across: int) -> np.ndarray:
+    """Means of blocks of an image (h, w) over their pixels that are no NaN; the last ones may be smaller."""
+    shown = ~np.isnan(image)
+    sums, counts = (
+        np.add.reduceat(
+            np.add.reduceat(part, np.arange(0, image.shape[0], down), axis=0),
+            np.arange(0, image.shape[1], across),
+            axis=1,
+        )
+        for part in (np.where(shown, image, 0), shown.astype(image.dtype))
+    )
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan).astype(image.dtype)
+
+
+@own_style()
 def image_grid(images: np.ndarray, title: str, description: str, columns: int = 10) -> Figure:
     """Images (n, h, w) or (n, d) in [0, 1] as tiles, in reading order."""
-    figure, *_ = draw_tiles(in_rows(as_images(images), columns), title, description)
+    figure, *_ = draw_tiles(in_rows(images, columns), title, description)
     return figure
 
 
+@own_style()
 def image_pairs(
     above: np.ndarray, below: np.ndarray, names: tuple[str, str], title: str, description: str, columns: int = 10
 ) -> Figure:
@@ -21,45 +81,74 @@ def image_pairs(
 
     names: of the upper and the lower of each pair.
     """
-    pairs = [in_rows(as_images(images), columns) for images in (above, below)]
-    tiles = np.stack(pairs, axis=1)  # (rows, 2, columns, h, w)
+    pairs = [in_rows(images, columns) for images in (above, below)]
+    tiles = np.stack(pairs, axis=1)  # (rows, 2, columns, *shape)
     tiles = tiles.reshape(-1, *tiles.shape[2:])
     figure, axes, _, y = draw_tiles(tiles, title, description, together=2, left=1.0)
-    axes.set_yticks(y, list(names) * (len(tiles) // 2))
+    axes.set_yticks(y, [literal(name, 0.85, SMALL_SIZE) for name in names] * (len(tiles) // 2))
     return figure
 
 
+@own_style()
 def manifold(images: np.ndarray, percentiles: np.ndarray, title: str, description: str) -> Figure:
     """Decoder output on a grid over a 2-D code: images (n, n, h, w) in [0, 1], percentiles (n,) in percent.
 
     images[i, j] belongs to the i-th percentile of z₂ and the j-th of z₁. z₂ grows upwards, as in a scatter.
     """
-    figure, axes, x, y = draw_tiles(as_tiles(images)[::-1], title, description, left=0.7, bottom=0.5)
+    figure, axes, x, y = draw_tiles(images[::-1], title, description, left=0.7, bottom=0.5)
     names = [f"{percentile:.3g}" for percentile in percentiles]
-    axes.set_xticks(x, names)
-    axes.set_yticks(y, names[::-1])
-    axes.set_xlabel("z₁, percentile of prior (%)")
+    axes.set_xticks(x, sparse(names, x, 28))
+    axes.set_yticks(y, sparse(names, y, 16)[::-1])
+    name_columns(axes, "z₁, percentile of prior (%)")
     axes.set_ylabel("z₂, percentile of prior (%)")
     return figure
 
 
+@own_style()
 def interpolations(images: np.ndarray, title: str, description: str) -> Figure:
     """Decoded points on the way between the codes of two held-out images: (rows, steps, h, w) in [0, 1].
 
     One pair of images a row.
     """
-    figure, axes, x, _ = draw_tiles(as_tiles(images), title, description, bottom=0.5)
-    axes.set_xticks(x, [f"{way:.2g}" for way in np.linspace(0, 1, len(x))])
-    axes.set_xlabel("first code (0) to second code (1)")
+    figure, axes, x, _ = draw_tiles(images, title, description, bottom=0.5)
+    axes.set_xticks(x, sparse([f"{way:.2g}" for way in np.linspace(0, 1, len(x))], x, 28))
+    name_columns(axes, "first code (0) to second code (1)")
     return figure
 
 
+def name_columns(axes: Axes, name: str) -> None:
+    """Label the horizontal axis, from its left end if it is shorter than the name."""
+    width = axes.get_position().width * axes.figure.get_figwidth()
+    axes.set_xlabel(name, loc="center" if length(name, TEXT_SIZE) < width else "left")
+
+
+def sparse(names: list[str], places: np.ndarray, distance: float) -> list[str]:
+    """Names of ticks, those left empty that would stand nearer than `distance` pixels to the one before."""
+    pitch = places[1] - places[0] if len(places) > 1 else distance
+    step = int(np.ceil(distance / pitch))
+    return [name if number % step == 0 else "" for number, name in enumerate(names)]
+
+
 def as_images(images: np.ndarray) -> np.ndarray:
-    """(n, h, w) as it is; (n, d) as squares where d is a square number, else as strips (n, 1, d)."""
-    if images.ndim == 3:
+    """(n, h, w) as it is; (n, d) as squares where d is a square number, else as strips (n, 1, d).
+
+    More than LONGEST_STRIP numbers in a row, or in an image with a side of 1, are wrapped into lines; where the last
+    line is not full, NaN.
+    """
+    numbers = int(np.prod(images.shape[1:]))
+    if images.ndim == 3 and (1 not in images.shape[1:] or numbers <= LONGEST_STRIP):
         return images
-    side = int(np.sqrt(images.shape[1]) + 0.5)
-    return images.reshape(len(images), side if side**2 == images.shape[1] else 1, -1)
+    rows = images.reshape(len(images), numbers)
+    side = int(np.sqrt(numbers) + 0.5)
+    if side**2 == numbers:
+        return rows.reshape(len(rows), side, side)
+    if numbers <= LONGEST_STRIP:
+        return rows.reshape(len(rows), 1, numbers)
+    wide = int(np.ceil(np.sqrt(numbers)))
+    lines = -(-numbers // wide)
+    rows = rows.astype(np.result_type(rows.dtype, np.float32), copy=False)
+    full = np.pad(rows, ((0, 0), (0, lines * wide - numbers)), constant_values=np.nan)
+    return full.reshape(len(rows), lines, wide)
 
 
 def as_tiles(images: np.ndarray) -> np.ndarray:
@@ -69,13 +158,17 @@ def as_tiles(images: np.ndarray) -> np.ndarray:
 
 
 def in_rows(images: np.ndarray, columns: int) -> np.ndarray:
-    """Images (n, h, w) in reading order as (rows, columns, h, w), the last row filled up with NaN."""
-    columns = min(columns, len(images))
-    missing = -len(images) % columns
-    filled = np.pad(images.astype(float), ((0, missing), (0, 0), (0, 0)), constant_values=np.nan)
-    return filled.reshape(-1, columns, *images.shape[1:])
+    """Images (n, *shape) in reading order as (rows, columns, *shape), the last row filled up with NaN."""
+    columns = max(1, min(columns, len(images)))
+    missing = columns * max(1, -(-len(images) // columns)) - len(images)
+    images = images.astype(np.result_type(images.dtype, np.float32), copy=False)
+    if missing:
+        empty = np.full((missing, *images.shape[1:]), np.nan, images.dtype)
+        images = np.concatenate([images, empty])
+    return images.reshape(-1, columns, *images.shape[1:])
 
 
+@own_style()
 def draw_tiles(
     tiles: np.ndarray,
     title: str,
@@ -84,32 +177,41 @@ def draw_tiles(
     left: float = MARGIN,
     bottom: float = MARGIN,
 ) -> tuple[Figure, Axes, np.ndarray, np.ndarray]:
-    """Tiles (rows, columns, h, w) in [0, 1] with hairlines between, `together` rows to a group.
+    """Tiles (rows, columns, *shape) in [0, 1] with hairlines between, `together` rows to a group.
 
     left, bottom: inches of room for labels. Returns figure, axes, and the centres of columns and of rows.
-    Each pixel of a tile covers a whole number of the figure's: nothing is blurred, and hairlines are even.
+    Each pixel of a tile covers a whole number of the figure's: nothing is blurred, and hairlines are even. Where tiles
+    are reduced or wrapped, the description says so.
     """
-    canvas, x, y = canvas_of(tiles, together)
+    note = tile_note(tiles.shape[2:], tiles.shape[1], tiles.shape[0])
+    canvas, x, y = canvas_of(as_tiles(tiles), together)
     left, bottom = (round(inches * DPI) / DPI for inches in (left, bottom))
     across, up = canvas.shape[1] / DPI, canvas.shape[0] / DPI
-    figure = new_figure(max(left + across + MARGIN, 5), bottom + up, title, description)
+    figure = new_figure(max(left + across + MARGIN, 5), bottom + up, title, description + note)
     axes = place(figure, left, bottom, across, up)
     show_canvas(axes, canvas)
     return figure, axes, x, y
 
 
 def canvas_of(tiles: np.ndarray, together: int = 0, width: int = 900) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tiles (rows, columns, h, w) as one image about `width` pixels across, and the centres of columns and of rows."""
-    rows, columns, high, wide = tiles.shape
-    scale = max(1, min(12, round(width / (columns * wide))))
+    """Tiles (rows, columns, h, w) as one image about `width` pixels across, and the centres of columns and of rows.
+
+    Large ones are reduced: see `thumbnails`.
+    """
+    rows, columns = tiles.shape[:2]
+    small = thumbnails(tiles.reshape(-1, *tiles.shape[2:]), columns, rows)
+    high, wide = small.shape[1:]
+    scale = max(1, min(12, round(width / (columns * wide)), MOST_PIXELS // (rows * high)))
     tall = max(scale, 16 // high)  # strips of a single row stay visible
-    x = np.arange(columns) * (wide * scale + 1)
+    broad = max(scale, min(12, 16 // wide))  # and narrow columns
+    small = small.reshape(rows, columns, high, wide)
+    x = np.arange(columns) * (wide * broad + 1)
     y = np.arange(rows) * (high * tall + 1) + (8 * (np.arange(rows) // together) if together else 0)
-    canvas = np.full((y[-1] + high * tall, x[-1] + wide * scale), np.nan)
-    enlarged = np.repeat(np.repeat(tiles, tall, axis=2), scale, axis=3)
+    canvas = np.full((y[-1] + high * tall, x[-1] + wide * broad), np.nan, small.dtype)
     for row, column in np.ndindex(rows, columns):
-        canvas[y[row] : y[row] + high * tall, x[column] : x[column] + wide * scale] = enlarged[row, column]
-    return canvas, x + (wide * scale - 1) / 2, y + (high * tall - 1) / 2
+        enlarged = small[row, column].repeat(tall, axis=0).repeat(broad, axis=1)
+        canvas[y[row] : y[row] + high * tall, x[column] : x[column] + wide * broad] = enlarged
+    return canvas, x + (wide * broad - 1) / 2, y + (high * tall - 1) / 2
 
 
 def show_canvas(axes: Axes, canvas: np.ndarray, interpolation: str = "nearest") -> None:

@@ -36,6 +36,7 @@ from common.measure_likelihood import WINDOW_IMAGES, LikelihoodSettings, parzen,
 from common.metrics import METRICS, Metric
 from common.numbers import flat, markdown, mean_of, of_seeds, over_seeds, plus_minus, row_title
 from common.plots import tiles
+from common.plots.figure import own_style
 from common.progress import TimeLeft
 from common.run import load_run
 from common.training import epochs_for
@@ -325,6 +326,7 @@ def left_text(config: Config) -> str:
     )
 
 
+@own_style()
 def samples_figure(results: Results):
     """Test images, and samples of each decoder of the first seed, in groups of rows."""
     config, dataset = results.config, results.dataset
