@@ -285,7 +285,10 @@ def _chosen(stored):
         splits = [""]
     else:
         known = ", ".join(sorted(stored)) or "nothing"
-        remedy = "; call x_train x to have it split" * ("x_train" in names)
+        remedy = ""
+        if "x_train" in names:
+            whole = ", ".join(f"{role[0]}={names[role]}" for role in ("x_train", "y_train") if role in names)
+            remedy = f"; to have x_train split, np.savez('split.npz', {whole})"
         raise DataError(f"holds {known[:200]}; needs x_train and x_test, or x (y's optional){remedy}")
     labels = [f"y{split}" for split in splits]
     missing = [role for role in labels if role not in names]

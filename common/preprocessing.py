@@ -6,6 +6,7 @@ arrays of a set are looked at together: x_train and x_test have one scale, y_tra
 
 import math
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -152,8 +153,9 @@ class Range(NamedTuple):
 
 def value_range(x: np.ndarray) -> tuple[float, float]:
     """The lowest and the highest value; NaN if any value is."""
-    lows, highs = zip(*((chunk.min(), chunk.max()) for chunk in chunks(x)), strict=True)
-    return np.min(lows).item(), np.max(highs).item()
+    with np.errstate(invalid="ignore"):
+        lows, highs = zip(*((chunk.min(), chunk.max()) for chunk in chunks(x)), strict=True)
+        return np.min(lows).item(), np.max(highs).item()
 
 
 def integer_white(ranges: list[Range], notes: list[str]) -> int:
@@ -184,7 +186,10 @@ def check_floats(ranges: list[Range], notes: list[str]):
     """Raises DataError unless floats lie in [0, 1], but for rounding."""
     for name, _, *both in ranges:
         if not np.isfinite(both).all():
-            raise DataError(f"{name} has NaN or infinite pixels; replace or leave out those images")
+            raise DataError(
+                f"{name} has NaN or infinite pixels; leave out those images, or make those pixels black, by "
+                f"{name} = np.where(np.isfinite({name}), {name}, 0)"
+            )
     if outside := [each for each in ranges if not in_range(each, 0)]:
         name, _, low, high = outside[0]
         if min(each.low for each in outside) >= 0 and NEAR_255 < max(each.high for each in outside) <= 255.01:
@@ -282,19 +287,30 @@ def plain_labels(y: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
         return from_one_hot(y, name, notes)
     if y.dtype.kind == "S":
         return np.char.decode(y, "utf-8", "backslashreplace")
+    if y.dtype.kind == "U":
+        return readable_words(y, name)
     if y.dtype.kind == "f":
-        if not (np.isfinite(y).all() and (y == np.rint(y)).all() and np.abs(y).max() < 2**53):
-            odd = y[~(np.isfinite(y) & (y == np.rint(y)))][:1]
+        with np.errstate(invalid="ignore"):  # NaN
+            odd = y[~((np.abs(y) < np.float64(2**53)) & (y == np.rint(y)))]
+        if len(odd):
             raise DataError(
-                f"{name} has real numbers, such as {odd[0] if len(odd) else y[0]}; a class is an integer or a word: "
-                f"leave {name} out, or make classes, such as by np.digitize({name}, [0.5])"
+                f"{name} has real numbers, such as {odd[0]}; a class is an integer or a word: leave {name} out, or "
+                f"make classes, such as by np.digitize({name}, [0.5])"
             )
         notes.append(f"{name} is {y.dtype} of whole numbers: taken as integers")
     if y.dtype.kind == "b":
         notes.append(f"{name} is bool: False is 0, True is 1")
     if y.dtype.kind == "u" and y.max() > np.iinfo(np.int64).max:
         raise DataError(f"{name} has labels beyond int64; save them as words, by {name}.astype(str)")
-    return y if y.dtype.kind == "U" else y.astype(np.int64)
+    return y.astype(np.int64)
+
+
+def readable_words(y: np.ndarray, name: str) -> np.ndarray:
+    """The words. Raises DataError if a damaged file has numbers of letters in them that no letter has."""
+    numbers = np.ascontiguousarray(y).view(f"{y.dtype.byteorder}u4") if y.dtype.itemsize else np.zeros(1)
+    if numbers.max() > sys.maxunicode:
+        raise DataError(f"{name} has words with letters that do not exist; copy or save the file anew")
+    return y
 
 
 def from_one_hot(y: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
