@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from common.arrays import chunks
 from common.data import Dataset, binarise
 from common.evaluation import likelihood
+from common.failures import STRICT
 from common.measure import MOST_DRAWN_NUMBERS, MOST_PIXELS, NO_DENSITY, fitting, posterior_draws
 from common.model import Decoded, LatentModel, even_batch_size, to_numpy
 from common.numbers import Absent, Estimate, flat, mean_of
@@ -16,6 +17,9 @@ import numpy as np
 PROPOSAL_DRAWS = 100  # z ~ q(z|x) for the moments of an implicit posterior
 WINDOWS, WINDOW_IMAGES = 10_000, 2_000  # samples that Parzen windows stand on; images measured, and those for sigma
 CHAIN_NUMBERS = 2**25  # pixels of all chains at once, 128 MiB of float32: 2,675 images of MNIST with 16 chains
+WEIGHTED = ("elbo_binarised_nats", "importance_weighted_bound_nats", "weighted_effective_samples")
+ANNEALED, DIFFERENCE = ("annealed_log_likelihood_nats", "annealed_gap_nats"), "annealed_minus_weighted_nats"
+PARZEN = ("parzen_log_likelihood_nats", "parzen_sigma")
 # Seeds that no run's seed changes: every model is measured on the same images, with the same pixels.
 ORDER_SEED, PIXEL_SEED, SIMULATED_SEED, WINDOW_SEED = 0, 1, 2, 3
 
@@ -80,32 +84,39 @@ def groups(count: int, numbers: int, most: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, count, size))
 
 
-def measure_likelihood(model: LatentModel, dataset: Dataset, settings: LikelihoodSettings, progress) -> dict:
-    """log p(x) of binarised test images, by importance weighting and by annealing, and Parzen's window on grey ones."""
-    numbers, _ = weighted_and_annealed(model, dataset, settings, progress)
-    return flat(numbers | parzen(Decoded(model, model.prior_codes(WINDOWS)), dataset))
+def measure_likelihood(
+    model: LatentModel, dataset: Dataset, settings: LikelihoodSettings, progress, failures=STRICT
+) -> dict:
+    """log p(x) of binarised test images, by importance weighting and by annealing, and Parzen's window on grey ones.
+
+    Each is one of the attempts of `failures`.
+    """
+    numbers, _ = weighted_and_annealed(model, dataset, settings, progress, failures)
+    samples = Decoded(model, model.prior_codes(WINDOWS))
+    return flat(numbers | failures.numbers(PARZEN, lambda: parzen(samples, dataset)))
 
 
 def weighted_and_annealed(
-    model: LatentModel, dataset: Dataset, settings: LikelihoodSettings, progress
+    model: LatentModel, dataset: Dataset, settings: LikelihoodSettings, progress, failures=STRICT
 ) -> tuple[dict, np.ndarray | None]:
     """Both estimates of log p(x) in nats, how far they are apart, and the annealed one of each test image.
 
     Without `weighted_samples` there is no bound. A prior without a density has none of these numbers, and None.
     """
     if not hasattr(model.prior, "log_prob"):
-        keys = ("elbo_binarised_nats", "importance_weighted_bound_nats", "annealed_log_likelihood_nats")
-        keys = (*keys, "annealed_gap_nats", "annealed_minus_weighted_nats")
+        keys = (*WEIGHTED[:2], *ANNEALED, DIFFERENCE)
         return {key: Absent(model.prior.no_density) for key in keys}, None
     weighted, bounds = {}, None
     if settings.weighted_samples:
-        weighted, bounds = importance_weighted(model, dataset, settings, progress)
-    numbers, estimates = annealed(model, dataset, settings, progress)
-    if bounds is not None:
+        made = failures.numbers(WEIGHTED, lambda: {"": importance_weighted(model, dataset, settings, progress)})
+        weighted, bounds = made.get("", (made, None))
+    made = failures.numbers(ANNEALED, lambda: {"": annealed(model, dataset, settings, progress)})
+    numbers, estimates = made.get("", (made, None))
+    if bounds is not None and estimates is not None:
         count = min(len(bounds), len(estimates))  # the same images first
-        numbers["annealed_minus_weighted_nats"] = mean_of(estimates[:count] - bounds[:count])
+        numbers[DIFFERENCE] = mean_of(estimates[:count] - bounds[:count])
     elif weighted:
-        numbers["annealed_minus_weighted_nats"] = Absent(NO_DENSITY["point"])
+        numbers[DIFFERENCE] = next(each for each in (weighted | numbers).values() if isinstance(each, Absent))
     return numbers | weighted, estimates
 
 
@@ -119,9 +130,8 @@ def importance_weighted(
     images = likelihood_images(dataset, settings.weighted_images)
     proposed = proposal(model, images)
     numbers = {"weighted_images": len(images), "weighted_samples": settings.weighted_samples}
-    keys = ("elbo_binarised_nats", "importance_weighted_bound_nats", "weighted_effective_samples")
     if proposed is None:
-        return numbers | {key: Absent(NO_DENSITY["point"]) for key in keys}, None
+        return numbers | {key: Absent(NO_DENSITY["point"]) for key in WEIGHTED}, None
     log_likelihood = log_likelihood or likelihood.of_decoder(model.decoder)
     log_weights = likelihood.importance_log_weights(
         log_likelihood, model.prior, images, *proposed, settings.weighted_samples, 0, progress
@@ -131,7 +141,7 @@ def importance_weighted(
     elbo = mean_of(likelihood.importance_weighted_bound(log_weights, 1))
     if model.posterior == "implicit":
         elbo = Absent(NO_DENSITY["implicit"])  # the bound with one draw of the proposal is none of q(z|x)
-    return numbers | dict(zip(keys, (elbo, mean_of(bounds), effective), strict=True)), bounds
+    return numbers | dict(zip(WEIGHTED, (elbo, mean_of(bounds), effective), strict=True)), bounds
 
 
 def annealed(model: LatentModel, dataset: Dataset, settings: LikelihoodSettings, progress):

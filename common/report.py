@@ -21,7 +21,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 POINTS_IN_TSNE = 2_000
-TRAINING_FILE = "training.json"  # of a run: what its training made and took, on disk before anything is measured
+TRAINING_FILE = "training.json"  # what a training made and took, on disk from its end until metrics.json is
 
 
 def report(model: LatentModel, dataset: Dataset, config, outcome: Outcome, folder: Path) -> dict:
@@ -38,8 +38,14 @@ def report(model: LatentModel, dataset: Dataset, config, outcome: Outcome, folde
     draw(figures(model, dataset, outcome.history, outcome.updates, test), folder, failures)
     if failures.failed:
         metrics["failed"] = failures.failed
-    write_json(folder / "metrics.json", metrics)
+    complete(folder, metrics)
     return metrics
+
+
+def complete(folder: Path, metrics: dict):
+    """Write metrics.json, the last file of a run; it holds what TRAINING_FILE kept until then."""
+    write_json(folder / "metrics.json", metrics)
+    (folder / TRAINING_FILE).unlink(missing_ok=True)
 
 
 def draw(drawings: dict[str, Callable[[], Figure]], folder: Path, failures: Failures):

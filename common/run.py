@@ -78,6 +78,8 @@ def removed_if_unused(folder: Path):
     """Removes the folder of a new run if an error ends its training before the first epoch does."""
     try:
         yield
+    except OSError:  # such as a full disk: nothing more is touched, and the name stays free as it is
+        raise
     except Exception:
         with contextlib.suppress(OSError):
             if is_unused(folder):

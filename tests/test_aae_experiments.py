@@ -164,8 +164,9 @@ def test_images_without_sides_are_refused_unless_none_is_augmented(module, tmp_p
 
 @pytest.mark.parametrize("module", [semisupervised, embedding])
 def test_classes_without_training_images_are_refused(module, tmp_path):
-    np.savez(tmp_path / "from_1.npz", x=RANDOM.random((300, *SHAPE)), y=1 + np.arange(300) % 3)
-    config = module.Config(data=str(tmp_path / "from_1.npz"), results=str(tmp_path), **COMMON | EXPERIMENTS[module])
+    x, y = RANDOM.random((300, *SHAPE)), 1 + np.arange(300) % 3  # labels from 1 are classes from 0
+    np.savez(tmp_path / "rare.npz", x_train=x, y_train=y, x_test=x, y_test=y - 1)
+    config = module.Config(data=str(tmp_path / "rare.npz"), results=str(tmp_path), **COMMON | EXPERIMENTS[module])
     with pytest.raises(RunError, match="no training image of class 0"):
         module.main(config)
 

@@ -101,15 +101,17 @@ OTHER_PRIOR = CLOSED | {"kl_per_dimension_nats"}
 
 CASES = {
     "deterministic": Case(aae_deterministic, SMALL, "labelled", PLANE, AAE, POINT),
-    "gaussian": Case(aae_gaussian, SMALL | {"latent_dim": 3}, "labelled", SPACE, AAE),
+    "gaussian": Case(aae_gaussian, SMALL | {"latent_dim": 3}, "labelled", SPACE | {"latent"}, AAE),
     "universal": Case(
         aae_universal, SMALL | {"prior": "swiss_roll"}, "unlabelled", PLANE, AAE, NO_DENSITY | CURVE | PROBES
     ),
     "avb": Case(avb, SMALL_AVB, "flat", PLANE, ("reconstruction", "kl", "discriminator"), NO_DENSITY, ESTIMATED),
-    "vae": Case(vae_baseline, SMALL | {"latent_dim": 1}, "labelled", FIGURES, ("reconstruction", "kl")),
+    "vae": Case(vae_baseline, SMALL | {"latent_dim": 1}, "labelled", FIGURES | {"latent"}, ("reconstruction", "kl")),
 }
 VARIANTS = {
-    "deterministic, flat space": Case(aae_deterministic, SMALL | {"latent_dim": 3}, "flat", SPACE, AAE, POINT),
+    "deterministic, flat space": Case(
+        aae_deterministic, SMALL | {"latent_dim": 3}, "flat", SPACE | {"latent"}, AAE, POINT
+    ),
     "gaussian, mixture": Case(
         aae_gaussian, SMALL | {"prior": "mixture"}, "unlabelled", PLANE, AAE, OTHER_PRIOR | PROBES
     ),
@@ -248,6 +250,8 @@ def check_config(case, ended, path):
         "name": Path(path).stem,
         "images": {"train": 240, "validation": 30, "test": 30},
         "image_shape": [48] if case.data == "flat" else [8, 6],
+        "classes": dataset.class_names,
+        "white": 255,
         "sha256": dataset.checksum,
     }
     assert (saved["updates"], saved["backend"]) == (2 * UPDATES_AN_EPOCH, BACKEND)
@@ -525,7 +529,7 @@ def test_a_full_disk_at_the_figures_ends_in_one_line_after_the_networks(quick, p
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and "No space left on device" in line and "None" not in line
-    left = {"config.json", "history.csv", "checkpoint-1", ".lock", "encoder.keras", "decoder.keras"}
+    left = {"config.json", "history.csv", "checkpoint-1", ".lock", "encoder.keras", "decoder.keras", "training.json"}
     assert {file.name for file in folder.iterdir()} == left
 
 

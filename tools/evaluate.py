@@ -18,13 +18,13 @@ from common.data import Dataset, load_mnist
 from common.evaluation.probes import nothing_to_tell
 from common.evaluation.samples import Classifier, nearest_images
 from common.failures import STRICT, Failures, Strict
-from common.files import RunError, hold, write_json
+from common.files import RunError, hold
 from common.measure import MEASURED, Encoded, encoded, measure, measure_samples, test_images
 from common.measure_likelihood import LikelihoodSettings, measure_likelihood
 from common.model import LatentModel
 from common.numbers import flat, merge
 from common.progress import TimeLeft
-from common.report import TRAINING_FILE, draw, figures
+from common.report import TRAINING_FILE, complete, draw, figures
 from common.run import drew_validation, git_commit, load_config, load_run, one_line_errors, saved_run
 from common.training import read_history
 
@@ -92,16 +92,19 @@ def evaluate(
     draw(drawings, folder, failures)
     if failures.failed:
         metrics["failed"] = failures.failed
-    write_json(folder / "metrics.json", metrics)
+    complete(folder, metrics)
     return metrics
 
 
 def missing_figures(folder: Path, model: LatentModel, dataset: Dataset, test: Encoded | None) -> dict:
     """The figures of a script's end that the folder lacks, by name, each a function that draws it."""
+    path = folder / "history.csv"
     with one_line_errors(folder):
-        history, updates = read_history(folder / "history.csv"), read_metrics(folder)["updates"]
+        history, updates = read_history(path) if path.exists() else {}, read_metrics(folder)["updates"]
     drawings = figures(model, dataset, history, updates, test)
-    return {name: drawn for name, drawn in drawings.items() if not (folder / f"{name}.png").exists()}
+    kept = {"training"} if not path.exists() else set()
+    kept |= {picture.stem for picture in folder.glob("*.png")}
+    return {name: drawn for name, drawn in drawings.items() if name not in kept}
 
 
 def evaluation_record(saved: dict, settings: LikelihoodSettings | None, measured: bool) -> dict:

@@ -30,12 +30,13 @@ def probe_accuracy(probe: str, train_codes, train_labels, test_codes, test_label
     """Accuracy on test codes, (m, latent_dim), of a new classifier trained on the training codes, (n, latent_dim).
 
     Probes: "knn", the majority of the 15 nearest (Euclidean); "logistic", linear; "mlp", one layer of 100 ReLU units.
-    Absent without labels of two classes or with codes that are not finite; and with more than MOST_CLASSES, but for
-    "knn". Raises ValueError if there is no such probe.
+    Absent without labels or with codes that are not finite; but for "knn", also with one class, and with more than
+    MOST_CLASSES. Raises ValueError if there is no such probe.
     """
     if probe not in ("knn", "logistic", "mlp"):
         raise ValueError(f"probe must be knn, logistic or mlp, not {probe!r}")
-    if reason := nothing_to_tell(train_labels):
+    reason = nothing_to_tell(train_labels)
+    if reason and (reason == NO_LABELS or probe != "knn"):
         return Absent(reason)
     if not (np.isfinite(train_codes).all() and np.isfinite(test_codes).all()):
         return Absent(NOT_FINITE)
