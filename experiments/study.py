@@ -170,6 +170,7 @@ class Study(NamedTuple):
 
 def run(study: Study, config: StudyConfig) -> dict:
     """Train and measure what is not saved yet, then write tables and figures; returns what metrics.json holds."""
+    config = check(config)
     dataset, folder = begin(study, config)
     return finish(study, Results(config, dataset, folder, make_parts(study, config, dataset, folder)))
 

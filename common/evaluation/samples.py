@@ -8,7 +8,7 @@ from common.data import Dataset
 from common.evaluation.probes import nothing_to_tell
 from common.files import whole
 from common.model import BATCH_NUMBERS, in_batches, to_numpy
-from common.networks import seeded
+from common.networks import CONVOLUTION, LAST, seeded
 from common.numbers import Absent, Estimate, share_of
 
 import keras
@@ -87,8 +87,8 @@ def hidden_features(x, random: np.random.Generator):
     x = layers.Reshape((*x.shape[1:], 1))(x)
     for filters in (16, 32):
         kernel = seeded(random)
-        x = layers.Conv2D(filters, 5, strides=2, padding="same", activation="relu", kernel_initializer=kernel)(x)
-    return layers.Flatten()(x)
+        x = layers.Conv2D(filters, 5, strides=2, kernel_initializer=kernel, **CONVOLUTION)(x)
+    return layers.Flatten(data_format=LAST)(x)
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
