@@ -112,8 +112,8 @@ def load_mnist(source: str = "auto", shuffled: bool = True) -> Dataset:
             perhaps `y_train`, `y_test`, `x_val`, `y_val`, or with `x` and perhaps `y`; images are uint8 or floats in
             [0, 1]. A folder with `.npy` files of those names, or one `.npy` with images, gives the same numbers, but
             training images are never copied into memory as a whole.
-        shuffled: whether validation images are drawn at random from a user's `x_train`. False takes the last ones,
-            as runs did before that choice.
+        shuffled: whether validation images are drawn at random from a user's `x_train`, or are its `x_val`. False
+            takes the last of `x_train`, as runs did before that choice.
 
     Raises:
         DataError: the data are missing, unreadable, or not what is described here.
@@ -255,7 +255,7 @@ def _from_stored(stored, name, shuffled=True):
 
     Headers are checked before anything is read.
     """
-    names = _chosen(stored)
+    names = _chosen(stored, shuffled)
     headers = {role: stored[each].header for role, each in names.items()}
     _check_headers(headers, names)
     mapped = {role for role in TRAINING & names.keys() if stored[names[role]].path}
@@ -276,11 +276,14 @@ def _from_stored(stored, name, shuffled=True):
     return dataset
 
 
-def _chosen(stored):
-    """The arrays that are needed: role -> name. Raises DataError if there are not enough of them."""
+def _chosen(stored, shuffled):
+    """The arrays that are needed: role -> name. Raises DataError if there are not enough of them.
+
+    If not `shuffled`, as runs were before it, validation images that were saved are not used.
+    """
     names = roles(stored)
     if names.keys() >= {"x_train", "x_test"}:
-        splits = ["_train", "_val", "_test"] if "x_val" in names else ["_train", "_test"]
+        splits = ["_train", "_val", "_test"] if shuffled and "x_val" in names else ["_train", "_test"]
     elif "x" in names:
         splits = [""]
     else:

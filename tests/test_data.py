@@ -433,6 +433,13 @@ def test_older_runs_validate_on_the_last_training_images(tmp_path, as_folder):
     np.testing.assert_array_equal(indices(loaded.x_test), np.arange(12))
 
 
+def test_older_runs_did_not_use_validation_images_that_were_saved(tmp_path):
+    np.savez(tmp_path / "four.npz", **keras_layout())
+    np.savez(tmp_path / "six.npz", **keras_layout(), x_val=numbered(7), y_val=np.arange(7) % 3)
+    four, six = (load_mnist(str(tmp_path / f"{name}.npz"), shuffled=False) for name in ("four", "six"))
+    assert four.checksum == six.checksum
+
+
 def test_validation_images_that_are_given_are_used(load):
     loaded = load(**keras_layout(n_train=20, x_val=numbered(7), y_val=np.arange(7) % 2))
     assert loaded.sizes == {"train": 20, "validation": 7, "test": 10}
