@@ -14,6 +14,11 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 BACKENDS = ("tensorflow", "jax", "torch")
+SETTINGS = {  # of keras.json: which values Keras takes
+    "floatx": lambda value: value in ("float16", "float32", "float64"),
+    "epsilon": lambda value: isinstance(value, float),
+    "image_data_format": lambda value: value in ("channels_first", "channels_last"),
+}
 LOG_LINE = re.compile(rb"[IWE]\d{4} \d\d:|WARNING: All log messages before absl::InitializeLog")
 
 
@@ -47,24 +52,36 @@ class QuietTensorFlow:
         return spec
 
 
-def backend_name() -> str:
-    """The backend that Keras would import: KERAS_BACKEND, else what its keras.json says, else TensorFlow."""
-    if name := os.environ.get("KERAS_BACKEND"):
-        return name
-    with contextlib.suppress(OSError, ValueError):
-        settings = json.loads((Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "keras.json").read_text())
-        return str(settings.get("backend", BACKENDS[0])) if isinstance(settings, dict) else BACKENDS[0]
-    return BACKENDS[0]
+def keras_json() -> tuple[Path, object]:
+    """Keras' file of settings, and what it holds: an empty dict if it is missing or no JSON, as Keras takes it."""
+    path = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "keras.json"
+    try:
+        return path, json.loads(path.read_text())
+    except (OSError, ValueError):
+        return path, {}
 
 
-def require_backend():
-    """Raises ImportError if Keras' backend is unknown or not installed. A program ends with that one line."""
-    name = backend_name()
-    if name not in BACKENDS:
-        message = f"Keras' backend is {name!r}, and must be one of {', '.join(BACKENDS)}; set KERAS_BACKEND to one"
-    elif name not in sys.modules and not importlib.util.find_spec(name):
-        message = f"Keras' backend {name} is not installed; pip install {name}, or choose another by KERAS_BACKEND"
-    else:
+def complaint() -> str | None:
+    """What Keras would stumble over when it is imported, and what to do: one line, or None."""
+    path, saved = keras_json()
+    if not isinstance(saved, dict):
+        return f"{path} holds no settings; delete it, and Keras writes a new one"
+    for name, allowed in SETTINGS.items():
+        if name in saved and not allowed(saved[name]):
+            return f"{path} has {name} {saved[name]!r}, which Keras refuses; mend it, or delete the file"
+    if cut := [name for name in ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH") if name in os.environ]:
+        return f"{cut[0]} is set, and Keras would cut trainings short; unset it"
+    backend = os.environ.get("KERAS_BACKEND") or saved.get("backend", BACKENDS[0])
+    if backend not in BACKENDS:
+        return f"Keras' backend is {backend!r}, and must be one of {', '.join(BACKENDS)}; set KERAS_BACKEND to one"
+    if backend not in sys.modules and not importlib.util.find_spec(backend):
+        return f"Keras' backend {backend} is not installed; pip install {backend}, or choose another by KERAS_BACKEND"
+    return None
+
+
+def require_keras():
+    """Raises ImportError if Keras' settings or its backend are broken. A program ends with that one line."""
+    if not (message := complaint()):
         return
 
     def one_line(kind, error, trace):
@@ -86,7 +103,7 @@ def import_matplotlib():
 
 
 if "keras" not in sys.modules:
-    require_backend()
+    require_keras()
 if "matplotlib" not in sys.modules:
     import_matplotlib()
 # TensorFlow 2.21 writes the first lines of its log before it reads the level. Errors raise exceptions in any case;

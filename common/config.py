@@ -95,10 +95,10 @@ class RunConfig:
 def check(config):
     """The Config with plain values: a Path as text, NumPy's numbers as Python's, lists as tuples, `~` as the home.
 
-    Raises RunError, naming the flag, if a parameter is impossible whatever the data, or if Keras is set to compute in
-    anything but float32.
+    Raises RunError, naming the flag, if a parameter is impossible whatever the data, or if Keras has unusual
+    settings.
     """
-    require_float32()
+    require_usual_keras()
     hints = get_type_hints(type(config), include_extras=True)
     values = {name: plain(getattr(config, name), hint) for name, hint in hints.items()}
     for name, hint in hints.items():
@@ -128,14 +128,18 @@ def plain(value, hint):
     return value.item() if isinstance(value, np.generic) else value
 
 
-def require_float32():
-    """Raises RunError if Keras is set to another precision, in its keras.json or by a dtype policy."""
+def require_usual_keras():
+    """Raises RunError if Keras is set to another precision than float32, or to cut trainings short."""
     for kind, precision in (("floatx", keras.config.floatx()), ("dtype policy", keras.config.dtype_policy().name)):
         if precision != "float32":
             raise RunError(
                 f"Keras' {kind} is {precision}, and this code computes in float32; set it back in keras.json, in "
                 "Keras' folder (~/.keras), or by keras.config.set_floatx and set_dtype_policy"
             )
+    if keras.config.max_epochs() or keras.config.max_steps_per_epoch():
+        raise RunError(
+            "Keras is set to cut trainings short; undo keras.config.set_max_epochs and set_max_steps_per_epoch"
+        )
 
 
 def check_together(config):

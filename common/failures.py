@@ -1,5 +1,6 @@
 """What fails after a training takes nothing else with it: nulls with reasons, figures left out, tracebacks kept."""
 
+import errno
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,22 +16,21 @@ FULL_MEMORY = ("RESOURCE_EXHAUSTED", "ResourceExhausted", "out of memory", "OutO
 class Failures:
     """Attempts, each on its own. `failed` names those that an error of our code ended; `folder` keeps the tracebacks.
 
-    Too little memory is no error of the code: it is said, and the program ends as if all had gone well. A file that
-    cannot be read or written ends the program as ever: the run resumes where it stopped.
+    `lost` has the keys that were not measured. Too little memory is no error of the code: it is said, and the program
+    ends as if all had gone well. A figure that cannot be written, as on a full disk, ends the program: the run resumes.
     """
 
     def __init__(self, folder: Path):
-        self.folder, self.failed = Path(folder), []
+        self.folder, self.failed, self.lost = Path(folder), [], set()
         (self.folder / FILE).unlink(missing_ok=True)  # an earlier attempt's
 
     def numbers(self, keys: Iterable[str], measured: Callable[[], dict]) -> dict:
         """`measured()` or, if it raises, an `Absent` with the reason for each of the keys, which are said."""
         try:
             return measured()
-        except OSError:
-            raise
         except Exception as error:
             keys = list(keys)
+            self.lost |= {*keys}
             reason = self.reason(keys[0], error)
             print(f"{', '.join(keys)}: not measured, {reason}", flush=True)
             return dict.fromkeys(keys, Absent(reason))
@@ -39,9 +39,9 @@ class Failures:
         """`drawn()` or, if it raises, a line that says which figure is left out."""
         try:
             drawn()
-        except OSError:
-            raise
         except Exception as error:
+            if isinstance(error, OSError) and error.errno != errno.ENOMEM:
+                raise
             print(f"{name}.png is left out: {self.reason(f'{name}.png', error)}", flush=True)
 
     def reason(self, name: str, error: Exception) -> str:
@@ -49,7 +49,11 @@ class Failures:
         line = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         if isinstance(error, (DataError, RunError)):
             return " ".join(str(error).split())
-        if isinstance(error, MemoryError) or any(sign in line for sign in FULL_MEMORY):
+        if (
+            isinstance(error, MemoryError)
+            or getattr(error, "errno", 0) == errno.ENOMEM
+            or any(sign in line for sign in FULL_MEMORY)
+        ):
             return "it takes more memory than there is"
         self.failed.append(name)
         with open(self.folder / FILE, "a", encoding="utf-8", errors="backslashreplace") as file:
@@ -60,7 +64,7 @@ class Failures:
 class Strict:
     """Attempts that fail as errors do: in an experiment, which resumes from its checkpoints once it is mended."""
 
-    failed = ()
+    failed = lost = ()
 
     def numbers(self, keys: Iterable[str], measured: Callable[[], dict]) -> dict:
         return measured()

@@ -58,10 +58,15 @@ def finite(content) -> bool:
     return not isinstance(content, float) or bool(np.isfinite(content))
 
 
+TWINS = ("_standard_error", "_p_value")  # endings of the keys that belong to a number
+
+
 def merge(*parts: dict) -> dict:
     """One dict of several that `flat` made: a later number and its reason replace the earlier ones."""
     merged, reasons = {}, {}
     for part in parts:
+        twins = [f"{key}{ending}" for key, value in part.items() if value is None for ending in TWINS]
+        merged = {key: value for key, value in merged.items() if key not in twins}
         reasons = {key: reason for key, reason in reasons.items() if key not in part} | part.get("null_because", {})
         merged |= part
     return merged | {"null_because": reasons}

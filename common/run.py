@@ -17,7 +17,7 @@ from pathlib import Path
 
 from common import checkpoint
 from common.arrays import DataError, memory_available
-from common.config import check, flag, require_float32
+from common.config import check, flag, require_usual_keras
 from common.data import IN_MEMORY, WORDS, Dataset, as_dataset, load_mnist
 from common.files import PARTIAL, RunError, hold, release, whole, write_json
 from common.measure import memory_needed
@@ -65,12 +65,21 @@ def results_name(script: str) -> str:
 
 def is_unused(folder: Path) -> bool:
     """Whether a folder holds nothing but the files of a process that ended before its first epoch did."""
-    return all(
-        path.name in ("config.json", "tensorboard")
-        or path.name.startswith((".lock", PARTIAL))
-        or (path.name == "history.csv" and not path.stat().st_size)
-        for path in folder.iterdir()
-    )
+    return all(map(is_begun, folder.iterdir()))
+
+
+def is_begun(path: Path) -> bool:
+    """Whether a file is one that a run leaves which has trained nothing: a user's own of the same name is not."""
+    if path.name == "config.json":
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            saved = json.loads(path.read_text())
+            return isinstance(saved, dict) and saved.keys() >= {"script", "parameters", "versions"}
+        return False
+    if path.name == "history.csv":
+        return not path.stat().st_size
+    if path.name == "tensorboard":
+        return all(file.is_dir() or file.name.startswith("events.out.tfevents") for file in path.rglob("*"))
+    return path.name.startswith((".lock", PARTIAL))
 
 
 @contextlib.contextmanager
@@ -95,7 +104,11 @@ def train_and_report(config, build, script: str, data=None) -> dict:
     `config.data`, as `common.data.as_dataset` says. Returns what metrics.json holds. Raises RunError and DataError
     before any work if the parameters, the folder or the data cannot be used.
     """
-    config = check(config if data is None else dataclasses.replace(config, data=IN_MEMORY))
+    if data is not None:
+        if config.data not in ("auto", IN_MEMORY):
+            raise RunError(f"two sets are given, data={config.data!r} in the Config and arrays; leave one out")
+        config = dataclasses.replace(config, data=IN_MEMORY)
+    config = check(config)
     dataset = run_dataset(config) if data is None else as_dataset(data)
     config = fitted(config, dataset)
     updates = config.epochs * (len(dataset.x_train) // config.batch_size)
@@ -144,7 +157,7 @@ def fitted(config, dataset: Dataset):
 def train_in(folder: Path, build, config, dataset: Dataset) -> dict:
     """Train a model in its folder and report on it; returns what metrics.json holds.
 
-    Networks, history and training.json are on disk before anything is measured.
+    Networks, history and TRAINING_FILE are on disk before anything is measured.
     """
     model = build(config, dataset.image_shape)
     announce(model, config, dataset)
@@ -152,6 +165,7 @@ def train_in(folder: Path, build, config, dataset: Dataset) -> dict:
     outcome = fit(model, batches, x_val, config, config.epochs, folder)
     if outcome.stopped_by:
         print(f"training stopped: {outcome.stopped_by}; what was learned is kept", flush=True)
+    (folder / "metrics.json").unlink(missing_ok=True)  # of a shorter training
     save_networks(model, folder)
     write_json(folder / TRAINING_FILE, cost(outcome))
     try:
@@ -346,7 +360,7 @@ def load_run(folder):
     Raises RunError if the folder holds no complete run.
     """
     folder = Path(folder).expanduser()
-    require_float32()
+    require_usual_keras()
     with one_line_errors(folder):
         saved, module = saved_run(folder)
         model = module.build(load_config(folder), tuple(saved["data"]["image_shape"]))

@@ -73,26 +73,46 @@ def test_an_unknown_backend_is_one_line(tmp_path, backend, by):
     )
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"backend": "jax"}', None])
+@pytest.mark.parametrize("content", ["{", "{}", '{"backend": "jax"}', None])
 def test_the_backend_is_the_one_that_keras_would_import(tmp_path, monkeypatch, content):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for name in common.BACKENDS:
+        monkeypatch.delitem(sys.modules, name, raising=False)
     if content is not None:
         (tmp_path / "keras.json").write_text(content)
     monkeypatch.delenv("KERAS_BACKEND", raising=False)
-    assert common.backend_name() == ("jax" if content and "jax" in content else "tensorflow")
+    name = "jax" if content and "jax" in content else "tensorflow"
+    assert common.complaint().startswith(f"Keras' backend {name} is not installed; pip install {name}, or choose")
     monkeypatch.setenv("KERAS_BACKEND", "torch")
-    assert common.backend_name() == "torch"
+    assert common.complaint().startswith("Keras' backend torch is not installed; pip install torch, or choose")
 
 
-def test_a_backend_that_is_not_installed_is_one_line(monkeypatch, capsys):
-    monkeypatch.setenv("KERAS_BACKEND", "torch")
-    monkeypatch.delitem(sys.modules, "torch", raising=False)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+BROKEN = {
+    "[]": "holds no settings; delete it, and Keras writes a new one",
+    '{"floatx": "foo"}': "has floatx 'foo', which Keras refuses; mend it, or delete the file",
+    '{"epsilon": "a"}': "has epsilon 'a', which Keras refuses; mend it, or delete the file",
+    '{"image_data_format": 3}': "has image_data_format 3, which Keras refuses; mend it, or delete the file",
+}
+
+
+@pytest.mark.parametrize("content", BROKEN)
+def test_a_broken_keras_json_is_one_line(tmp_path, monkeypatch, capsys, content):
+    (tmp_path / "keras.json").write_text(content)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    with pytest.raises(ImportError, match="torch is not installed; pip install torch, or choose another") as error:
-        common.require_backend()
+    with pytest.raises(ImportError) as error:
+        common.require_keras()
     sys.excepthook(ImportError, error.value, None)  # as Python does at the end of a script
-    assert capsys.readouterr().err == f"error: {error.value}\n"
+    assert capsys.readouterr().err == f"error: {tmp_path / 'keras.json'} {BROKEN[content]}\n"
+
+
+def test_settings_that_cut_trainings_short_are_one_line(monkeypatch):
+    monkeypatch.setenv("KERAS_MAX_EPOCHS", "1")
+    assert common.complaint() == "KERAS_MAX_EPOCHS is set, and Keras would cut trainings short; unset it"
+    monkeypatch.setattr(keras.config, "max_epochs", lambda: 1)
+    with pytest.raises(RunError, match=r"Keras is set to cut trainings short; undo keras\.config\.set_max_epochs"):
+        check(vae_baseline.Config())
 
 
 @pytest.mark.parametrize("name", ["module://matplotlib_inline.backend_inline", "nonsense", "agg"])
@@ -228,6 +248,8 @@ def test_arrays_from_python_make_the_same_run_as_their_file(tmp_path, data):
     with pytest.raises(DataError, match=r"came from Python; save them by np.savez\('mine.npz', x=x, y=y\)"):
         evaluate.main(evaluate.Config(str(folder)))
     assert evaluate.main(evaluate.Config(str(folder), data=data))["updates"] == 12
+    with pytest.raises(RunError, match="two sets are given"):
+        vae_baseline.main(small(tmp_path / "both", data=data), data=(x, y))
     dataset = load_mnist(data)
     assert vae_baseline.main(small(tmp_path / "set", name="s"), data=dataset)["updates"] == 12
 

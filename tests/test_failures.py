@@ -1,5 +1,6 @@
 """What fails after a training takes nothing else with it, and `tools.evaluate` makes it later."""
 
+import errno
 import json
 import shutil
 
@@ -10,12 +11,13 @@ from common.evaluation import latent, probes
 from common.failures import FILE
 from common.files import RunError
 from common.measure import FEATURES, MEASURED, NEAREST
+from common.report import TRAINING_FILE
 from common.run import load_run
 from tools import evaluate
 
 import numpy as np
 import pytest
-from helpers import Killed, compile_nothing
+from helpers import Killed, compile_nothing, kill_after_checkpoint
 from small_runs import cheap_instruments, texts_for_figures, tiny_images
 
 SECONDS = ("train_seconds", "samples_per_second", "peak_memory_mib")  # of metrics.json, which differ every time
@@ -79,10 +81,14 @@ def test_a_broken_instrument_leaves_all_other_numbers(tmp_path, data, undisturbe
     metrics = vae_baseline.main(config_in(tmp_path, data))
     folder = tmp_path / "vae_baseline" / "r"
     assert metrics == json.loads((folder / "metrics.json").read_text())
-    reasons = metrics["null_because"]
+    reasons, printed = metrics["null_because"], capsys.readouterr().out
     for key in lost:
-        assert metrics[key] is None and "ZeroDivisionError: a bug" in reasons[key] and FILE in reasons[key]
-        assert key in capsys.readouterr().out or True
+        assert (
+            metrics[key] is None
+            and "ZeroDivisionError: a bug" in reasons[key]
+            and FILE in reasons[key]
+            and key in printed
+        )
     errors = {f"{key}_standard_error" for key in lost} | {f"{key}_p_value" for key in lost}
     kept = {key for key in undisturbed if key not in {*SECONDS, *lost, *errors, "null_because"}}
     assert {key: metrics[key] for key in kept} == {key: undisturbed[key] for key in kept}
@@ -174,6 +180,53 @@ def test_evaluating_keeps_what_does_not_fail(killed, monkeypatch):
     metrics = evaluate.main(evaluate.Config(str(killed)))
     assert all(metrics[key] is None and key in metrics["null_because"] for key in (*FEATURES, "code_mlp_accuracy"))
     assert all(metrics[key] is not None for key in NEAREST) and metrics["failed"] == ["classifier_accuracy"]
+
+
+def test_a_prolonged_run_that_is_killed_while_it_is_measured_is_evaluated_as_the_longer_one(
+    tmp_path, data, monkeypatch
+):
+    vae_baseline.main(config_in(tmp_path, data))
+    folder = tmp_path / "vae_baseline" / "r"
+    before = {path.name: path.read_bytes() for path in folder.glob("*.png")}
+    longer = vae_baseline.Config(**vars(config_in(tmp_path, data)) | {"resume": str(folder), "epochs": 3})
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(latent, "c2st_accuracy", fails(Killed()))
+        vae_baseline.main(longer)
+    metrics = evaluate.main(evaluate.Config(str(folder)))
+    assert metrics["updates"] == 36 and not (folder / TRAINING_FILE).exists()
+    changed = {name for name, content in before.items() if (folder / name).read_bytes() != content}
+    assert changed == {f"{name}.png" for name in FIGURES}  # at least their titles
+    assert vae_baseline.main(longer)["updates"] == 36
+
+
+def test_what_fails_in_an_evaluation_leaves_the_numbers_that_were_measured(tmp_path, data, monkeypatch):
+    before = vae_baseline.main(config_in(tmp_path, data))
+    folder = tmp_path / "vae_baseline" / "r"
+    monkeypatch.setattr(latent, "mmd", fails(OSError(errno.ENOMEM, "Cannot allocate memory")))
+    metrics = evaluate.main(evaluate.Config(str(folder)))
+    for key in ("code_mmd_imq", "code_mmd_imq_standard_error", "code_mmd_imq_p_value"):
+        assert metrics[key] == before[key] is not None
+    assert "code_mmd_imq" not in metrics["null_because"] and "failed" not in metrics
+    assert metrics["code_c2st_accuracy"] is not None
+
+
+def test_a_run_that_has_not_ended_is_not_evaluated(tmp_path, data, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_after_checkpoint(patch, 0)
+        vae_baseline.main(config_in(tmp_path, data))
+    with pytest.raises(RunError, match="its training has not ended; its script resumes it by --resume"):
+        evaluate.main(evaluate.Config(str(tmp_path / "vae_baseline" / "r")))
+
+
+@pytest.mark.parametrize("own", ["config.json", "tensorboard/notes.txt", "history.csv"])
+def test_a_folder_with_files_of_the_users_is_left_as_it_is(tmp_path, data, monkeypatch, own):
+    path = tmp_path / "vae_baseline" / "r" / own
+    path.parent.mkdir(parents=True)
+    path.write_text('{"mine": 1}')
+    monkeypatch.setattr(run, "fit", fails(ValueError("a bug")))
+    with pytest.raises(RunError, match="exists and is left as it is"):
+        vae_baseline.main(config_in(tmp_path, data))
+    assert path.read_text() == '{"mine": 1}'
 
 
 def test_what_stops_before_the_first_epoch_leaves_no_folder(tmp_path, data, monkeypatch):

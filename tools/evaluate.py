@@ -19,9 +19,8 @@ from common.evaluation.probes import nothing_to_tell
 from common.evaluation.samples import Classifier, nearest_images
 from common.failures import STRICT, Failures, Strict
 from common.files import RunError, hold
-from common.measure import MEASURED, Encoded, encoded, measure, measure_samples, test_images
+from common.measure import MEASURED, encoded, measure, measure_samples, test_images
 from common.measure_likelihood import LikelihoodSettings, measure_likelihood
-from common.model import LatentModel
 from common.numbers import flat, merge
 from common.progress import TimeLeft
 from common.report import TRAINING_FILE, complete, draw, figures
@@ -72,13 +71,15 @@ def evaluate(
     The numbers of the script's end are measured again, unless they are `measured` by the same code already, and its
     figures that were left out are drawn. log p(x) is left out without `settings`. What fails is left to `failures`.
     """
-    model, config = load_run(folder), load_config(folder)
+    model, config, saved = load_run(folder), load_config(folder), read_metrics(folder)
     parts, drawings = [], {}
     if not measured:
+        history = saved_history(folder)
         codes = failures.numbers(MEASURED, lambda: {"test": encoded(model, test_images(dataset, config))})
         test = codes.get("test")
         parts.append(measure(model, dataset, config, test, failures) if test else flat(codes))
-        drawings = missing_figures(folder, model, dataset, test)
+        drawings = figures(model, dataset, history, saved["updates"], test)
+        drawings = {name: drawn for name, drawn in drawings.items() if name not in drawn_figures(folder)}
     parts.append(measure_samples(model, dataset, config, classifier, failures))
     title = f"{model.title} · {dataset.name} · run {folder.name}"
     drawings["nearest"] = lambda: nearest_figure(model.sample(PAIRS_SHOWN), dataset, title)
@@ -87,7 +88,7 @@ def evaluate(
         parts.append(numbers)
         if len(numbers.get("annealed_curve") or []) > 1:
             drawings["annealing"] = lambda: annealing_figure(numbers, title, dataset.name)
-    saved = read_metrics(folder)
+    parts = [without_lost(part, failures.lost, saved) for part in parts]
     metrics = merge(saved, *parts) | {"evaluation": evaluation_record(saved, settings, measured)}
     draw(drawings, folder, failures)
     if failures.failed:
@@ -96,15 +97,26 @@ def evaluate(
     return metrics
 
 
-def missing_figures(folder: Path, model: LatentModel, dataset: Dataset, test: Encoded | None) -> dict:
-    """The figures of a script's end that the folder lacks, by name, each a function that draws it."""
-    path = folder / "history.csv"
+def saved_history(folder: Path) -> dict[str, list[float]]:
+    """The columns of a run's history.csv; none if it has none. Raises RunError if it is damaged."""
     with one_line_errors(folder):
-        history, updates = read_history(path) if path.exists() else {}, read_metrics(folder)["updates"]
-    drawings = figures(model, dataset, history, updates, test)
-    kept = {"training"} if not path.exists() else set()
-    kept |= {picture.stem for picture in folder.glob("*.png")}
-    return {name: drawn for name, drawn in drawings.items() if name not in kept}
+        path = folder / "history.csv"
+        return read_history(path) if path.exists() else {}
+
+
+def drawn_figures(folder: Path) -> set[str]:
+    """The names of figures that need not be drawn: those that the run has, but not those of a shorter training."""
+    if (folder / TRAINING_FILE).exists():
+        return set()
+    curves = {"training"} if not (folder / "history.csv").exists() else set()
+    return curves | {picture.stem for picture in folder.glob("*.png")}
+
+
+def without_lost(part: dict, lost, saved: dict) -> dict:
+    """`part` without the numbers that could not be measured now and were before: those are kept."""
+    kept = {key for key in lost if saved.get(key) is not None}
+    reasons = {key: reason for key, reason in part["null_because"].items() if key not in kept}
+    return {key: value for key, value in part.items() if key not in kept} | {"null_because": reasons}
 
 
 def evaluation_record(saved: dict, settings: LikelihoodSettings | None, measured: bool) -> dict:
@@ -118,13 +130,15 @@ def evaluation_record(saved: dict, settings: LikelihoodSettings | None, measured
 
 
 def read_metrics(folder: Path) -> dict:
-    """What metrics.json of a run holds or, of a run that ended before its measurements did, training.json.
+    """What metrics.json of a run holds or, of a run that ended before its measurements did, TRAINING_FILE.
 
     Raises RunError if both are missing, or damaged.
     """
+    names = [name for name in (TRAINING_FILE, "metrics.json") if (folder / name).exists()]
+    if not names:
+        raise RunError(f"{folder} holds no complete run: its training has not ended; its script resumes it by --resume")
     with one_line_errors(folder):
-        name = "metrics.json" if (folder / "metrics.json").exists() else TRAINING_FILE
-        metrics = dict(json.loads((folder / name).read_text()))
+        metrics = dict(json.loads((folder / names[0]).read_text()))
     return {key: value for key, value in metrics.items() if key != "failed"}
 
 
@@ -157,9 +171,11 @@ def main(config: Config) -> dict:
     """Evaluate the run; returns what its metrics.json then holds."""
     config = check(config)
     folder = Path(config.run).resolve()
+    with one_line_errors(folder):
+        saved_run(folder)  # no run at all is another mistake than one that has not ended
+    read_metrics(folder)
     load_run(folder)  # refuses an incomplete run before any work
     hold(folder)
-    read_metrics(folder)
     dataset = run_data(folder, config.data)
     failures = Failures(folder)
     classifier, settings = None, LikelihoodSettings.of(config) if config.likelihood else None
