@@ -34,6 +34,12 @@ def one_line(message) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in line)
 
 
+def visible(word) -> str:
+    """A name whose ends can be seen: in quotes if it begins or ends with a space, (empty) if it has no letters."""
+    text = str(word)
+    return (text if text == text.strip() else f'"{text}"') or "(empty)"
+
+
 class Header(NamedTuple):
     """Shape and type of an array that is not read yet."""
 

@@ -20,6 +20,7 @@ from common.preprocessing import (
     images_of,
     labels_of,
     plane_shape,
+    role_of,
     roles,
     shortened,
     value_range,
@@ -35,7 +36,9 @@ KERAS_SECONDS = 60  # to wait for a set requested by name
 IN_MEMORY = "in memory"  # what config.json has for `data` where the arrays came from Python
 VALIDATION_IMAGES = 5000  # at most; a tenth of a smaller training set
 MOST_HELD_OUT = 10_000  # of a set in one piece, for validation and for test each; a tenth of a smaller one
+SPLITS = ("train", "val", "test")
 TRAINING = {"x", "x_train"}  # the arrays that can stay in their file
+FEWEST_TEST_IMAGES = 20  # for numbers and figures, which show as many
 SPLIT_SEED = 0
 STREAMS = {  # what is random in a run, beside the training: the second number of its generator's seed
     "validation": 0,
@@ -126,8 +129,8 @@ def load_mnist(source: str = "auto", shuffled: bool = True) -> Dataset:
         return _from_keras(source)
     if source == IN_MEMORY:
         raise DataError(
-            "the arrays came from Python; save them by np.savez('mine.npz', x=x, y=y) and give the file, or "
-            "pass them as main(config, data=(x, y))"
+            "the arrays came from Python; pass the same ones as main(config, data=...), or save them by np.savez under "
+            "the names that a file has, such as x and y, or x_train, y_train, x_test and y_test, and give the file"
         )
     return _from_file(source, shuffled)
 
@@ -136,10 +139,11 @@ def as_dataset(data) -> Dataset:
     """The Dataset of arrays in memory, with the same checks, conversions and splits as for a file.
 
     `data` is a Dataset, images, a pair (images, labels), pairs for training and test, ((x_train, y_train), (x_test,
-    y_test)), or a dict of arrays by the names that a file has. Raises DataError if it is none of these.
+    y_test)), or a dict of arrays by the names that a file has. A pair may be a list; None as labels means none. Raises
+    DataError if it is none of these.
     """
     try:
-        return _checked(data) if isinstance(data, Dataset) else _from_stored(_held(data), "your arrays")
+        return _checked(data) if isinstance(data, Dataset) else _from_stored(_held(data), f"data {IN_MEMORY}")
     except DataError as error:
         raise DataError(f"data: {error}") from error
 
@@ -152,7 +156,9 @@ def _held(data):
         named = {str(key): partial(data.__getitem__, key) for key in data}
         needed = set(roles(named).values())
         return {name: HeldArray(_in_memory(read, name) if name in needed else None) for name, read in named.items()}
-    if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, tuple) for part in data):
+    if isinstance(data, list) and len(data) == 2:  # it is no set of two images
+        data = tuple(data)
+    if isinstance(data, tuple) and len(data) == 2 and all(map(_like_a_pair, data)):
         if not all(len(part) == 2 for part in data):
             raise DataError("give ((x_train, y_train), (x_test, y_test))")
         named = dict(zip(("x_train", "y_train", "x_test", "y_test"), (*data[0], *data[1]), strict=True))
@@ -162,7 +168,13 @@ def _held(data):
         named = dict(zip("xy", data, strict=False))
     else:
         named = {"x": data}
-    return {name: HeldArray(_in_memory(lambda array=array: array, name)) for name, array in named.items()}
+    given = {name: array for name, array in named.items() if array is not None or name.startswith("x")}
+    return {name: HeldArray(_in_memory(lambda array=array: array, name)) for name, array in given.items()}
+
+
+def _like_a_pair(part):
+    """Whether it can be no array of images or labels: a tuple, or a list of two."""
+    return isinstance(part, tuple) or (isinstance(part, list) and len(part) == 2)
 
 
 def _in_memory(read, name):
@@ -172,6 +184,12 @@ def _in_memory(read, name):
         array = np.asarray(given)
     except Exception as error:  # of a dozen kinds: rows of different lengths, tensors of a GPU, ...
         raise DataError(f"{name} is no array ({error}); give a NumPy array") from error
+    if np.ma.is_masked(given):
+        is_label = (role_of(name)[0] or "x").startswith("y")
+        remedy = "leave those images out" if is_label else f"give {name}.filled(0)"
+        raise DataError(f"{name} has masked values; {remedy}")
+    if array.dtype.names:
+        raise DataError(f"{name} has named or nested fields; give a plain array of numbers")
     if not array.dtype.hasobject:
         return array
     if array.ndim and all(isinstance(each, str) for each in array.flat):
@@ -183,23 +201,38 @@ def _in_memory(read, name):
 
 
 def _checked(dataset):
-    """The Dataset. Raises DataError if its arrays are not what its docstring says."""
+    """The Dataset. Raises DataError if its fields are not what its docstring says."""
     remedy = "make a Dataset of arrays by common.data.as_dataset, such as as_dataset((x, y))"
-    if len({y is None for y in (dataset.y_train, dataset.y_val, dataset.y_test)}) > 1:
+    splits = [(split, getattr(dataset, f"x_{split}"), getattr(dataset, f"y_{split}")) for split in SPLITS]
+    for split, x, y in splits:
+        if not _is_array(x, np.float32, (2, 3)):
+            raise DataError(f"x_{split} is no float32 array, (n, height, width) or (n, d), none of them 0; {remedy}")
+        if y is not None and not (_is_array(y, np.int64, (1,)) and len(y) == len(x)):
+            raise DataError(f"y_{split} has no number of a class from 0, int64, for each image; {remedy}")
+    if len({y is None for _, _, y in splits}) > 1:
         raise DataError("only some of y_train, y_val and y_test are None; give all labels or none")
-    for split in ("train", "val", "test"):
-        x, y = getattr(dataset, f"x_{split}"), getattr(dataset, f"y_{split}")
-        if not isinstance(x, np.ndarray | MappedImages) or x.dtype != np.float32 or x.ndim not in (2, 3) or not len(x):
-            raise DataError(f"x_{split} is no float32 array, (n, height, width) or (n, d); {remedy}")
+    values = dataset.class_values
+    if not (values is None or (isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iU")):
+        raise DataError(f"class_values is no array of integers or words, one for each class; {remedy}")
+    if not (isinstance(dataset.white, int) and dataset.white in (1, 255)):
+        raise DataError(f"white is {dataset.white!r}; give 255, or 1 if the integers were 0 and 1")
+    if not isinstance(dataset.name, str):
+        raise DataError(f"name is {dataset.name!r}; give text")
+    for split, x, y in splits:
         if x.shape[1:] != dataset.image_shape:
             raise DataError(f"x_{split} has images {x.shape[1:]}, x_train {dataset.image_shape}; {remedy}")
         low, high = value_range(x)
         if not (low >= 0 and high <= 1):
             raise DataError(f"x_{split} has pixels from {low} to {high}, not in [0, 1]; {remedy}")
-        integers = y is None or (isinstance(y, np.ndarray) and y.shape == (len(x),) and y.dtype == np.int64)
-        if not integers or (y is not None and not 0 <= y.min() <= y.max() < dataset.classes):
+        if y is not None and not 0 <= y.min() <= y.max() < dataset.classes:
             raise DataError(f"y_{split} has no number of a class from 0, int64, for each image; {remedy}")
     return dataset
+
+
+def _is_array(array, dtype, axes):
+    """Whether it is an array of this type, or MappedImages, with so many axes and none of them 0."""
+    is_one = isinstance(array, np.ndarray | MappedImages) and not isinstance(array, np.ma.MaskedArray)
+    return is_one and array.dtype == dtype and array.ndim in axes and 0 not in array.shape
 
 
 def _mnist_or_sample():
@@ -288,7 +321,7 @@ def _chosen(stored, shuffled):
         splits = [""]
     else:
         known = ", ".join(sorted(stored)) or "nothing"
-        remedy = ""
+        remedy = ", such as by np.savez('named.npz', x_train=..., y_train=..., x_test=..., y_test=...)"
         if "x_train" in names:
             whole = ", ".join(f"{role[0]}={names[role]}" for role in ("x_train", "y_train") if role in names)
             remedy = f"; to have x_train split, np.savez('split.npz', {whole})"
@@ -307,7 +340,8 @@ def _check_headers(headers, names):
             check_images(headers[role], names[role])
             if role in TRAINING and headers[role].shape[0] < 10:
                 count = headers[role].shape[0]
-                raise DataError(f"{names[role]} has {count} images, so a split would be empty; give at least 10")
+                enough = f"10, and {10 * FEWEST_TEST_IMAGES} for numbers and figures" if role == "x" else "10"
+                raise DataError(f"{names[role]} has {count} images, so a split would be empty; give at least {enough}")
         else:
             check_labels(headers[role], headers[role.replace("y", "x")].shape[0], names[role])
     shapes = {role: plane_shape(headers[role].shape)[1:] for role in sorted(headers) if role.startswith("x")}

@@ -1,11 +1,8 @@
 """MNIST and Fashion-MNIST as Keras downloads them: within a time limit, and without harm to the files in its cache."""
 
-import atexit
-import contextlib
 import gzip
 import os
 import threading
-import zipfile
 import zlib
 from concurrent.futures import Future
 from pathlib import Path
@@ -36,11 +33,11 @@ FASHION_LABELS = (9, 0, 0, 3, 0, 2, 7, 2, 5, 5)  # the first of Fashion-MNIST's 
 def keras_arrays(source: str, seconds: float) -> dict[str, np.ndarray]:
     """The four arrays of Keras' own `source`, cached or downloaded within `seconds`.
 
-    Raises DataError if they cannot be had. A file in the cache is never deleted.
+    Raises DataError if they cannot be had. Nothing in the cache is deleted: if the end of the process cuts a download
+    short, the next process names the half file, or renames it.
     """
-    existing = existing_files(source)
-    if source == "mnist" and existing:
-        return from_cache(existing[0])
+    if source == "mnist" and (cached := existing_files(source)):
+        return from_cache(cached[0])
     future = in_background(getattr(keras.datasets, source).load_data)
     try:
         (x_train, y_train), (x_test, y_test) = future.result(timeout=seconds)
@@ -49,7 +46,6 @@ def keras_arrays(source: str, seconds: float) -> dict[str, np.ndarray]:
             done = set_aside_fashion(error) if source == "fashion_mnist" else ""
             reason = f"{error}{done}"
         else:
-            atexit.register(drop_halves, source, existing, future)
             reason = f"not complete after {seconds} s"
         raise DataError(f"{KERAS_NAMES[source]} could not be loaded ({reason})") from error
     return dict(zip(FOUR, (x_train, y_train, x_test, y_test), strict=True))
@@ -113,39 +109,36 @@ def existing_files(source: str) -> list[Path]:
     return [path for path in paths if os.path.isfile(path)]
 
 
-def drop_halves(source: str, existing: list[Path], future: Future):
-    """At the end of the process: remove what its download has written so far. A whole file is kept."""
-    if future.done():
-        return
-    for path in set(existing_files(source)) - set(existing):
-        with contextlib.suppress(OSError):
-            if not is_whole(path):
-                path.unlink()
-
-
-def is_whole(path: Path) -> bool:
-    """Whether an .npz or a .gz is complete."""
-    if path.suffix == ".npz":
-        return zipfile.is_zipfile(path)
-    try:
-        return bool(gzip.decompress(path.read_bytes()))
-    except (EOFError, gzip.BadGzipFile, zlib.error):
-        return False
-
-
 def set_aside_fashion(error: Exception) -> str:
-    """Rename a cached Fashion-MNIST that cannot be read: Keras does not check it, and would use it for ever.
+    """Rename cached files of Fashion-MNIST that are cut short: Keras checks none, and would use them for ever.
 
     Returns what was done, as text to append; nothing where the error does not speak of the files.
     """
-    files = existing_files("fashion_mnist")
+    folder = cache_folders()[-1]  # where Keras writes
+    files = [path for path in existing_files("fashion_mnist") if path.is_relative_to(folder)]
     if not isinstance(error, (EOFError, ValueError, zlib.error, gzip.BadGzipFile)) or not files:
         return ""
-    folder, number = files[-1].parent, 1  # the last is where Keras writes
-    while (aside := folder.with_name(f"{folder.name}.broken-{number}")).exists():
-        number += 1
+    broken = [path for path in files if not is_whole(path)]
+    if not broken:
+        return f"; the files in {files[0].parent} are not Fashion-MNIST's: move them elsewhere"
     try:
-        folder.rename(aside)
+        moved = [path.rename(unused_name(path)) for path in broken]
     except OSError:
-        return f"; the files in {folder} cannot be read: move them elsewhere"
-    return f"; the files in Keras' cache cannot be read and are now in {aside}"
+        return f"; the files in {files[0].parent} cannot be read: move them elsewhere"
+    return f"; what cannot be read in Keras' cache is now {', '.join(map(str, moved))}"
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a .gz is complete."""
+    try:
+        return bool(gzip.decompress(path.read_bytes()))
+    except (EOFError, OSError, zlib.error):
+        return False
+
+
+def unused_name(path: Path) -> Path:
+    """The path with .broken-1 behind it, or the next number that is not in use."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.broken-{number}")).exists():
+        number += 1
+    return aside

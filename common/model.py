@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Literal
 
 from common.arrays import DataError
-from common.pixels import Pixels
+from common.pixels import Pixels, as_array
 
 import keras
 import numpy as np
@@ -139,9 +139,9 @@ class LatentModel(keras.Model):
     def decode(self, codes) -> np.ndarray:
         """Pixel means of p(x|z), in [0, 1]: (n, latent_dim) -> (n, *image_shape).
 
-        Raises DataError if the codes have another shape.
+        Raises DataError if the codes are no array of numbers, or have another shape.
         """
-        codes = to_numpy(codes) if ops.is_tensor(codes) else np.asarray(codes)
+        codes = as_array(codes, "z")
         dimensions = self.decoder.inputs[0].shape[-1]
         if codes.shape not in {(0,), (len(codes) if codes.shape else 0, dimensions)}:
             remedy = "; for one code pass z[None]" if codes.shape == (dimensions,) else ""
@@ -152,7 +152,12 @@ class LatentModel(keras.Model):
         return np.concatenate(images)
 
     def prior_codes(self, count: int) -> np.ndarray:
-        """`count` draws z ~ p(z), from the model's own seed: (count, latent_dim)."""
+        """`count` draws z ~ p(z), from the model's own seed: (count, latent_dim).
+
+        Raises DataError if there is no such count.
+        """
+        if not isinstance(count, int | np.integer) or count < 0:
+            raise DataError(f"cannot draw {count!r} codes; give a whole number that is not below 0")
         if not count:
             return np.zeros((0, self.prior.latent_dim), "float32")
         return to_numpy(self.prior.sample(count, self.seed_generator))

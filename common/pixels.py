@@ -3,7 +3,7 @@
 import math
 
 from common.arrays import DataError, MappedImages, as_floats
-from common.preprocessing import Range, check_floats, value_range
+from common.preprocessing import Range, check_floats, integer_white, one_channel, value_range
 
 import numpy as np
 from keras import ops
@@ -13,8 +13,8 @@ class Pixels:
     """Images as a model takes them: a slice is float32 in [0, 1], (rows, *image_shape). There is no copy of them all.
 
     Args:
-        images: (n, *image_shape), or with one channel before or after height and width; an array, a list or a tensor.
-            Floats in [0, 1], up to rounding; truth values; or integers from 0 to `white`.
+        images: (n, *image_shape), or with one channel, or three equal ones, before or after height and width; an
+            array, a list or a tensor. Floats in [0, 1], up to rounding; truth values; or integers from 0 to `white`.
         image_shape: (height, width) or (d,).
         white: the integer that stands for 1: 255, or 1 if the model was trained on integers 0 and 1.
 
@@ -22,8 +22,11 @@ class Pixels:
     """
 
     def __init__(self, images, image_shape: tuple[int, ...], white: int = 255):
-        self.array, self.image_shape = as_array(images), tuple(image_shape)
+        self.array, self.image_shape = as_array(images, "x"), tuple(image_shape)
         require_shape(self.array.shape, self.image_shape)
+        if len(self.array.shape) == 4:
+            axis = 3 if self.array.shape[1:3] == self.image_shape else 1
+            self.array = one_channel(self.array, axis, "x", notes=[])
         if len(self):
             require_range(self.array, white)
         self.white = 1 if self.array.dtype.kind == "b" else white
@@ -36,24 +39,26 @@ class Pixels:
         return as_floats(batch.reshape(len(batch), *self.image_shape), self.white)
 
 
-def as_array(images):
-    """An array of images, or MappedImages as they are. Raises DataError if they make no array of numbers."""
-    if isinstance(images, MappedImages):
-        return images
+def as_array(rows, name: str):
+    """An array of images or codes, or MappedImages as they are. Raises DataError if they make no array of numbers."""
+    if isinstance(rows, MappedImages):
+        return rows
+    if np.ma.is_masked(rows):
+        raise DataError(f"{name} has masked values; give {name}.filled(0)")
     try:
-        images = ops.convert_to_numpy(images) if ops.is_tensor(images) else np.asarray(images)
+        rows = ops.convert_to_numpy(rows) if ops.is_tensor(rows) else np.asarray(rows)
     except ValueError as error:
-        raise DataError(f"x is no array ({error}); give images of one shape") from error
-    if images.dtype.kind not in "biuf":
-        raise DataError(f"x has dtype {images.dtype}; give uint8 or floats in [0, 1]")
-    return images
+        raise DataError(f"{name} is no array ({error}); give rows of one shape") from error
+    if rows.dtype.kind not in "biuf":
+        raise DataError(f"{name} has dtype {rows.dtype}; give integers or floats")
+    return rows
 
 
 def require_shape(shape: tuple[int, ...], image_shape: tuple[int, ...]):
-    """Raises DataError unless `shape` is that of a number of images, perhaps with a channel, or of an empty list."""
+    """Raises DataError unless `shape` is that of a number of images, perhaps with channels, or of an empty list."""
     usual = [image_shape]
     if len(image_shape) == 2:
-        usual += [(*image_shape, 1), (1, *image_shape)]
+        usual += [axes for channels in (1, 3) for axes in ((*image_shape, channels), (channels, *image_shape))]
     if (shape[1:] in usual and shape) or shape == (0,):
         return
     remedy = ""
@@ -76,5 +81,7 @@ def require_range(images, white: int):
             raise DataError(
                 f"x is {images.dtype} but goes only from 0 to 1; pass x.astype('float32') if 1 is white, or x / 255"
             )
+        if white == 255:
+            integer_white([Range("x", images.dtype, low, high)], notes=[])
     else:
         check_floats([Range("x", images.dtype, low, high)], notes=[])

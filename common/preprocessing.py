@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from common.arrays import DataError, as_floats, chunks
+from common.arrays import DataError, as_floats, chunks, visible
 
 import numpy as np
 
@@ -24,6 +24,8 @@ SPLITS = {
     "val": "_val",
     "testing": "_test",
     "test": "_test",
+    "tr": "_train",
+    "te": "_test",
 }
 NEAR_255 = 200  # integers whose highest is above this are taken for 8-bit pixels
 DARK = 0.25  # of white: if no pixel is brighter, the scale may be another than it seems
@@ -97,9 +99,12 @@ def check_images(header, name: str):
         )
     if len(shape) == 4 and 0 not in shape and not plane_shape(shape):
         channel = 1 if shape[1] in (2, 4) and shape[3] not in (2, 4) else 3
+        axes = ":" if channel == 1 else "..."
+        grey = mean_of_channels(f"{name}[{axes}, :3]", channel, name, dtype)  # the fourth is how opaque they are
+        remedy = grey if shape[channel] == 4 else f"{name}[{axes}, 0]"
         raise DataError(
             f"{name} has shape {shape}, {shape[channel]} channels; give grey images, (n, height, width), such as by "
-            f"{name} = {name}[{':, 0' if channel == 1 else '..., 0'}]"
+            f"{name} = {remedy}"
         )
     if not plane_shape(shape) or 0 in shape:
         raise DataError(f"{name} has shape {shape}; give (n, height, width) or (n, d), none of them 0")
@@ -110,8 +115,9 @@ def images_of(arrays: dict, names: Mapping[str, str], notes: list[str]) -> dict[
 
     Appends what was converted to `notes`. Raises DataError if pixels are not grey, not finite or of another scale.
     """
-    for role in list(arrays):
-        arrays[role] = one_channel(arrays[role], names[role], notes)
+    for role, x in arrays.items():
+        if x.ndim == 4:
+            arrays[role] = one_channel(x, 3 if x.shape[3] in (1, 3) else 1, names[role], notes)
     ranges = {role: Range(names[role], x.dtype, *value_range(x)) for role, x in arrays.items()}
     integers = [each for each in ranges.values() if each.dtype.kind in "ui"]
     white = integer_white(integers, notes) if integers else 255
@@ -125,21 +131,23 @@ def images_of(arrays: dict, names: Mapping[str, str], notes: list[str]) -> dict[
     return images
 
 
-def one_channel(x: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
-    """`x` without an axis of channels. Raises DataError if the channels differ."""
-    if x.ndim != 4:
-        return x
-    axis = 3 if x.shape[3] in (1, 3) else 1
+def one_channel(x: np.ndarray, axis: int, name: str, notes: list[str]) -> np.ndarray:
+    """`x`, of four axes, without that of its channels, 1 or 3. Raises DataError if the channels differ."""
     first = x[..., 0] if axis == 3 else x[:, 0]
     if x.shape[axis] == 1:
         notes.append(f"{name} has one channel: {x.shape} is taken as {first.shape}")
         return first
     for chunk in chunks(x):
         if (chunk != np.take(chunk, [0], axis)).any():
-            grey = f"{name} = {name}.mean(axis={axis})" + f".astype({name}.dtype)" * (x.dtype.kind in "ui")
-            raise DataError(f"{name} holds colour images, {x.shape}; make them grey, such as by {grey}")
+            grey = mean_of_channels(name, axis, name, x.dtype)
+            raise DataError(f"{name} holds colour images, {x.shape}; make them grey, such as by {name} = {grey}")
     notes.append(f"{name} has three equal channels: one is taken")
     return first
+
+
+def mean_of_channels(channels: str, axis: int, name: str, dtype) -> str:
+    """Python for the mean over the axis, in the type of the array `name`: integers stay what they are."""
+    return f"{channels}.mean(axis={axis})" + f".astype({name}.dtype)" * (dtype.kind in "ui")
 
 
 class Range(NamedTuple):
@@ -190,6 +198,8 @@ def check_floats(ranges: list[Range], notes: list[str]):
                 f"{name} has NaN or infinite pixels; leave out those images, or make those pixels black, by "
                 f"{name} = np.where(np.isfinite({name}), {name}, 0)"
             )
+        if max(map(abs, both)) > sys.float_info.max:
+            raise DataError(f"{name} has pixels beyond the range of float64; rescale them to [0, 1]")
     if outside := [each for each in ranges if not in_range(each, 0)]:
         name, _, low, high = outside[0]
         if min(each.low for each in outside) >= 0 and NEAR_255 < max(each.high for each in outside) <= 255.01:
@@ -262,7 +272,7 @@ def labels_of(arrays: Mapping, names: Mapping[str, str], notes: list[str]) -> tu
     Labels are integers from any start, words, truth values, or one-hot rows. Appends what was converted to `notes`.
     Raises DataError if they are none of these.
     """
-    plain = {role: plain_labels(y, names[role], notes) for role, y in arrays.items()}
+    plain = {role: plain_labels(y, names[role], names[role.replace("y", "x")], notes) for role, y in arrays.items()}
     if len({y.dtype.kind for y in plain.values()}) > 1:
         kinds = ", ".join(f"{names[role]} has {y.dtype}" for role, y in plain.items())
         integers = next(names[role] for role, y in plain.items() if y.dtype.kind != "U")
@@ -278,8 +288,8 @@ def labels_of(arrays: Mapping, names: Mapping[str, str], notes: list[str]) -> tu
     return {role: np.searchsorted(values, y) for role, y in plain.items()}, values
 
 
-def plain_labels(y: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
-    """Labels as int64 or words, (n,). Raises DataError if they are neither classes nor one-hot."""
+def plain_labels(y: np.ndarray, name: str, x_name: str, notes: list[str]) -> np.ndarray:
+    """Labels as int64 or words, (n,), of the images `x_name`. Raises DataError if they are no classes nor one-hot."""
     if y.ndim == 2 and y.shape[1] == 1:
         notes.append(f"{name} has one column: {y.shape} is taken as ({len(y)},)")
         y = y[:, 0]
@@ -290,7 +300,12 @@ def plain_labels(y: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
     if y.dtype.kind == "U":
         return readable_words(y, name)
     if y.dtype.kind == "f":
-        with np.errstate(invalid="ignore"):  # NaN
+        if missing := np.isnan(y).sum():
+            raise DataError(
+                f"{name} has no label (NaN) for {missing:,} of {len(y):,} images; leave these images out, by "
+                f"keep = ~np.isnan({name}).ravel(); {x_name}, {name} = {x_name}[keep], {name}[keep]"
+            )
+        with np.errstate(invalid="ignore"):  # infinite ones
             odd = y[~((np.abs(y) < np.float64(2**53)) & (y == np.rint(y)))]
         if len(odd):
             raise DataError(
@@ -327,5 +342,5 @@ def from_one_hot(y: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
 
 def shortened(values) -> str:
     """The first few of the values, as text."""
-    words = [str(value) for value in values[:5]]
+    words = [visible(value) for value in values[:5]]
     return ", ".join(word if len(word) <= 20 else f"{word[:19]}…" for word in words) + ", ..." * (len(values) > 5)

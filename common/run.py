@@ -18,7 +18,7 @@ from pathlib import Path
 from common import checkpoint
 from common.arrays import DataError, memory_available
 from common.config import check, flag, require_usual_keras
-from common.data import IN_MEMORY, WORDS, Dataset, as_dataset, load_mnist
+from common.data import FEWEST_TEST_IMAGES, IN_MEMORY, WORDS, Dataset, as_dataset, load_mnist
 from common.files import PARTIAL, RunError, hold, release, whole, write_json
 from common.measure import memory_needed
 from common.report import TRAINING_FILE, cost, report
@@ -29,7 +29,6 @@ import keras
 
 ENVIRONMENT = ("versions", "device", "machine", "git_commit")  # of config.json: what a run was made with
 NO_CHOICES = ("data", "results", "name", "resume", "tensorboard")  # parameters that change no number
-FEWEST_TEST_IMAGES = 20  # the figures show as many
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -264,20 +263,25 @@ def save_networks(model, folder: Path):
 
 
 def require_memory(config, dataset: Dataset):
-    """Raises RunError if encoder and decoder of the Config do not fit, in their training or while they are measured.
+    """Raises RunError if the Config's networks of images do not fit, in their training or while they are measured.
 
     A weight takes 24 bytes: itself, its gradient, Adam's two moments, and its value at the end of the last good epoch
     and of the one before.
     """
     if not (hasattr(config, "hidden_units") and hasattr(config, "latent_dim")):
         return
-    widths = [math.prod(dataset.image_shape), *config.hidden_units, config.latent_dim]
-    weights = 2 * sum(before * after for before, after in itertools.pairwise(widths))
+    pixels = math.prod(dataset.image_shape)
+    widths = [[pixels, *config.hidden_units, config.latent_dim]] * 2
+    if hasattr(config, "discriminator_units"):  # AVB's takes the image as well
+        widths.append([pixels + config.latent_dim, *config.discriminator_units])
+    weights = sum(before * after for network in widths for before, after in itertools.pairwise(network))
     counts = config.latent_dim, len(dataset.x_train), len(dataset.x_test), config.binarisation != "none"
     needed = max(24 * weights, 16 * weights + memory_needed(dataset.image_shape, *counts))
     if needed > (available := memory_available()):
+        names = [name for name in ("hidden_units", "discriminator_units") if hasattr(config, name)]
+        chosen = [f"{flag(name)} {' '.join(map(str, getattr(config, name)))}" for name in names]
         raise RunError(
-            f"--hidden-units {' '.join(map(str, config.hidden_units))} and --latent-dim {config.latent_dim} take "
+            f"{', '.join(chosen)} and --latent-dim {config.latent_dim} take "
             f"{needed // 10**9:,} GB of memory with images of {' x '.join(map(str, dataset.image_shape))}, and there "
             f"are {available / 1e9:,.1f}; set smaller ones"
         )
@@ -287,7 +291,8 @@ def require_test_images(dataset: Dataset):
     """Raises DataError if there are too few test images for numbers and figures."""
     if len(dataset.x_test) < FEWEST_TEST_IMAGES:
         raise DataError(
-            f"{dataset.name} has {len(dataset.x_test)} test images; numbers and figures need {FEWEST_TEST_IMAGES}"
+            f"{dataset.name} has {len(dataset.x_test)} test images; numbers and figures need {FEWEST_TEST_IMAGES}: "
+            f"give {10 * FEWEST_TEST_IMAGES} images in one piece, or {FEWEST_TEST_IMAGES} in x_test"
         )
 
 

@@ -245,7 +245,7 @@ def test_arrays_from_python_make_the_same_run_as_their_file(tmp_path, data):
     folder = tmp_path / "arrays" / "vae_baseline" / "r"
     saved = json.loads((folder / "config.json").read_text())
     assert saved["parameters"]["data"] == IN_MEMORY and saved["data"]["classes"] == ["0", "1", "2"]
-    with pytest.raises(DataError, match=r"came from Python; save them by np.savez\('mine.npz', x=x, y=y\)"):
+    with pytest.raises(DataError, match=r"came from Python; pass the same ones as main\(config, data=\.\.\.\)"):
         evaluate.main(evaluate.Config(str(folder)))
     assert evaluate.main(evaluate.Config(str(folder), data=data))["updates"] == 12
     with pytest.raises(RunError, match="two sets are given"):

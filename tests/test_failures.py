@@ -123,7 +123,8 @@ def test_an_error_of_the_code_is_exit_code_1_and_evaluate_makes_up_for_it(tmp_pa
     before = {path.name: path.read_bytes() for path in folder.glob("*.png")}
     metrics = evaluate.main(evaluate.Config(str(folder)))
     assert "failed" not in metrics and not (folder / FILE).exists()
-    assert metrics["code_mmd_imq"] == pytest.approx(undisturbed["code_mmd_imq"], abs=0.1)
+    apart = 5 * undisturbed["code_mmd_imq_standard_error"]  # other draws of the codes
+    assert metrics["code_mmd_imq"] == pytest.approx(undisturbed["code_mmd_imq"], abs=apart)
     assert {path.stem for path in folder.glob("*.png")} == FIGURES | {"nearest"}
     assert all((folder / name).read_bytes() == content for name, content in before.items())
 

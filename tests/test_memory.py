@@ -3,6 +3,7 @@
 Runs on the backend in use. Every way of taking less memory gives the bits of the plain way on small images.
 """
 
+import dataclasses
 import json
 import tracemalloc
 import warnings
@@ -10,10 +11,11 @@ import warnings
 import aae_deterministic
 import avb
 import vae_baseline
-from common import measure, measure_likelihood
+from common import measure, measure_likelihood, run
 from common.arrays import DataError, MappedImages
 from common.data import Dataset, binarise, random_stream
 from common.evaluation import likelihood, probes, samples
+from common.files import RunError
 from common.measure_likelihood import LikelihoodSettings
 from common.model import BATCH_NUMBERS, Decoded, batch_slices, even_batch_size, to_numpy
 from common.numbers import flat
@@ -100,6 +102,8 @@ TAKEN = {
     "float16": X.astype("float16"),
     "channels last": X[..., None],
     "channels first": X[:, None],
+    "three equal channels, last": np.stack([X] * 3, -1),
+    "three equal channels, first": np.stack([X] * 3, 1),
     "a list": X.tolist(),
     "a tuple of arrays": tuple(as_uint8(X)),
     "Fortran order": np.asfortranarray(X),
@@ -145,7 +149,11 @@ REFUSED = {
     "one image with a channel": (X[0][..., None], r"this model takes \(n, 4, 3\); for one image pass x\[None\]"),
     "rows": (X.reshape(7, -1), r"pass x.reshape\(-1, 4, 3\)"),
     "another size": (greys(7, (3, 3)), r"shape \(7, 3, 3\); this model takes \(n, 4, 3\)$"),
-    "three channels": (greys(7, (4, 3, 3)), r"this model takes \(n, 4, 3\)$"),
+    "colour": (greys(7, (4, 3, 3)), r"x holds colour images, .*, such as by x = x.mean\(axis=3\)"),
+    "colour, first": (greys(7, (3, 4, 3)), r"x holds colour images, .*, such as by x = x.mean\(axis=1\)"),
+    "five channels": (greys(7, (4, 3, 5)), r"this model takes \(n, 4, 3\)$"),
+    "0 to 16": (as_uint8(X).astype("int64") // 16, r"goes from 0 to 1\d; if 255 is white, save x.astype\(np.uint8\)"),
+    "masked": (np.ma.masked_greater(X, 0.5), r"x has masked values; give x.filled\(0\)"),
     "a number": (0.5, r"shape \(\)"),
     "none, of another size": (greys(0, (3, 3)), r"shape \(0, 3, 3\)"),
 }
@@ -192,6 +200,26 @@ def test_codes_of_another_shape_are_refused(codes):
     with pytest.raises(DataError, match=r"codes have shape .* this model takes \(n, 2\)") as refused:
         built().decode(codes)
     assert ("z[None]" in str(refused.value)) == (codes.shape == (2,))
+
+
+@pytest.mark.parametrize(
+    ("codes", "message"),
+    [
+        ([[1], [2, 3]], "z is no array"),
+        ([["a", "b"]], "z has dtype <U1"),
+        (np.ma.masked_equal([[1.0, 2.0]], 2), "z has masked values"),
+    ],
+)
+def test_codes_that_are_no_numbers_are_refused(codes, message):
+    with pytest.raises(DataError, match=message) as refused:
+        built().decode(codes)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("count", [-1, 1.5, "3", None, np.arange(2)])
+def test_what_is_no_number_of_samples_is_refused(count):
+    with pytest.raises(DataError, match=r"cannot draw .* codes; give a whole number"):
+        built().sample(count)
 
 
 def test_codes_can_be_lists_and_tensors():
@@ -336,11 +364,36 @@ def test_a_code_of_many_dimensions_is_measured_on_fewer_images(monkeypatch):
 
 def test_one_class_leaves_nothing_to_a_classifier(tmp_path):
     dataset = data(40, classes=1)
-    with pytest.raises(DataError, match="all training labels are of one class; a classifier needs two"):
+    with pytest.raises(DataError, match="all training labels are of one class; a classifier needs 2 to 1,000"):
         samples.Classifier(dataset, tmp_path)
     numbers = measure.measure_samples(built(), dataset, vae_baseline.Config(), None)
     assert numbers["null_because"]["sample_frechet_distance"] == probes.ONE_CLASS
     assert numbers["sample_nearest_distance"] > 0
+
+
+def test_more_classes_than_a_classifier_can_have_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(probes, "MOST_CLASSES", 2)
+    dataset = data(40, classes=3)
+    with pytest.raises(DataError, match="classes take a classifier too much memory; a classifier needs 2 to"):
+        samples.Classifier(dataset, tmp_path)
+    numbers = measure.measure_samples(built(), dataset, vae_baseline.Config(), None)
+    assert numbers["null_because"]["classifier_accuracy"] == probes.MANY_CLASSES
+
+
+def test_the_discriminator_of_avb_counts_as_a_network_of_images(monkeypatch):
+    wide = {"hidden_units": (2,), "latent_dim": 2}
+    dataset = data(40, classes=3)
+    monkeypatch.setattr(run, "memory_available", lambda: 1e12)
+    run.require_memory(avb.Config(**wide), dataset)
+    with pytest.raises(
+        RunError, match="--hidden-units 2, --discriminator-units 100000 1000000 and --latent-dim 2 take"
+    ):
+        run.require_memory(avb.Config(**wide, discriminator_units=(10**5, 10**6)), dataset)
+
+
+def test_too_few_test_images_are_refused_with_what_is_enough():
+    with pytest.raises(DataError, match="numbers and figures need 20: give 200 images in one piece, or 20 in x_test"):
+        run.require_test_images(dataclasses.replace(data(40), x_test=data(40).x_test[:2]))
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")

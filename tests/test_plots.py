@@ -499,6 +499,11 @@ def test_text_is_drawn_as_it_is_written(text, shown):
     assert drawn == (shown, False)
 
 
+def test_names_whose_ends_cannot_be_seen_are_shown():
+    found = looks(np.arange(4), ["", "  ", "a ", "a"])
+    assert [look.name for look in found] == ["(empty)", '"  "', '"a "', "a"]
+
+
 def test_a_long_name_keeps_both_ends():
     assert literal("a" * 100 + "b" * 100, 1.0).startswith("aaaa") and literal("a" * 100 + "b" * 100, 1.0).endswith(
         "bbb"

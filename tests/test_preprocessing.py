@@ -150,6 +150,7 @@ def test_roles(names, expected):
     [
         (["X_train", "Y_TRAIN", "X_test", "Y_test"], ""),
         (["trainX", "trainY", "testX", "testY"], "trainX is taken as x_train, "),
+        (["Xtr", "Ytr", "Xte", "Yte"], "Xtr is taken as x_train, "),
         (["train_images", "train_labels", "test_images", "test_labels"], "train_images is taken as x_train, "),
         (["Images Training", "Class Training", "Images Testing", "Class Testing"], "Images Training is taken as x_tr"),
     ],
@@ -410,6 +411,14 @@ def test_labels_that_are_words(load, form, array, note):
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_words_whose_ends_cannot_be_seen_are_said(load, form):
+    words = np.array(["", " ", "a", "a "])[np.arange(60) % 4]
+    loaded, printed = load("memory" if form == "memory" else "npz", {"x": PLAIN, "y": words})
+    assert printed == f'{loaded.name}: 4 classes: (empty), " ", a, "a "\n'
+    assert loaded.class_names == ["", " ", "a", "a "]
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_labels_that_are_truth_values(load, form):
     loaded, printed = load(form, {"x": PLAIN, "y": Y == 1})
     expected, _ = load(form, {"x": PLAIN, "y": (Y == 1).astype(int)})
@@ -547,6 +556,8 @@ MENDED = {
     "colour, int16 to 1000": {"x": colour(np.int16) * 4},
     "colour, float": {"x": colour(np.float32) / 255},
     "colour, bool": {"x": colour(np.uint8) > 127},
+    "four channels, first": {"x": np.random.default_rng(0).integers(0, 256, (30, 4, 5, 6), np.uint8)},
+    "four channels, float": {"x": np.random.default_rng(0).random((30, 5, 6, 4))},
     "four channels": {"x": np.random.default_rng(0).integers(0, 256, (30, 5, 6, 4), np.uint8)},
     "two channels, first": {"x": np.random.default_rng(0).integers(0, 256, (30, 2, 5, 6), np.uint8)},
     "complex": {"x": (images() / 255).astype(complex)},
@@ -562,7 +573,6 @@ MENDED = {
     "NaN": {"x": np.where(images() == 255, np.nan, images() / 255)},
     "infinite, of another scale": {"x": np.where(images() == 255, -np.inf, images() / 2.0)},
     "real labels": {"x": images(), "y": np.arange(60) / 7},
-    "labels of NaN": {"x": images(), "y": np.where(Y == 1, np.nan, Y)},
     "labels beyond int64": {"x": images(), "y": Y.astype(np.uint64) + np.uint64(2**63)},
     "rows of probabilities": {"x": images(), "y": np.random.default_rng(0).random((60, 4))},
     "rows of words": {"x": images(), "y": np.stack([WORDS[Y], WORDS[Y]], 1)},
@@ -595,6 +605,29 @@ def test_the_line_of_python_in_a_refusal_mends_it(load, form, kind, choose):
         before, later = (np.concatenate([each[name].ravel() for name in both]) for each in (arrays, after))
         order = np.argsort(before, kind="stable")
         assert (np.diff(later[order].astype(float)) >= 0).all()
+
+
+def test_the_grey_of_four_channels_is_the_mean_of_three(load):
+    for axis in (1, 3):
+        opaque = np.moveaxis(np.stack([PLAIN, PLAIN // 2, PLAIN * 0, PLAIN * 0 + 255], -1), 3, axis)
+        _, after, _ = mended({"x": opaque}, load, "memory")
+        np.testing.assert_array_equal(after["x"], ((PLAIN.astype(int) + PLAIN // 2) // 3).astype(np.uint8))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("ending", ["", "_train"])
+@pytest.mark.parametrize("axes", [(60,), (60, 1)])
+def test_the_line_of_python_leaves_out_images_without_a_label(load, form, ending, axes):
+    x, y = f"x{ending}", f"y{ending}"
+    arrays = {x: images(), y: np.where(Y == 1, np.nan, Y).reshape(axes)}
+    arrays |= {"x_test": images(20), "y_test": np.arange(20) % 2 * 2} if ending else {}
+    with pytest.raises(DataError, match=rf"{y} has no label \(NaN\) for 20 of 60 images") as refusal:
+        load(form, arrays)
+    names = arrays | {"np": np}
+    exec(str(refusal.value).split("images out, by ")[1], names)
+    loaded, _ = load(form, {name: names[name] for name in arrays})
+    assert sum(loaded.sizes.values()) == 40 + (20 if ending else 0)
+    assert loaded.class_names == ["0", "2"]
 
 
 OBJECTS = {
@@ -646,6 +679,21 @@ def test_what_python_has_is_taken_as_arrays(load):
     four = as_dataset(((PLAIN, Y), (PLAIN[:9], Y[:9])))
     same(four, as_dataset(dict(zip(FOUR, (PLAIN, Y, PLAIN[:9], Y[:9]), strict=True))))
     assert as_dataset(four) is four
+    same(as_dataset([(PLAIN, Y), (PLAIN[:9], Y[:9])]), four)
+    same(as_dataset(([PLAIN, Y], [PLAIN[:9], Y[:9]])), four)
+    same(as_dataset([PLAIN, Y]), as_dataset((PLAIN, Y)))
+    same(as_dataset((PLAIN, None)), as_dataset(PLAIN))
+    same(as_dataset(((PLAIN, None), (PLAIN[:9], None))), as_dataset({"x_train": PLAIN, "x_test": PLAIN[:9]}))
+    same(as_dataset(np.ma.masked_array(PLAIN)), as_dataset(PLAIN))
+
+
+@pytest.mark.parametrize("values", [None, np.array([-7, 3, 9]), WORDS[[1, 0, 2]]], ids=["numbers", "integers", "words"])
+def test_a_dataset_that_is_saved_has_the_same_checksum(load, values):
+    given_set = Dataset(*(X, Y, X[:30], Y[:30], X[30:], Y[30:]), name="mine", class_values=values)
+    saved = {field: getattr(given_set, field) for field in FIELDS}
+    if values is not None:
+        saved |= {field: values[saved[field]] for field in FIELDS[1::2]}
+    assert load("npz", saved)[0].checksum == given_set.checksum
 
 
 def test_a_dataset_whose_images_stay_in_their_file_is_taken(load):
@@ -676,7 +724,9 @@ def test_what_scikit_learn_loads(capsys):
         as_dataset(digits)
     loaded = as_dataset(digits | {"images": digits.images / 16})
     assert (len(digits.images), loaded.image_shape, loaded.classes) == (sum(loaded.sizes.values()), (8, 8), 10)
-    printed = "your arrays: images is taken as x, target is taken as y; DESCR, data, feature_names, frame, target_names"
+    printed = (
+        "data in memory: images is taken as x, target is taken as y; DESCR, data, feature_names, frame, target_names"
+    )
     assert capsys.readouterr().out == f"{printed} not used\n"
 
 
@@ -690,14 +740,18 @@ NO_DATA = {
     "three arrays": ((PLAIN, Y, Y), "data: give (x, y), not 3 arrays"),
     "no arrays": ((), "data: give (x, y), not 0 arrays"),
     "three in a pair": (((PLAIN, Y, Y), (PLAIN, Y)), "data: give ((x_train, y_train), (x_test, y_test))"),
-    "rows of different lengths": ([[1, 2], [3]], "data: x is no array (setting an array element"),
+    "rows of different lengths": ([[1, 2], [3], [4]], "data: x is no array (setting an array element"),
     "nothing": (None, "data: x holds objects; give an array of numbers"),
     "a generator": ((each for each in PLAIN), "data: x holds objects"),
     "a number": (7, "data: x has shape (); give (n, height, width)"),
     "a sealed array": (Sealed(), "data: x is no array (on another device)"),
     "an empty dict": ({}, "data: holds nothing; needs x_train and x_test"),
     "too few": (PLAIN[:9], "data: x has 9 images"),
-    "fields": (np.zeros(20, "u1, u1"), "data: x has dtype [('f0', 'u1'), ('f1', 'u1')]"),
+    "fields": (np.zeros(20, "u1, u1"), "data: x has named or nested fields; give a plain array"),
+    "masked images": (np.ma.masked_equal(PLAIN, 7), "data: x has masked values; give x.filled(0)"),
+    "masked labels": ((PLAIN, np.ma.masked_equal(Y, 1)), "data: y has masked values; leave those images out"),
+    "no test labels": (((PLAIN, Y), (PLAIN, None)), "data: has only 1 of y_train, y_test; give all or none"),
+    "beyond float64": (PLAIN * np.longdouble("1e4000"), "data: x has pixels beyond the range of float64; rescale"),
 }
 
 
@@ -721,6 +775,23 @@ WRONG = {
     "negative labels": ({"y_train": Y - 1}, "y_train has no number of a class"),
     "labels beyond the classes": ({"y_train": Y + 1, "class_values": WORDS}, "y_train has no number of a class"),
     "words": ({"y_train": WORDS[Y]}, "y_train has no number of a class"),
+    "a list of labels": ({"y_val": Y.tolist()}, "y_val has no number of a class"),
+    "a list of images": ({"x_val": X.tolist()}, "x_val is no float32 array"),
+    "no pixels": ({"x_train": X[:, :0]}, "x_train is no float32 array, (n, height, width) or (n, d), none of them 0"),
+    "masked": ({"x_train": np.ma.masked_equal(X, 1)}, "x_train is no float32 array"),
+    "no test images": ({"x_test": X[:0], "y_test": Y[:0]}, "x_test is no float32 array"),
+    "no test labels": ({"y_test": Y[:0]}, "y_test has no number of a class"),
+    "white of 16": ({"white": 16}, "white is 16; give 255, or 1"),
+    "white of 0": ({"white": 0}, "white is 0; give"),
+    "white of a letter": ({"white": "a"}, "white is 'a'; give"),
+    "a list of classes": ({"class_values": ["a", "b", "c"]}, "class_values is no array of integers or words"),
+    "classes that are objects": (
+        {"class_values": WORDS.astype(object)},
+        "class_values is no array of integers or words",
+    ),
+    "rows of classes": ({"class_values": WORDS[None]}, "class_values is no array of integers or words"),
+    "no name": ({"name": None}, "name is None; give text"),
+    "a number as name": ({"name": 5}, "name is 5; give text"),
 }
 
 
@@ -729,7 +800,7 @@ def test_a_dataset_that_is_none(change, message):
     whole = dict(zip(FIELDS, (X, Y) * 3, strict=True))
     assert as_dataset(Dataset(**whole, name="mine")).classes == 3
     with pytest.raises(DataError) as refusal:
-        as_dataset(Dataset(**whole | change, name="mine"))
+        as_dataset(Dataset(**{"name": "mine"} | whole | change))
     assert str(refusal.value).startswith(f"data: {message}")
 
 

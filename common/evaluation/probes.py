@@ -13,17 +13,18 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-MOST_CLASSES = 1000  # for probes that hold a probability for each training code and class
+MOST_CLASSES = 1000  # for classifiers that hold a probability for each training image and class
 NO_LABELS = "the data have no labels"
 ONE_CLASS = "all training labels are of one class"
-MANY_CLASSES = f"more than {MOST_CLASSES:,} classes take this probe too much memory"
+MANY_CLASSES = f"more than {MOST_CLASSES:,} classes take a classifier too much memory"
 
 
 def nothing_to_tell(training_labels: np.ndarray | None) -> str | None:
-    """Why there is nothing for a classifier to learn, or None: it takes labels, (n,), of two classes."""
+    """Why there is nothing for a classifier to learn, or None: it takes labels, (n,), of 2 to MOST_CLASSES classes."""
     if training_labels is None:
         return NO_LABELS
-    return ONE_CLASS if (training_labels == training_labels[0]).all() else None
+    classes = len(np.unique(training_labels))
+    return ONE_CLASS if classes == 1 else MANY_CLASSES if classes > MOST_CLASSES else None
 
 
 def probe_accuracy(probe: str, train_codes, train_labels, test_codes, test_labels, seed: int = 0) -> Estimate | Absent:
@@ -40,8 +41,6 @@ def probe_accuracy(probe: str, train_codes, train_labels, test_codes, test_label
         return Absent(reason)
     if not (np.isfinite(train_codes).all() and np.isfinite(test_codes).all()):
         return Absent(NOT_FINITE)
-    if probe != "knn" and len(np.unique(train_labels)) > MOST_CLASSES:
-        return Absent(MANY_CLASSES)
     if probe == "knn":
         classifier = KNeighborsClassifier(min(15, len(train_codes)))
     elif probe == "logistic":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from common.arrays import DataError, chunks
 from common.data import Dataset
-from common.evaluation.probes import nothing_to_tell
+from common.evaluation.probes import MOST_CLASSES, nothing_to_tell
 from common.files import whole
 from common.model import BATCH_NUMBERS, in_batches, to_numpy
 from common.networks import CONVOLUTION, LAST, seeded
@@ -28,12 +28,12 @@ class Classifier:
 
     It is convolutional if images have height and width, else fully connected. It is trained once on the grey training
     images, in a few passes, and saved in `folder` under the data's checksum. `accuracy` is that on the test images.
-    Raises DataError without training labels of two classes.
+    Raises DataError without training labels of 2 to MOST_CLASSES classes.
     """
 
     def __init__(self, dataset: Dataset, folder: Path, progress=None):
         if reason := nothing_to_tell(dataset.y_train):
-            raise DataError(f"{reason}; a classifier needs two")
+            raise DataError(f"{reason}; a classifier needs 2 to {MOST_CLASSES:,}")
         self.dataset = dataset
         inputs = layers.Input(dataset.image_shape)
         random = np.random.default_rng(0)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from common.arrays import visible
 from common.plots.figure import COLOURS, MARGIN, MARKERS, TEXT_SIZE, length, literal
 
 import numpy as np
@@ -39,7 +40,7 @@ def looks(labels: np.ndarray | None, class_names: Sequence[str] | None = None) -
     return [
         Look(
             label,
-            literal(names[label] if 0 <= label < len(names) else label, NAME_WIDTH),
+            literal(visible(names[label] if 0 <= label < len(names) else label), NAME_WIDTH),
             COLOURS[rank % len(COLOURS)],
             MARKERS[rank // len(COLOURS)],
         )
