@@ -14,6 +14,7 @@ from common.evaluation import latent, probes, samples
 from common.evaluation.latent import NOT_FINITE
 from common.evaluation.probes import nothing_to_tell
 from common.failures import STRICT
+from common.metrics import SCRIPT
 from common.model import (
     CODES_IN_MEMORY,
     Decoded,
@@ -46,25 +47,11 @@ NO_DENSITY = {  # posterior: why q(z|x) has no KL in closed form
 }
 COINCIDE = "draws of some q(z|x) coincide: single precision cannot tell how narrow it is"
 TERMS = ("test_reconstruction_nats", "kl_nats", "negative_elbo_nats")
-CODE_NUMBERS = (  # the keys of each instrument of `code_numbers`
-    ("code_mean_norm", "code_std_min", "code_std_max"),
-    ("code_ks", "code_ks_max", "code_ks_critical"),
-    ("code_c2st_accuracy",),
-    ("code_mmd_imq",),
-    ("code_mmd_rbf",),
-    ("code_participation_ratio",),
-)
 OF_TRAINING_CODES = ("code_hole_fraction", "code_knn_accuracy", "code_logistic_accuracy")
 CLOSED_FORM = ("kl_per_dimension_nats", "mutual_information_nats", "marginal_kl_nats")
 NEIGHBOURS = ("mutual_information_neighbour_nats", "kl_neighbour_nats", "marginal_kl_neighbour_nats")
-MEASURED = (  # all that `measure` gives
-    *TERMS,
-    *(key for keys in CODE_NUMBERS for key in keys),
-    *OF_TRAINING_CODES,
-    "active_units",
-    *CLOSED_FORM,
-    *NEIGHBOURS,
-)
+COST = ("updates", "train_seconds", "samples_per_second", "peak_memory_mib", "stopped_by", "null_because")
+MEASURED = tuple(key for key in SCRIPT if key not in COST)  # all that `measure` gives
 NEAREST = ("sample_nearest_distance", "test_nearest_distance")
 FEATURES = ("sample_frechet_distance", "sample_c2st_accuracy", "train_frechet_distance")
 NO_CLASSIFIER = "the classifier could not be trained"
@@ -163,19 +150,17 @@ def measure(model: LatentModel, dataset: Dataset, config, test: Encoded, failure
 def code_numbers(test: Encoded, seed: int, failures=STRICT) -> dict:
     """Does the code fill its prior? Codes of test images against as many of the prior's."""
     codes, prior_codes = test.codes, test.prior_codes
-    if not (np.isfinite(codes).all() and np.isfinite(prior_codes).all()):
-        return dict.fromkeys((key for keys in CODE_NUMBERS for key in keys), Absent(NOT_FINITE))
-    measured = (
-        lambda: latent.moments(codes),
-        lambda: marginal_distances(codes, prior_codes),
-        lambda: {"code_c2st_accuracy": latent.c2st_accuracy(codes, prior_codes, seed)},
-        lambda: {"code_mmd_imq": latent.mmd(codes, prior_codes, "imq", seed=seed)},
-        lambda: {"code_mmd_rbf": latent.mmd(codes, prior_codes, "rbf", seed=seed)},
-        lambda: {"code_participation_ratio": latent.participation_ratio(codes)},
-    )
-    numbers = {}
-    for keys, instrument in zip(CODE_NUMBERS, measured, strict=True):
-        numbers |= failures.numbers(keys, instrument)
+    instruments = {  # by the keys of their numbers
+        ("code_mean_norm", "code_std_min", "code_std_max"): lambda: latent.moments(codes),
+        ("code_ks", "code_ks_max", "code_ks_critical"): lambda: marginal_distances(codes, prior_codes),
+        ("code_c2st_accuracy",): lambda: {"code_c2st_accuracy": latent.c2st_accuracy(codes, prior_codes, seed)},
+        ("code_mmd_imq",): lambda: {"code_mmd_imq": latent.mmd(codes, prior_codes, "imq", seed=seed)},
+        ("code_mmd_rbf",): lambda: {"code_mmd_rbf": latent.mmd(codes, prior_codes, "rbf", seed=seed)},
+        ("code_participation_ratio",): lambda: {"code_participation_ratio": latent.participation_ratio(codes)},
+    }
+    finite, numbers = np.isfinite(codes).all() and np.isfinite(prior_codes).all(), {}
+    for keys, instrument in instruments.items():
+        numbers |= failures.numbers(keys, instrument) if finite else dict.fromkeys(keys, Absent(NOT_FINITE))
     return numbers
 
 

@@ -53,3 +53,13 @@ def nursery(tmp_path_factory):
 def quick(monkeypatch):
     """Little to compile, draw and measure, for tests that are not about that; see `small_runs`."""
     small_runs.quicken(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def quick_module():
+    """The same for a whole test file, and nothing is compiled."""
+    with pytest.MonkeyPatch.context() as patch:
+        small_runs.uncompiled(patch)
+        small_runs.cheap_instruments(patch)
+        small_runs.texts_for_figures(patch)
+        yield

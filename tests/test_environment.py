@@ -24,21 +24,15 @@ from tools import evaluate
 import keras
 import numpy as np
 import pytest
-from helpers import Killed, compile_nothing, kill_after_checkpoint
+from helpers import Killed, kill_after_checkpoint
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small_runs import cheap_instruments, texts_for_figures, tiny_images
+from small_runs import tiny_images
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_module():
-    with pytest.MonkeyPatch.context() as patch:
-        compile_nothing(patch)
-        cheap_instruments(patch)
-        texts_for_figures(patch)
-        yield
+pytestmark = pytest.mark.usefixtures("quick_module")
 
 
 @pytest.fixture(scope="module")
