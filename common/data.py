@@ -138,8 +138,8 @@ def load_mnist(source: str = "auto", shuffled: bool = True) -> Dataset:
 def as_dataset(data) -> Dataset:
     """The Dataset of arrays in memory, with the same checks, conversions and splits as for a file.
 
-    `data` is a Dataset, images, a pair (images, labels), pairs for training and test, ((x_train, y_train), (x_test,
-    y_test)), or a dict of arrays by the names that a file has. A pair may be a list; None as labels means none. Raises
+    `data` is a Dataset, images, or a pair (images, labels). It can also be pairs for training and test, ((x_train,
+    y_train), (x_test, y_test)), or a dict of arrays by the names that a file has. A pair may be a list; None as labels means none. Raises
     DataError if it is none of these.
     """
     try:
@@ -384,8 +384,8 @@ def _split(images, labels, shuffled):
     """The six arrays of a Dataset from images and labels by role, and the integer that is white.
 
     A set in one piece is shuffled and split 80 / 10 / 10 %, stratified by class if there are labels. If there are test
-    images, a tenth of the training images, 5,000 at most, is for validation: drawn in the same way or, if not
-    `shuffled`, the last of them in their own order. A set that has validation images keeps them.
+    images, a tenth of the training images, 5,000 at most, is for validation. They are drawn in the same way or, if not
+    `shuffled`, are the last in their own order. A set that has validation images keeps them.
     """
     whole = "x" if "x" in images else "x_train"
     x, y = images[whole], labels.get(whole.replace("x", "y"))

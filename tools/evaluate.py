@@ -68,7 +68,7 @@ def evaluate(
 ) -> dict:
     """All numbers of the run in `folder`, written into its metrics.json, and figures beside it.
 
-    The numbers of the script's end are measured again, unless they are `measured` by the same code already, and its
+    The numbers of the script's end are measured again, unless they are `measured` by the same code already. Its
     figures that were left out are drawn. log p(x) is left out without `settings`. What fails is left to `failures`.
     """
     model, config, saved = load_run(folder), load_config(folder), read_metrics(folder)

@@ -15,8 +15,8 @@ SHORTEST_SIDE = 16  # pixels of a side that another side's length does not take 
 def thumbnails(images: np.ndarray, columns: int, rows: int = 1) -> np.ndarray:
     """Images (n, h, w) or (n, d) as small as `columns` x `rows` of them are shown: (n, h', w'), means of blocks.
 
-    What is small already stays as it is, so that images can be decoded and reduced in batches, and the thumbnails be
-    given to the functions below. `tile_note` says what was done.
+    What is small already stays as it is. So images can be decoded and reduced in batches, and the functions below take
+    the thumbnails. `tile_note` says what was done.
     """
     images = as_images(images)
     images = images.astype(np.result_type(images.dtype, np.float32), copy=False)
@@ -132,8 +132,8 @@ def sparse(names: list[str], places: np.ndarray, distance: float) -> list[str]:
 def as_images(images: np.ndarray) -> np.ndarray:
     """(n, h, w) as it is; (n, d) as squares where d is a square number, else as strips (n, 1, d).
 
-    More than LONGEST_STRIP numbers in a row, or in an image with a side of 1, are wrapped into lines; where the last
-    line is not full, NaN.
+    More than LONGEST_STRIP numbers in a row, or in an image with a side of 1, are wrapped into lines. The last line is
+    filled up with NaN.
     """
     numbers = int(np.prod(images.shape[1:]))
     if images.ndim == 3 and (1 not in images.shape[1:] or numbers <= LONGEST_STRIP):
