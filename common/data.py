@@ -139,8 +139,8 @@ def as_dataset(data) -> Dataset:
     """The Dataset of arrays in memory, with the same checks, conversions and splits as for a file.
 
     `data` is a Dataset, images, or a pair (images, labels). It can also be pairs for training and test, ((x_train,
-    y_train), (x_test, y_test)), or a dict of arrays by the names that a file has. A pair may be a list; None as labels means none. Raises
-    DataError if it is none of these.
+    y_train), (x_test, y_test)), or a dict of arrays by the names that a file has. A pair may be a list; None as
+    labels means none. Raises DataError if it is none of these.
     """
     try:
         return _checked(data) if isinstance(data, Dataset) else _from_stored(_held(data), f"data {IN_MEMORY}")

@@ -24,7 +24,7 @@ PACKERS = {  # what opens a packed file, and what unpacks its first bytes, at mo
     b"\xfd7zXZ\0": ("lzma", lambda head: lzma.LZMADecompressor(memlimit=2**27).decompress(head, HEAD)),
 }
 
-# In a line, OUT is the new .npz, opened so that no file is overwritten. PATH is the file's name, FILE the open file, and
+# In a line, OUT is the new .npz, opened so that no file is overwritten. PATH is the file's name, FILE the open file,
 # SOURCE either. A line with PATH cannot read a packed file. `Opened.filled` has the other words in capitals.
 MAKE = "make an .npz of it in Python: "
 ARRAYS = "; np.savez(OUT, **dict(zip(d if len(d) > 1 else ['x'], d.values())))"  # a lone array is x

@@ -248,6 +248,17 @@ def test_arrays_from_python_make_the_same_run_as_their_file(tmp_path, data):
     assert vae_baseline.main(small(tmp_path / "set", name="s"), data=dataset)["updates"] == 12
 
 
+@pytest.mark.parametrize("white", [1, 255])
+def test_a_loaded_run_scales_integers_as_its_data_were_scaled(tmp_path, white):
+    x = np.random.default_rng(0).integers(0, 2, (300, 4, 4), np.uint8) * np.uint8(white)
+    vae_baseline.main(small(tmp_path), data=x)
+    model = load_run(tmp_path / "vae_baseline" / "r")
+    means = [model.inferred(images[:50])["mean"] for images in (x, x / np.float32(white), x > 0)]
+    np.testing.assert_array_equal(means[0], means[1])
+    np.testing.assert_array_equal(means[0], means[2])
+    assert np.ptp(means[0], axis=0).min() > 0
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_script_takes_arrays(script, monkeypatch):
     given_data = []
