@@ -1,9 +1,10 @@
-"""README's table of claims: made of the records, and of nothing else."""
+"""The generated parts of README.md and of the pages: made of the records, and of nothing else."""
 
 import csv
 import json
 import re
 import shutil
+from pathlib import Path
 
 import avb
 from common.files import RunError, write_json
@@ -11,78 +12,149 @@ from common.run import ROOT
 from experiments.avb import toy
 from tools import claims
 from tools.claims import Config
+from tools.records import Records
 
 import numpy as np
 import pytest
 
 GALLERY = ROOT / "results" / "gallery"
-RECORDS = sorted((GALLERY / "records").glob("*.json"))
+RECORDS = Records(GALLERY)
 VERSIONS = {"python": "3.11.7", "keras": "3.15.1", "numpy": "2.4.6", "jax": "0.10.2"}
+PAGES = [path.relative_to(ROOT) for path in claims.Gallery(ROOT).pages()]
 
 
-def reading(record):
-    return json.loads((GALLERY / "records" / f"{record}.json").read_text())
-
-
-# The table
+# The pages
 
 
 @pytest.fixture
-def copy(tmp_path):
-    """README and gallery, to be changed: the flags that name them."""
-    shutil.copytree(GALLERY / "records", tmp_path / "gallery" / "records")
-    shutil.copy(GALLERY / "claims.md", tmp_path / "gallery")
-    shutil.copy(ROOT / "README.md", tmp_path)
-    return {"readme": str(tmp_path / "README.md"), "gallery": str(tmp_path / "gallery")}
+def copy(tmp_path) -> Path:
+    """README, pages and gallery, to be changed."""
+    for page in PAGES:
+        (tmp_path / page).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / page, tmp_path / page)
+    shutil.copytree(GALLERY, tmp_path / "results" / "gallery", dirs_exist_ok=True)
+    return tmp_path
 
 
-def test_readme_says_what_the_records_give():
-    claims.main(Config(check=True, readme=str(ROOT / "README.md"), gallery=str(GALLERY)))
+def changed_lines(old: str, new: str) -> list[str]:
+    return [line for line, before in zip(new.splitlines(), old.splitlines(), strict=True) if line != before]
 
 
-def test_a_changed_record_is_found_and_mended(copy, tmp_path):
-    path = tmp_path / "gallery" / "records" / "aae_supervised.json"
+def test_the_pages_say_what_the_records_give():
+    claims.main(Config(check=True))
+
+
+def test_every_page_has_its_parts():
+    assert [str(page) for page in PAGES] == sorted(
+        ["README.md", "results/gallery/README.md"]
+        + [f"experiments/{group}/README.md" for group in ("aae", "avb", "comparison", "pitfalls")]
+    )
+    named = {match["kind"] for page in PAGES for match in claims.PART.finditer((ROOT / page).read_text())}
+    assert named == {"claims", "section", "table", "file", "index"}
+
+
+def test_every_claim_stands_on_its_page():
+    gallery = claims.Gallery(ROOT)
+    sections = {
+        (page.parts[1], match["name"])
+        for page in PAGES
+        for match in claims.PART.finditer((ROOT / page).read_text())
+        if match["kind"] == "section"
+    }
+    assert {(claim["page"], claim["section"]) for claim in gallery.claims} == sections
+
+
+def test_a_changed_record_is_found_and_mended(copy):
+    path = copy / "results" / "gallery" / "aae" / "style" / "record.json"
     record = json.loads(path.read_text())
-    record["runs"]["no label, seed 0"]["code_mlp_accuracy"] -= 0.3
+    record["runs"]["label into the decoder, seed 0"]["code_mlp_accuracy"] -= 0.3
     write_json(path, record)
-    before = (tmp_path / "README.md").read_text()
-    with pytest.raises(SystemExit, match=r"README\.md, with the label in .* 92\.3 ± 0\.2 .* should be .* 82\.3 ± 17\."):
-        claims.main(Config(check=True, **copy))
-    assert (tmp_path / "README.md").read_text() == before
-    claims.main(Config(**copy))
-    claims.main(Config(check=True, **copy))
-    changed = (tmp_path / "README.md").read_text()
-    lines = [line for line, old in zip(changed.splitlines(), before.splitlines(), strict=True) if line != old]
-    assert len(lines) == 1 and "82.3 ± 17." in lines[0]
+    before = (copy / "README.md").read_text()
+    with pytest.raises(SystemExit, match=r"README\.md, .*60\.3 ± 1\.8 .* should be .* 50\.\d ± "):
+        claims.main(Config(check=True, root=str(copy)))
+    assert (copy / "README.md").read_text() == before
+    claims.main(Config(root=str(copy)))
+    claims.main(Config(check=True, root=str(copy)))
+    (line,) = changed_lines(before, (copy / "README.md").read_text())
+    assert re.search(r"50\.\d ± ", line)
+    page = Path("experiments/aae/README.md")
+    assert changed_lines((ROOT / page).read_text(), (copy / page).read_text())
 
 
 @pytest.mark.parametrize(
-    "old, new",
-    [("92.3 ± 0.2 %", "92.4 ± 0.2 %"), ("| pictures | class that", "| pictures | a class that"), ("reproduced |", "|")],
+    "page, old, new",
+    [
+        ("README.md", "60.3 ± 1.8 %", "60.4 ± 1.8 %"),
+        ("README.md", "| reproduced |", "| not |"),
+        ("experiments/aae/README.md", "60.3 ± 1.8 %", "60.4 ± 1.8 %"),
+        ("experiments/comparison/README.md", "Verdict: **partly**", "Verdict: **reproduced**"),
+        ("results/gallery/README.md", "seeds: 0, 1, 2", "seeds: 0, 1"),
+    ],
 )
-def test_a_changed_readme_is_found_and_mended(copy, tmp_path, old, new):
-    text = (tmp_path / "README.md").read_text()
+def test_a_changed_page_is_found_and_mended(copy, page, old, new):
+    text = (copy / page).read_text()
     assert old in text
-    (tmp_path / "README.md").write_text(text.replace(old, new, 1))
-    with pytest.raises(SystemExit, match=r"README\.md, .* should be "):
-        claims.main(Config(check=True, **copy))
-    claims.main(Config(**copy))
-    assert (tmp_path / "README.md").read_text() == text
+    (copy / page).write_text(text.replace(old, new, 1))
+    with pytest.raises(SystemExit, match=rf"{re.escape(page)}, .* should be "):
+        claims.main(Config(check=True, root=str(copy)))
+    claims.main(Config(root=str(copy)))
+    assert (copy / page).read_text() == text
 
 
-def test_a_missing_row_is_found(copy, tmp_path):
-    lines = (tmp_path / "README.md").read_text().splitlines(keepends=True)
-    (tmp_path / "README.md").write_text("".join(line for line in lines if not line.startswith("| AAE's log-")))
-    with pytest.raises(SystemExit, match=r"README\.md, AAE's log-likelihood .*: '' should be "):
-        claims.main(Config(check=True, **copy))
+def test_what_is_not_generated_is_left_alone(copy):
+    text = "Text {braces; are; not; read}.\n" + (copy / "README.md").read_text() + "More <!-- a comment -->.\n"
+    (copy / "README.md").write_text(text)
+    claims.main(Config(root=str(copy)))
+    assert (copy / "README.md").read_text() == text
 
 
-def test_a_readme_without_its_comments_is_left_alone(copy, tmp_path):
-    text = (tmp_path / "README.md").read_text().replace("<!-- end of the claims", "<!-- end")
-    (tmp_path / "README.md").write_text(text)
-    with pytest.raises(RunError, match="lacks the comments"):
-        claims.main(Config(**copy))
-    assert (tmp_path / "README.md").read_text() == text
+@pytest.mark.parametrize(
+    "part, reason",
+    [
+        ("odd", "there is no generated part odd"),
+        ("section odd", "claims.toml has no claim of the page .* in the section odd"),
+        ("table odd", "claims.toml has no table odd"),
+        ("file aae/odd.md", "cannot read .*odd.md"),
+    ],
+)
+def test_an_unknown_part_is_refused_before_anything_is_written(copy, part, reason):
+    page = copy / "results" / "gallery" / "README.md"
+    (copy / "README.md").write_text((copy / "README.md").read_text().replace("| reproduced |", "| not |"))
+    page.write_text(page.read_text() + f"\n<!-- generated: {part} -->\n<!-- end -->\n")
+    before = {path: path.read_text() for path in copy.rglob("README.md")}
+    with pytest.raises(RunError, match=reason):
+        claims.main(Config(root=str(copy)))
+    assert {path: path.read_text() for path in copy.rglob("README.md")} == before
+
+
+@pytest.mark.parametrize(
+    "old, new, reason",
+    [
+        ('verdict = "not"', 'verdict = "perhaps"', "the verdict is none of reproduced, partly, not"),
+        ('verdict = "not"\n', "", "lacks or has needlessly verdict"),
+        ('says = "', 'says = "' + "word " * 16, "more than 15 words"),
+        ("[[claim]]", "[[claim]", "claims.toml: "),
+    ],
+)
+def test_odd_words_are_refused(copy, old, new, reason):
+    path = copy / "results" / "gallery" / "claims.toml"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(RunError, match=reason):
+        claims.main(Config(root=str(copy)))
+
+
+@pytest.mark.parametrize(
+    "heading, name",
+    [
+        ("Four points", "four-points"),
+        ("How wrong is T?", "how-wrong-is-t"),
+        ("AVB and a VAE, 8-D", "avb-and-a-vae-8-d"),
+        ("avb/toy_8_16", "avbtoy_8_16"),
+    ],
+)
+def test_anchors_are_those_of_a_rendered_page(heading, name):
+    assert claims.anchor(heading) == name
 
 
 # References
@@ -97,36 +169,31 @@ RUNS = {
 }
 
 
-def said(reference, folder):
-    write_json(folder / "records" / "small.json", {"runs": RUNS})
-    (folder / "claims.md").write_text(f"Text, {{not; read; at; all}}.\n| {{{reference}}} |\n")
-    return claims.table(folder)[2:-3]
-
-
 @pytest.fixture
 def small(tmp_path):
-    (tmp_path / "records").mkdir()
-    return lambda reference: said(reference, tmp_path)
+    (tmp_path / "group" / "small").mkdir(parents=True)
+    write_json(tmp_path / "group" / "small" / "record.json", {"runs": RUNS})
+    return lambda reference: Records(tmp_path).fill(f"{{{reference}}}")
 
 
 @pytest.mark.parametrize(
     "reference, text",
     [
-        ("small; plain; loss; mean 2", "1.50"),
-        ("small; plain; loss; spread 2", f"1.50 ± {np.std([1, 2], ddof=1):.2f}"),
-        ("small; plain; loss; deviation 1", "0.7"),
-        ("small; plain; share; spread 1 %", f"18.8 ± {100 * np.std([0.125, 0.25], ddof=1):.1f}"),
-        ("small; plain; loss; each 1", "1.0, 2.0"),
-        ("small; plain*; loss; range 1", "−5.5 to 2.0"),
-        ("small; plain*; loss; means 2", "−5.25 to 1.50"),
-        ("small; plain*; loss; least 1", "−5.5"),
-        ("small; plain, seed 1; loss; mean 0", "2"),
-        ("small; plain, seed 1 & alone; loss; each 2", "2.00, 0.25"),
-        ("small; plain; loss & share; means 3", "0.188 to 1.500"),
-        ("small; alone; loss; mean 2", "0.25"),
-        ("small; plain; deep.course.-1.loss; mean 1", "7.0"),
-        ("small; plain - plain, wide; loss; each 1", "6.0, 7.5"),
-        ("small; plain; deep.course.-1.loss - deep.course.0.loss / 2 - share; each 4", "2.1333, 1.1429"),
+        ("group/small; plain; loss; mean 2", "1.50"),
+        ("group/small; plain; loss; spread 2", f"1.50 ± {np.std([1, 2], ddof=1):.2f}"),
+        ("group/small; plain; loss; deviation 1", "0.7"),
+        ("group/small; plain; share; spread 1 %", f"18.8 ± {100 * np.std([0.125, 0.25], ddof=1):.1f}"),
+        ("group/small; plain; loss; each 1", "1.0, 2.0"),
+        ("group/small; plain*; loss; range 1", "−5.5 to 2.0"),
+        ("group/small; plain*; loss; means 2", "−5.25 to 1.50"),
+        ("group/small; plain*; loss; least 1", "−5.5"),
+        ("group/small; plain, seed 1; loss; mean 0", "2"),
+        ("group/small; plain, seed 1 & alone; loss; each 2", "2.00, 0.25"),
+        ("group/small; plain; loss & share; means 3", "0.188 to 1.500"),
+        ("group/small; alone; loss; mean 2", "0.25"),
+        ("group/small; plain; deep.course.-1.loss; mean 1", "7.0"),
+        ("group/small; plain - plain, wide; loss; each 1", "6.0, 7.5"),
+        ("group/small; plain; deep.course.-1.loss - deep.course.0.loss / 2 - share; each 4", "2.1333, 1.1429"),
     ],
 )
 def test_a_reference_is_a_number_of_the_runs(small, reference, text):
@@ -136,31 +203,31 @@ def test_a_reference_is_a_number_of_the_runs(small, reference, text):
 @pytest.mark.parametrize(
     "reference, reason",
     [
-        ("large; plain; loss; mean 1", "there is no record large"),
-        ("small; odd; loss; mean 1", "the record has no row odd"),
-        ("small; plain & odd; loss; mean 1", "the record has no row odd"),
-        ("small; plain; odd; mean 1", "the row has no number odd"),
-        ("small; plain; loss.odd; mean 1", "the row has no number loss.odd"),
-        ("small; plain; deep.course.7.loss; mean 1", "the row has no number deep.course.7.loss"),
-        ("small; plain; deep.course; mean 1", "the row has no number deep.course"),
-        ("small; plain; none; mean 1", "the row has no number none"),
-        ("small; plain - short; loss; mean 1", "the rows have different seeds"),
-        ("small; plain; loss; odd 1", "there is no format odd 1"),
-        ("small; plain; loss; mean", "there is no format mean"),
-        ("small; plain; loss", "a reference has four parts"),
+        ("group/large; plain; loss; mean 1", "there is no record group/large"),
+        ("group/small; odd; loss; mean 1", "the record has no row odd"),
+        ("group/small; plain & odd; loss; mean 1", "the record has no row odd"),
+        ("group/small; plain; odd; mean 1", "the row has no number odd"),
+        ("group/small; plain; loss.odd; mean 1", "the row has no number loss.odd"),
+        ("group/small; plain; deep.course.7.loss; mean 1", "the row has no number deep.course.7.loss"),
+        ("group/small; plain; deep.course; mean 1", "the row has no number deep.course"),
+        ("group/small; plain; none; mean 1", "the row has no number none"),
+        ("group/small; plain - short; loss; mean 1", "the rows have different seeds"),
+        ("group/small; plain; loss; odd 1", "there is no format odd 1"),
+        ("group/small; plain; loss; mean", "there is no format mean"),
+        ("group/small; plain; loss", "a reference has four parts"),
     ],
 )
 def test_an_unknown_reference_is_refused_by_name(small, reference, reason):
-    with pytest.raises(RunError, match=re.escape(f"claims.md, {{{reference}}}: {reason}")):
+    with pytest.raises(RunError, match=re.escape(f"claims.toml, {{{reference}}}: {reason}")):
         small(reference)
 
 
 # The records
 
 
-@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
-def test_a_record_says_where_its_numbers_are_from(path):
-    record = json.loads(path.read_text())
+@pytest.mark.parametrize("name", RECORDS.names())
+def test_a_record_says_where_its_numbers_are_from(name):
+    record = RECORDS.read(name)
     required = {"command", "commits", "data", "seeds", "backend", "versions", "runs"}
     assert required <= record.keys() <= required | {"note"}
     command = r"python (-m experiments(\.\w+)?\.)?\w+"  # records keep the commands of their commits
@@ -180,10 +247,10 @@ def test_a_record_says_where_its_numbers_are_from(path):
     assert seeds or "single seeds were not kept" in record["note"]
 
 
-@pytest.mark.parametrize("name", ["comparison_2d", "comparison_8d"])
+@pytest.mark.parametrize("name", ["comparison/compare_2d", "comparison/compare_8d"])
 def test_the_record_of_a_comparison_is_its_table(name):
-    runs = reading(name)["runs"]
-    with (GALLERY / f"{name}.csv").open() as file:
+    runs = RECORDS.read(name)["runs"]
+    with (GALLERY / name / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == sum(len(run) for run in runs.values()) / 2
     for row in rows:
@@ -212,11 +279,10 @@ def run_of(folder, module, files, **parameters):
 
 
 def recorded(tmp_path, *folders, **flags):
-    (tmp_path / "records").mkdir(exist_ok=True)
-    record = claims.main(Config(record=folders, gallery=str(tmp_path), **flags))
-    (path,) = (tmp_path / "records").glob("*.json")
-    assert json.loads(path.read_text()) == record
-    return path.stem, record
+    record = claims.main(Config(record=folders, root=str(tmp_path), **flags))
+    (name,) = Records(tmp_path / "results" / "gallery").names()
+    assert Records(tmp_path / "results" / "gallery").read(name) == record
+    return name, record
 
 
 def test_a_record_of_an_experiments_runs(tmp_path):
@@ -231,7 +297,7 @@ def test_a_record_of_an_experiments_runs(tmp_path):
         for seed, name in enumerate(["first", "second"])
     ]
     name, record = recorded(tmp_path, *folders)
-    assert name == "avb_toy"
+    assert name == "avb/toy"
     assert record == {
         "command": [f"python -m experiments.avb.toy --seeds {seed}" for seed in (0, 1)],
         "commits": ["a" * 40],
@@ -267,9 +333,9 @@ def test_a_record_of_a_scripts_runs(tmp_path):
         run_of(tmp_path / "avb" / f"run-{seed}", avb, {"metrics.json": {"kl_nats": 1.0 + seed}}, seed=seed, **chosen)
         for seed in (0, 1)
     ]
-    name, record = recorded(tmp_path, *folders, name="mine")
+    name, record = recorded(tmp_path, *folders, name="scripts/mine")
     flags = "--no-adaptive-contrast --hidden-units 20 10"
-    assert name == "mine"
+    assert name == "scripts/mine"
     assert record["command"] == [
         f"python avb.py --data mnist.npz {flags}",
         f"python avb.py --data mnist.npz {flags} --seed 1",
@@ -290,4 +356,4 @@ def test_runs_that_do_not_belong_together_are_refused(tmp_path):
         recorded(tmp_path, first, other)
     with pytest.raises(RunError, match="holds no complete run"):
         recorded(tmp_path, str(tmp_path / "nowhere"))
-    assert not list((tmp_path / "records").glob("*"))
+    assert not Records(tmp_path / "results" / "gallery").names()

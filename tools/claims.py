@@ -1,236 +1,222 @@
-"""Makes README's table of claims from results/gallery/claims.md and the records beside it, or compares the two.
+"""Makes the generated parts of README.md and of the experiments' pages from the records, or compares the two.
 
-claims.md is the table with {record; row; key; format} in place of our numbers, and explains these references. A record,
-records/<name>.json, holds the command lines that made it, commits, the data and their checksum (null if a formula gives
-them), seeds, backend, versions, perhaps a note, and the numbers of all runs by name. A version with ~= is the one that
-requirements.txt allowed: the exact one was not recorded.
+results/gallery/claims.toml holds the words: a block for each claim of a paper, and the rows of tables. Their numbers are
+references into the records (tools/records.py). A page marks a generated part by two comments:
 
-Run: python -m tools.claims writes the table into README.md, between two comments. With --check it only compares, and
-ends with exit code 1 and the first difference. --record results/<experiment>/<run>, and more such folders, makes a
-record.
+    <!-- generated: claims -->             README's table of all claims
+    <!-- generated: section ANCHOR -->     the claims of this page's section, in full
+    <!-- generated: table NAME -->         a [table.NAME] of claims.toml
+    <!-- generated: file PATH -->          a table in the gallery, as the experiment wrote it
+    <!-- generated: index -->              every record: command, commits, versions, data, seeds, notes, files
+    <!-- end -->
+
+Run: python -m tools.claims writes these parts anew. With --check it only compares, and ends with exit code 1 and the
+first difference. --record results/<experiment>/<run>, and more such folders, makes a record.
 """
 
 import dataclasses
-import functools
-import json
 import operator
 import re
-from collections.abc import Callable
-from fnmatch import fnmatchcase
-from itertools import product, zip_longest
+import tomllib
+from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 
 from common.command import run_main
-from common.config import check, flag
+from common.config import check
 from common.files import RunError, whole, write_json
-from common.numbers import mean_and_deviation, plus_minus
-from common.run import load_config, one_line_errors, results_name, saved_run
-from common.training import planned_epochs
+from common.numbers import markdown
+from common.run import ROOT, results_name, saved_run
+from tools.records import Records, record_of, records_named
 
-BEGIN = "<!-- claims: python -m tools.claims makes these lines from results/gallery/claims.md -->\n\n"
-END = "\n<!-- end of the claims -->"
-REFERENCE = re.compile(r"\{([^{}]*)\}")
-SEED = re.compile(r", (?:seed|draw) (\d+)$")  # at the end of a run's name; the rest is the row's name
-ORDER = {"data": 0, "seed": 2, "seeds": 2, "quick": 2}  # of a command's flags: others are 1
-Numbers = dict[str | None, float]  # by seed, or under None if there is no seed
+PART = re.compile(r"(?P<begin><!-- generated: (?P<kind>\w+) ?(?P<name>.*?) -->\n)(?P<text>.*?)(?P<end><!-- end -->)", re.S)
+FIELDS = {"page", "section", "says", "source", "reported", "ours", "verdict", "wording"}
+VERDICTS = ("reproduced", "partly", "not")
+MOST_WORDS = 15  # of what a claim says, in README's table
+FILES = {".png": "figure", ".gif": "animation", ".md": "table", ".csv": "numbers"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Without a flag, the table in README.md is written anew."""
+    """Without a flag, the generated parts of all pages are written anew."""
 
     check: bool = False  # only compare
     record: tuple[str, ...] | None = None  # folders of runs, results/<experiment>/<run>, to make one record of
-    name: str = ""  # of that record; the experiment's if empty
-    readme: str = "README.md"
-    gallery: str = "results/gallery"  # the folder of claims.md and records/
+    name: str = ""  # of that record, <group>/<experiment>; from the experiment's if empty
+    root: str = str(ROOT)  # the folder of README.md
 
 
-# The table
+class Gallery:
+    """claims.toml and the records beside it, under the folder of README.md."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.folder = root / "results" / "gallery"
+        self.records = Records(self.folder)
+        words = read_words(self.folder / "claims.toml")
+        self.claims, self.tables = words["claim"], words.get("table", {})
+
+    def pages(self) -> list[Path]:
+        """The pages with generated parts."""
+        pages = [self.root / "README.md", self.folder / "README.md", *self.root.glob("experiments/*/README.md")]
+        return sorted(page for page in pages if page.is_file())
+
+    def filled(self, page: Path) -> str:
+        """The text of a page with its generated parts made anew. Raises RunError."""
+
+        def part(match: re.Match) -> str:
+            parts = {
+                "claims": self.claims_table,
+                "section": self.section,
+                "table": self.table,
+                "file": self.file,
+                "index": self.index,
+            }
+            if match["kind"] not in parts:
+                raise RunError(f"{page}: there is no generated part {match['kind']}; there are {', '.join(parts)}")
+            return f"{match['begin']}\n{parts[match['kind']](match['name'], page).strip()}\n\n{match['end']}"
+
+        return PART.sub(part, page.read_text())
+
+    # The parts: name and page -> text
+
+    def claims_table(self, name: str, page: Path) -> str:
+        """A row a claim: what it says, what the paper reports, ours, verdict, link."""
+        rows = [
+            [
+                claim["says"],
+                f"{claim['source']}: {claim['reported']}",
+                self.records.fill(claim["ours"]),
+                claim["verdict"],
+                f"[{claim['page']}](experiments/{claim['page']}/README.md#{claim['section']})",
+            ]
+            for claim in self.claims
+        ]
+        return markdown(["claim", "paper", "ours ± sd", "", "page"], rows)
+
+    def section(self, name: str, page: Path) -> str:
+        """The claims of a section of a page: reported, ours, verdict, and the whole wording with its records."""
+        claims = [claim for claim in self.claims if (claim["page"], claim["section"]) == (page.parent.name, name)]
+        if not claims:
+            raise RunError(f"{page}: claims.toml has no claim of the page {page.parent.name} in the section {name}")
+        return "\n\n".join(self.claim(claim) for claim in claims)
+
+    def claim(self, claim: Mapping[str, str]) -> str:
+        """One claim in full."""
+        ours, wording = (self.records.fill(claim[key]).strip() for key in ("ours", "wording"))
+        summary = (
+            f"> **{claim['says']}.** {claim['source']}: {claim['reported']}. Ours: {ours}. "
+            f"Verdict: **{claim['verdict']}**."
+        )
+        names = records_named(claim["ours"] + claim["wording"])
+        links = [f"[{name}](../../results/gallery/README.md#{anchor(name)})" for name in names]
+        return f"{summary}\n\n{wording}\n\nRecord: {', '.join(links)}."
+
+    def table(self, name: str, page: Path) -> str:
+        """A table of claims.toml. Raises RunError if there is none of that name."""
+        if name not in self.tables:
+            raise RunError(f"{page}: claims.toml has no table {name}")
+        table = self.tables[name]
+        return markdown(table["head"], [[self.records.fill(cell) for cell in row] for row in table["rows"]])
+
+    def file(self, name: str, page: Path) -> str:
+        """A table that an experiment wrote."""
+        try:
+            return (self.folder / name).read_text()
+        except OSError as error:
+            raise RunError(f"{page}: cannot read {self.folder / name} ({error.strerror})") from None
+
+    def index(self, name: str, page: Path) -> str:
+        """Every record of the gallery, by group."""
+        parts, group = [], None
+        for record in self.records.names():
+            if record.split("/")[0] != group:
+                group = record.split("/")[0]
+                parts.append(f"## {group}")
+            parts.append(f"### {record}\n\n{self.provenance(record)}")
+        return "\n\n".join(parts)
+
+    def provenance(self, name: str) -> str:
+        """Where the numbers of a record come from, and the files beside it."""
+        record, folder = self.records.read(name), self.folder / name
+        data = record["data"] and f"{record['data']['name']}, sha256 {record['data']['sha256'][:12]}…"
+        versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
+        files = [f"[{path.name}]({name}/{path.name})" for path in sorted(folder.iterdir())]
+        lines = {
+            "command": "; ".join(f"`{command}`" for command in record["command"]),
+            "commits": ", ".join(commit if " " in commit else commit[:7] for commit in record["commits"]),
+            "seeds": ", ".join(map(str, record["seeds"])),
+            "data": data or "a formula",
+            "backend": f"{record['backend']}; {versions}",
+            "notes": record.get("note", ""),
+            "files": ", ".join(files),
+        }
+        return "\n".join(f"- {key}: {text}" for key, text in lines.items() if text)
 
 
-def table(gallery: Path) -> str:
-    """The table of claims.md with a number for each reference. Raises RunError, naming the first without a number."""
-    runs = functools.cache(lambda record: json.loads((gallery / "records" / f"{record}.json").read_text())["runs"])
-    lines = (gallery / "claims.md").read_text().splitlines(keepends=True)
-    return "".join(REFERENCE.sub(lambda match: replacement(match, runs), line) for line in lines if line[0] == "|")
-
-
-def replacement(reference: re.Match, runs: Callable[[str], dict]) -> str:
-    """The text in place of a reference; `runs(record)` gives the numbers of a record. Raises RunError."""
-    record, *parts = (part.strip() for part in reference[1].split(";"))
+def read_words(path: Path) -> dict:
+    """What claims.toml holds. Raises RunError if a claim lacks a field, has an odd verdict or says too much."""
     try:
-        if len(parts) != 3:
-            raise LookupError("a reference has four parts, {record; row; key; format}")
-        return formatted(numbers(runs(record), *parts[:2]), parts[2])
-    except FileNotFoundError:
-        reason = f"there is no record {record}"
-    except LookupError as error:
-        reason = error.args[0]
-    raise RunError(f"claims.md, {reference[0]}: {reason}")
+        words = tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise RunError(f"{path}: {error}") from None
+    for claim in words["claim"]:
+        title = claim.get("says", "a claim")
+        if odd := FIELDS ^ claim.keys():
+            raise RunError(f"claims.toml, {title}: lacks or has needlessly {', '.join(sorted(odd))}")
+        if claim["verdict"] not in VERDICTS:
+            raise RunError(f"claims.toml, {title}: the verdict is none of {', '.join(VERDICTS)}")
+        if len(title.split()) > MOST_WORDS:
+            raise RunError(f"claims.toml, {title}: more than {MOST_WORDS} words")
+    return words
 
 
-def numbers(runs: dict, rows: str, keys: str) -> list[Numbers]:
-    """The numbers of each row that `rows` names, or the difference of rows ("a - b"), by each of the keys.
-
-    Raises LookupError if there is no such row or number, or if the rows of a difference have different seeds.
-    """
-    first, *others = (matching(runs, part, keys.split(" & ")) for part in rows.split(" - "))
-    for other in others:
-        if [row.keys() for row in first] != [row.keys() for row in other]:
-            raise LookupError("the rows have different seeds")
-        first = [{seed: one[seed] - two[seed] for seed in one} for one, two in zip(first, other, strict=True)]
-    return first
+def anchor(heading: str) -> str:
+    """The anchor of a heading on a page: lower case, hyphens for blanks, no other punctuation."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
 
-def matching(runs: dict, names: str, keys: list[str]) -> list[Numbers]:
-    """The numbers of each row that has one of the `names`, or a run of that name; * stands for any text."""
-    rows = {}
-    for name in names.split(" & "):
-        matches = [run for run in runs if fnmatchcase(run, name) or fnmatchcase(SEED.sub("", run), name)]
-        if not matches:
-            raise LookupError(f"the record has no row {name}")
-        for run, key in product(matches, keys):
-            seed = SEED.search(run)
-            rows.setdefault((SEED.sub("", run), key), {})[seed and seed[1]] = calculated(runs[run], key)
-    return list(rows.values())
-
-
-def calculated(run: dict, key: str) -> float:
-    """`a - b / c - d` is (a - b) / (c - d); each is a number, or a path in the run such as avb.course.-1.kl_nats."""
-    sides = ([entry(run, term) for term in side.split(" - ")] for side in key.split(" / "))
-    return functools.reduce(operator.truediv, (functools.reduce(operator.sub, side) for side in sides))
-
-
-def entry(run: dict, path: str) -> float:
-    """A number written out, or the one at a path in the run. Raises LookupError if there is none."""
-    if re.fullmatch(r"-?\d+(\.\d+)?", path):
-        return float(path)
-    try:
-        for part in path.split("."):
-            run = run[int(part)] if isinstance(run, list) else run[part]
-        return float(run)
-    except (LookupError, TypeError, ValueError):
-        raise LookupError(f"the row has no number {path}") from None
-
-
-def formatted(rows: list[Numbers], form: str) -> str:
-    """The numbers as `form` says: a word, digits after the point and, for shares, %. Raises LookupError."""
-    single = [number for row in rows for number in row.values()]
-    means = [mean_and_deviation("mean", list(row.values()))["mean"] for row in rows]
-    mean, deviation = mean_and_deviation("mean", single).values()
-    formats = {  # word: the numbers to show, and the text between them
-        "mean": ([mean], ""),
-        "spread": ([mean, deviation], " ± "),
-        "deviation": ([deviation], ""),
-        "each": (single, ", "),
-        "range": ([min(single), max(single)], " to "),
-        "means": ([min(means), max(means)], " to "),
-        "least": ([min(single)], ""),
-    }
-    parts = re.fullmatch(rf"({'|'.join(formats)}) (\d)( %)?", form)
-    if not parts:
-        raise LookupError(f"there is no format {form}")
-    shown, between = formats[parts[1]]
-    return between.join(plus_minus(x and x * (100 if parts[3] else 1), None, int(parts[2])) for x in shown)
-
-
-# Records
-
-
-def record_of(folders: list[Path]) -> dict:
-    """The record of the runs in `folders`. Raises RunError if their data, backend or versions differ."""
-    record, runs = {"command": [], "commits": []}, {}
-    for folder in folders:
-        saved, command, own = run_in(folder)
-        data = saved["data"] and {key: saved["data"][key] for key in ("name", "sha256")}
-        for key, value in {"data": data, "backend": saved["backend"], "versions": saved["versions"]}.items():
-            if record.setdefault(key, value) != value:
-                raise RunError(f"{folder} has other {key} than {folders[0]}: give it a record of its own")
-        if twice := runs.keys() & own:
-            raise RunError(f"{folder} has a run that another folder has: {min(twice)}")
-        record["command"] += [command] * (command not in record["command"])
-        record["commits"] += [saved["git_commit"]] * (saved["git_commit"] not in record["commits"])
-        runs |= own
-    return record | {"seeds": sorted({int(seed[1]) for seed in map(SEED.search, runs) if seed}), "runs": runs}
-
-
-def run_in(folder: Path) -> tuple[dict, str, dict]:
-    """config.json of a folder, the command that made it, and the numbers of its runs by name.
-
-    Raises RunError if it holds no complete run.
-    """
-    with one_line_errors(folder):
-        saved, module = saved_run(folder)
-        command, row = command_of(folder, saved, module)
-        if (folder / "runs.json").is_file():
-            return saved, command, json.loads((folder / "runs.json").read_text())
-        name = f"{row}, seed {saved['parameters']['seed']}"
-        return saved, command, {name: json.loads((folder / "metrics.json").read_text())}
-
-
-def command_of(folder: Path, saved: dict, module) -> tuple[str, str]:
-    """The command line that makes the run in `folder`, and the name of the row of such runs."""
-    config = load_config(folder)
-    defaults = dict(vars(type(config)()))
-    if getattr(config, "quick", False):
-        defaults |= module.STUDY.quick | {"quick": False}
-    if defaults.get("epochs", 0) is None:
-        images = saved["data"]["images"]["train"]
-        defaults["epochs"] = planned_epochs(dataclasses.replace(config, epochs=None), images)
-    flags = {}
-    for name, value in sorted(vars(config).items(), key=lambda item: ORDER.get(item[0], 1)):
-        if value == defaults[name] or name in ("results", "name", "resume", "tensorboard"):
-            continue
-        words = [Path(value).name] if name == "data" else value if isinstance(value, tuple) else [value]
-        flags[name] = " ".join([flag(name), *map(str, words)])
-        if isinstance(value, bool):
-            flags[name] = flag(name if value else f"no_{name}")
-    script = f"-m {module.__name__}" if "." in module.__name__ else f"{module.__name__}.py"
-    named = [text for name, text in flags.items() if name not in ("data", "seed")]
-    return " ".join(["python", script, *flags.values()]), " ".join([script, *named])
+# The command
 
 
 def make_record(config: Config, folders: list[Path]) -> dict:
     """Write the record of some folders into the gallery; returns it."""
     record = record_of(folders)
-    name = config.name or results_name(saved_run(folders[0])[1].__name__)
-    path = Path(config.gallery) / "records" / f"{name}.json"
+    name = config.name or results_name(saved_run(folders[0])[1].__name__).replace("_", "/", 1)
+    path = Path(config.root) / "results" / "gallery" / name / "record.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, record)
     print(path)
     return record
 
 
 def main(config: Config) -> dict:
-    """Write or compare README's claims, or make a record, which is then returned.
+    """Write or compare the generated parts of all pages, or make a record, which is then returned.
 
-    Raises RunError if README lacks the comments or a reference has no number; SystemExit if --check finds a difference.
+    Raises RunError if a part has no such name or a reference has no number; SystemExit if --check finds a difference.
     """
     config = check(config)
     if config.record:
         return make_record(config, [Path(folder) for folder in config.record])
-    readme = Path(config.readme)
-    before, begin, rest = readme.read_text().partition(BEGIN)
-    present, end, after = rest.partition(END)
-    if not end:
-        raise RunError(f"{readme} lacks the comments around the claims, {BEGIN.strip()} and {END.strip()}")
-    required = table(Path(config.gallery))
-    if config.check:
-        require_equal(readme, present, required)
-    elif present != required:
-        with whole(readme) as partial:
-            partial.write_text(before + begin + required + end + after)
-    print(readme)
+    gallery = Gallery(Path(config.root))
+    texts = {page: gallery.filled(page) for page in gallery.pages()}
+    for page, required in texts.items():
+        if config.check:
+            require_equal(page, page.read_text(), required)
+        elif page.read_text() != required:
+            with whole(page) as partial:
+                partial.write_text(required)
+        print(page)
     return {}
 
 
-def require_equal(readme: Path, present: str, required: str):
-    """Raises SystemExit with the first difference between README's table and the required one."""
+def require_equal(page: Path, present: str, required: str):
+    """Raises SystemExit with the first difference between a page and what it should be."""
     for old, new in zip_longest(present.splitlines(), required.splitlines(), fillvalue=""):
         if old != new:
             start = max(0, list(map(operator.ne, old + "\n", new + "\r")).index(True) - 30)
-            claim = (new or old).split(" | ")[0].lstrip("| ")
-            raise SystemExit(f"{readme}, {claim}: {old[start : start + 60]!r} should be {new[start : start + 60]!r}")
+            claim = (new or old).split(" | ")[0].lstrip("| ")[:60]
+            raise SystemExit(f"{page}, {claim}: {old[start : start + 60]!r} should be {new[start : start + 60]!r}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,195 @@
+"""Records: the numbers behind the pages, how a page refers to them, and how the runs in results/ become a record.
+
+A record, results/gallery/<group>/<experiment>/record.json, holds the commands that made it, commits, the data and their
+checksum (null if a formula gives them), seeds, backend, versions, perhaps notes, and the numbers of all runs by name. A
+version with ~= is the one that the project allowed then: the exact one was not recorded.
+
+A text refers to a number as {record; row; key; format}:
+
+- record: <group>/<experiment>.
+- row: runs whose names differ in the seed alone, or one of them: `mixture`, or `mixture, seed 0`. `*` is anything,
+  `A & B` both rows, `A - B` one less the other, seed by seed.
+- key: where the number is in a run, `course.-1.kl_nats` that of the last entry of its `course`. `a & b` are both,
+  `a - b / c - d` is (a - b) / (c - d), run by run.
+- format: a word, digits after the point and, for shares in per cent, `%`. `mean`; `spread`, mean and standard deviation
+  over the seeds; `deviation`, that alone; `each`, every run; `least`; `range`, from the least to the greatest; `means`,
+  the same of the means over the seeds, one for each row and key.
+"""
+
+import dataclasses
+import functools
+import json
+import operator
+import re
+from fnmatch import fnmatchcase
+from itertools import product
+from pathlib import Path
+
+from common.config import flag
+from common.files import RunError
+from common.numbers import mean_and_deviation, plus_minus
+from common.run import load_config, one_line_errors, saved_run
+from common.training import planned_epochs
+
+REFERENCE = re.compile(r"\{([^{}]*)\}")
+SEED = re.compile(r", (?:seed|draw) (\d+)$")  # at the end of a run's name; the rest is the row's name
+ORDER = {"data": 0, "seed": 2, "seeds": 2, "quick": 2}  # of a command's flags: others are 1
+Numbers = dict[str | None, float]  # by seed, or under None if there is no seed
+
+
+# References
+
+
+class Records:
+    """The records of a gallery, each read once."""
+
+    def __init__(self, gallery: Path):
+        self.gallery = gallery
+        self.read = functools.cache(lambda name: json.loads((gallery / name / "record.json").read_text()))
+
+    def names(self) -> list[str]:
+        """Every record's name, <group>/<experiment>."""
+        return sorted(path.parent.relative_to(self.gallery).as_posix() for path in self.gallery.glob("*/*/record.json"))
+
+    def fill(self, text: str) -> str:
+        """`text` with a number for each reference. Raises RunError, naming the first without a number."""
+        return REFERENCE.sub(self.replacement, text)
+
+    def replacement(self, reference: re.Match) -> str:
+        """The text in place of a reference. Raises RunError."""
+        record, *parts = (part.strip() for part in reference[1].split(";"))
+        try:
+            if len(parts) != 3:
+                raise LookupError("a reference has four parts, {record; row; key; format}")
+            return formatted(numbers(self.read(record)["runs"], *parts[:2]), parts[2])
+        except FileNotFoundError:
+            reason = f"there is no record {record}"
+        except LookupError as error:
+            reason = error.args[0]
+        raise RunError(f"claims.toml, {reference[0]}: {reason}")
+
+
+def records_named(text: str) -> list[str]:
+    """The records that a text refers to, in their order in it."""
+    return list(dict.fromkeys(match[1].split(";")[0].strip() for match in REFERENCE.finditer(text)))
+
+
+def numbers(runs: dict, rows: str, keys: str) -> list[Numbers]:
+    """The numbers of each row that `rows` names, or the difference of rows ("a - b"), by each of the keys.
+
+    Raises LookupError if there is no such row or number, or if the rows of a difference have different seeds.
+    """
+    first, *others = (matching(runs, part, keys.split(" & ")) for part in rows.split(" - "))
+    for other in others:
+        if [row.keys() for row in first] != [row.keys() for row in other]:
+            raise LookupError("the rows have different seeds")
+        first = [{seed: one[seed] - two[seed] for seed in one} for one, two in zip(first, other, strict=True)]
+    return first
+
+
+def matching(runs: dict, names: str, keys: list[str]) -> list[Numbers]:
+    """The numbers of each row that has one of the `names`, or a run of that name; * stands for any text."""
+    rows = {}
+    for name in names.split(" & "):
+        matches = [run for run in runs if fnmatchcase(run, name) or fnmatchcase(SEED.sub("", run), name)]
+        if not matches:
+            raise LookupError(f"the record has no row {name}")
+        for run, key in product(matches, keys):
+            seed = SEED.search(run)
+            rows.setdefault((SEED.sub("", run), key), {})[seed and seed[1]] = calculated(runs[run], key)
+    return list(rows.values())
+
+
+def calculated(run: dict, key: str) -> float:
+    """`a - b / c - d` is (a - b) / (c - d); each is a number, or a path in the run such as avb.course.-1.kl_nats."""
+    sides = ([entry(run, term) for term in side.split(" - ")] for side in key.split(" / "))
+    return functools.reduce(operator.truediv, (functools.reduce(operator.sub, side) for side in sides))
+
+
+def entry(run: dict, path: str) -> float:
+    """A number written out, or the one at a path in the run. Raises LookupError if there is none."""
+    if re.fullmatch(r"-?\d+(\.\d+)?", path):
+        return float(path)
+    try:
+        for part in path.split("."):
+            run = run[int(part)] if isinstance(run, list) else run[part]
+        return float(run)
+    except (LookupError, TypeError, ValueError):
+        raise LookupError(f"the row has no number {path}") from None
+
+
+def formatted(rows: list[Numbers], form: str) -> str:
+    """The numbers as `form` says: a word, digits after the point and, for shares, %. Raises LookupError."""
+    single = [number for row in rows for number in row.values()]
+    means = [mean_and_deviation("mean", list(row.values()))["mean"] for row in rows]
+    mean, deviation = mean_and_deviation("mean", single).values()
+    formats = {  # word: the numbers to show, and the text between them
+        "mean": ([mean], ""),
+        "spread": ([mean, deviation], " ± "),
+        "deviation": ([deviation], ""),
+        "each": (single, ", "),
+        "range": ([min(single), max(single)], " to "),
+        "means": ([min(means), max(means)], " to "),
+        "least": ([min(single)], ""),
+    }
+    parts = re.fullmatch(rf"({'|'.join(formats)}) (\d)( %)?", form)
+    if not parts:
+        raise LookupError(f"there is no format {form}")
+    shown, between = formats[parts[1]]
+    return between.join(plus_minus(x and x * (100 if parts[3] else 1), None, int(parts[2])) for x in shown)
+
+
+# Records
+
+
+def record_of(folders: list[Path]) -> dict:
+    """The record of the runs in `folders`. Raises RunError if their data, backend or versions differ."""
+    record, runs = {"command": [], "commits": []}, {}
+    for folder in folders:
+        saved, command, own = run_in(folder)
+        data = saved["data"] and {key: saved["data"][key] for key in ("name", "sha256")}
+        for key, value in {"data": data, "backend": saved["backend"], "versions": saved["versions"]}.items():
+            if record.setdefault(key, value) != value:
+                raise RunError(f"{folder} has other {key} than {folders[0]}: give it a record of its own")
+        if twice := runs.keys() & own:
+            raise RunError(f"{folder} has a run that another folder has: {min(twice)}")
+        record["command"] += [command] * (command not in record["command"])
+        record["commits"] += [saved["git_commit"]] * (saved["git_commit"] not in record["commits"])
+        runs |= own
+    return record | {"seeds": sorted({int(seed[1]) for seed in map(SEED.search, runs) if seed}), "runs": runs}
+
+
+def run_in(folder: Path) -> tuple[dict, str, dict]:
+    """config.json of a folder, the command that made it, and the numbers of its runs by name.
+
+    Raises RunError if it holds no complete run.
+    """
+    with one_line_errors(folder):
+        saved, module = saved_run(folder)
+        command, row = command_of(folder, saved, module)
+        if (folder / "runs.json").is_file():
+            return saved, command, json.loads((folder / "runs.json").read_text())
+        name = f"{row}, seed {saved['parameters']['seed']}"
+        return saved, command, {name: json.loads((folder / "metrics.json").read_text())}
+
+
+def command_of(folder: Path, saved: dict, module) -> tuple[str, str]:
+    """The command line that makes the run in `folder`, and the name of the row of such runs."""
+    config = load_config(folder)
+    defaults = dict(vars(type(config)()))
+    if getattr(config, "quick", False):
+        defaults |= module.STUDY.quick | {"quick": False}
+    if defaults.get("epochs", 0) is None:
+        images = saved["data"]["images"]["train"]
+        defaults["epochs"] = planned_epochs(dataclasses.replace(config, epochs=None), images)
+    flags = {}
+    for name, value in sorted(vars(config).items(), key=lambda item: ORDER.get(item[0], 1)):
+        if value == defaults[name] or name in ("results", "name", "resume", "tensorboard"):
+            continue
+        words = [Path(value).name] if name == "data" else value if isinstance(value, tuple) else [value]
+        flags[name] = " ".join([flag(name), *map(str, words)])
+        if isinstance(value, bool):
+            flags[name] = flag(name if value else f"no_{name}")
+    script = f"-m {module.__name__}" if "." in module.__name__ else f"{module.__name__}.py"
+    named = [text for name, text in flags.items() if name not in ("data", "seed")]
+    return " ".join(["python", script, *flags.values()]), " ".join([script, *named])
