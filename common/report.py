@@ -111,8 +111,7 @@ def code_figures(model: LatentModel, dataset: Dataset, title: str, test: Encoded
     """The test codes: as they are in one to three dimensions, by PCA and t-SNE in three and more."""
     dimensions, labels, names = model.prior.latent_dim, dataset.y_test, dataset.class_names
     images = f"{len(test.codes):,} test images of {dataset.name}"
-    log_prob = getattr(model.prior, "log_prob", None)
-    density = log_prob and (lambda z: to_numpy(log_prob(ops.convert_to_tensor(z, "float32"))))
+    density = density_of(model.prior)
     description = f"Codes of {images} over the prior p(z)"
     if dimensions <= 2:
         draw_latent = plots.latent_histogram if dimensions == 1 else plots.latent_scatter
@@ -126,6 +125,12 @@ def code_figures(model: LatentModel, dataset: Dataset, title: str, test: Encoded
         "latent_pca": lambda: pca_figure(dimensions, dataset, title, images, test),
         "latent_tsne": lambda: tsne_figure(dimensions, dataset, title, test),
     }
+
+
+def density_of(prior):
+    """The log density of a prior for figures, (k, latent_dim) -> (k,) nats in NumPy; None if it has none."""
+    log_prob = getattr(prior, "log_prob", None)
+    return log_prob and (lambda z: to_numpy(log_prob(ops.convert_to_tensor(z, "float32"))))
 
 
 def pca_figure(dimensions: int, dataset: Dataset, title: str, images: str, test: Encoded) -> Figure:

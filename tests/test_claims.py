@@ -333,7 +333,7 @@ def test_a_record_of_a_scripts_runs(tmp_path):
         run_of(tmp_path / "avb" / f"run-{seed}", avb, {"metrics.json": {"kl_nats": 1.0 + seed}}, seed=seed, **chosen)
         for seed in (0, 1)
     ]
-    name, record = recorded(tmp_path, *folders, name="scripts/mine")
+    name, record = recorded(tmp_path, *folders, name="mine")
     flags = "--no-adaptive-contrast --hidden-units 20 10"
     assert name == "scripts/mine"
     assert record["command"] == [

@@ -1,7 +1,7 @@
 """Makes the generated parts of README.md and of the experiments' pages from the records, or compares the two.
 
-results/gallery/claims.toml holds the words: a block for each claim of a paper, and the rows of tables. Their numbers are
-references into the records (tools/records.py). A page marks a generated part by two comments:
+results/gallery/claims.toml holds the words: a block for each claim of a paper, and the rows of tables. Their numbers
+are references into the records (tools/records.py). A page marks a generated part by two comments:
 
     <!-- generated: claims -->             README's table of all claims
     <!-- generated: section ANCHOR -->     the claims of this page's section, in full
@@ -26,10 +26,12 @@ from common.command import run_main
 from common.config import check
 from common.files import RunError, whole, write_json
 from common.numbers import markdown
-from common.run import ROOT, results_name, saved_run
+from common.run import ROOT, saved_run
 from tools.records import Records, record_of, records_named
 
-PART = re.compile(r"(?P<begin><!-- generated: (?P<kind>\w+) ?(?P<name>.*?) -->\n)(?P<text>.*?)(?P<end><!-- end -->)", re.S)
+PART = re.compile(
+    r"(?P<begin><!-- generated: (?P<kind>\w+) ?(?P<name>.*?) -->\n)(?P<text>.*?)(?P<end><!-- end -->)", re.S
+)
 FIELDS = {"page", "section", "says", "source", "reported", "ours", "verdict", "wording"}
 VERDICTS = ("reproduced", "partly", "not")
 MOST_WORDS = 15  # of what a claim says, in README's table
@@ -42,7 +44,7 @@ class Config:
 
     check: bool = False  # only compare
     record: tuple[str, ...] | None = None  # folders of runs, results/<experiment>/<run>, to make one record of
-    name: str = ""  # of that record, <group>/<experiment>; from the experiment's if empty
+    name: str = ""  # of that record's folder; the experiment's if empty
     root: str = str(ROOT)  # the folder of README.md
 
 
@@ -182,8 +184,8 @@ def anchor(heading: str) -> str:
 def make_record(config: Config, folders: list[Path]) -> dict:
     """Write the record of some folders into the gallery; returns it."""
     record = record_of(folders)
-    name = config.name or results_name(saved_run(folders[0])[1].__name__).replace("_", "/", 1)
-    path = Path(config.root) / "results" / "gallery" / name / "record.json"
+    *_, group, experiment = f"scripts.{saved_run(folders[0])[1].__name__}".split(".")
+    path = Path(config.root) / "results" / "gallery" / group / (config.name or experiment) / "record.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, record)
     print(path)
