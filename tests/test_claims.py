@@ -87,7 +87,7 @@ def test_a_changed_record_is_found_and_mended(copy):
         ("README.md", "60.3 ± 1.8 %", "60.4 ± 1.8 %"),
         ("README.md", "| reproduced |", "| not |"),
         ("experiments/aae/README.md", "60.3 ± 1.8 %", "60.4 ± 1.8 %"),
-        ("experiments/comparison/README.md", "Verdict: **partly**", "Verdict: **reproduced**"),
+        ("experiments/comparison/README.md", "Verdict: **partly reproduced**", "Verdict: **reproduced**"),
         ("results/gallery/README.md", "seeds: 0, 1, 2", "seeds: 0, 1"),
     ],
 )
@@ -133,7 +133,7 @@ def test_an_unknown_part_is_refused_before_anything_is_written(copy, part, reaso
         ('verdict = "not"', 'verdict = "perhaps"', "the verdict is none of reproduced, partly, not"),
         ('verdict = "not"\n', "", "lacks or has needlessly verdict"),
         ('says = "', 'says = "' + "word " * 16, "more than 15 words"),
-        ("[[claim]]", "[[claim]", "claims.toml: "),
+        ("\n[[claim]]", "\n[[claim]", "claims.toml: "),
     ],
 )
 def test_odd_words_are_refused(copy, old, new, reason):

@@ -30,10 +30,10 @@ from common.run import ROOT, saved_run
 from tools.records import Records, record_of, records_named
 
 PART = re.compile(
-    r"(?P<begin><!-- generated: (?P<kind>\w+) ?(?P<name>.*?) -->\n)(?P<text>.*?)(?P<end><!-- end -->)", re.S
+    r"(?P<begin><!-- generated: (?P<kind>\w+) ?(?P<name>[^\n]*?) -->\n)(?P<text>.*?)(?P<end><!-- end -->)", re.S
 )
 FIELDS = {"page", "section", "says", "source", "reported", "ours", "verdict", "wording"}
-VERDICTS = ("reproduced", "partly", "not")
+VERDICTS = {"reproduced": "reproduced", "partly": "partly reproduced", "not": "not reproduced"}  # in full
 MOST_WORDS = 15  # of what a claim says, in README's table
 FILES = {".png": "figure", ".gif": "animation", ".md": "table", ".csv": "numbers"}
 
@@ -87,14 +87,14 @@ class Gallery:
         rows = [
             [
                 claim["says"],
-                f"{claim['source']}: {claim['reported']}",
+                f"{claim['reported']} ({claim['source']})",
                 self.records.fill(claim["ours"]),
                 claim["verdict"],
                 f"[{claim['page']}](experiments/{claim['page']}/README.md#{claim['section']})",
             ]
             for claim in self.claims
         ]
-        return markdown(["claim", "paper", "ours ± sd", "", "page"], rows)
+        return markdown(["claim", "paper", "ours ± sd", "verdict", "page"], rows)
 
     def section(self, name: str, page: Path) -> str:
         """The claims of a section of a page: reported, ours, verdict, and the whole wording with its records."""
@@ -107,8 +107,8 @@ class Gallery:
         """One claim in full."""
         ours, wording = (self.records.fill(claim[key]).strip() for key in ("ours", "wording"))
         summary = (
-            f"> **{claim['says']}.** {claim['source']}: {claim['reported']}. Ours: {ours}. "
-            f"Verdict: **{claim['verdict']}**."
+            f"> **{claim['says']}.** Reported ({claim['source']}): {claim['reported']}. Ours: {ours}. "
+            f"Verdict: **{VERDICTS[claim['verdict']]}**."
         )
         names = records_named(claim["ours"] + claim["wording"])
         links = [f"[{name}](../../results/gallery/README.md#{anchor(name)})" for name in names]
