@@ -32,20 +32,29 @@ class Metric(NamedTuple):
 
 SCRIPT = {  # key: at the end of every run
     "test_reconstruction_nats": Metric(
-        "reconstruction", "nats", 1, "lower", "−log p(x|z), summed over pixels, mean of test images, one z an image"
+        "reconstruction",
+        "nats",
+        1,
+        "lower",
+        "mean of −log p(x|z), summed over pixels, with one draw of z for each image",
     ),
-    "kl_nats": Metric("KL, closed form", "nats", 1, "", "mean KL(q(z|x) ‖ p(z)) by its formula"),
-    "kl_estimated_nats": Metric("KL by T", "nats", 1, "", "the same by AVB's discriminator, which can err"),
+    "kl_nats": Metric("KL, closed form", "nats", 1, "", "mean of KL(q(z|x) ‖ p(z)) by its formula"),
+    "kl_estimated_nats": Metric(
+        "KL by T", "nats", 1, "", "the same KL, estimated by AVB's discriminator T; the estimate can be wrong"
+    ),
     "kl_neighbour_nats": Metric(
         "KL by neighbours",
         "nats",
         1,
         "",
-        "the same by nearest neighbours, 1,000 draws for each of 200 images, for any q(z|x) with a density",
+        "the same KL, estimated from nearest neighbours among 1,000 draws of z for each of 200 images; "
+        "it needs only that q(z|x) has a density",
     ),
-    "negative_elbo_nats": Metric("−ELBO", "nats", 1, "lower", "reconstruction plus KL; at least −log p(x)"),
+    "negative_elbo_nats": Metric(
+        "−ELBO", "nats", 1, "lower", "reconstruction plus KL in closed form; an upper bound on −log p(x)"
+    ),
     "negative_elbo_estimated_nats": Metric(
-        "−ELBO by T", "nats", 1, "lower", "reconstruction plus the KL by T; no bound, since T can err"
+        "−ELBO by T", "nats", 1, "lower", "reconstruction plus KL by T; no bound, since T can be wrong"
     ),
     "kl_per_dimension_nats": Metric("KL of each dimension", "nats", 2, "", "the KL in closed form, by dimension"),
     "mutual_information_nats": Metric(
@@ -53,83 +62,143 @@ SCRIPT = {  # key: at the end of every run
         "nats",
         1,
         "",
-        "information of the code about the image; at most log N for N test images (Hoffman & Johnson, 2016)",
+        "information of the code about the image; the estimate is at most log N for N images (Hoffman & Johnson, 2016)",
     ),
-    "mutual_information_images": Metric("images of the ELBO surgery", "", 0, "", "N of the line above"),
+    "mutual_information_images": Metric(
+        "images of the ELBO surgery", "", 0, "", "the number N of images in the ELBO surgery"
+    ),
     "marginal_kl_nats": Metric(
         "KL(q(z) ‖ p(z)), ELBO surgery",
         "nats",
         2,
         0,
-        "KL of the aggregated posterior to the prior: the KL less I(x; z)",
+        "KL of the aggregated posterior q(z) to the prior: the mean KL(q(z|x) ‖ p(z)) minus I(x; z)",
     ),
     "mutual_information_neighbour_nats": Metric(
-        "I(x; z) by neighbours", "nats", 1, "", "the information by nearest neighbours, without the bound log N"
+        "I(x; z) by neighbours", "nats", 1, "", "the same information, from nearest neighbours; log N does not bound it"
     ),
     "marginal_kl_neighbour_nats": Metric(
-        "KL(q(z) ‖ p(z)) by neighbours", "nats", 2, 0, "KL of the aggregated posterior to the prior, by neighbours"
+        "KL(q(z) ‖ p(z)) by neighbours", "nats", 2, 0, "KL of q(z) to the prior, estimated from nearest neighbours"
     ),
-    "code_mean_norm": Metric("norm of the mean code", "", 2, 0, "norm of the mean of all test codes"),
-    "code_std_min": Metric("smallest standard deviation of the code", "", 2, 1, "of a dimension, over test codes"),
-    "code_std_max": Metric("largest standard deviation of the code", "", 2, 1, "of a dimension, over test codes"),
-    "code_ks": Metric("KS distance of each dimension", "", 3, 0, "Kolmogorov-Smirnov distance of codes to the prior"),
+    "code_mean_norm": Metric("norm of the mean code", "", 2, 0, "Euclidean norm of the mean of all codes"),
+    "code_std_min": Metric(
+        "smallest standard deviation of the code",
+        "",
+        2,
+        1,
+        "standard deviation over images of the dimension that varies least",
+    ),
+    "code_std_max": Metric(
+        "largest standard deviation of the code",
+        "",
+        2,
+        1,
+        "standard deviation over images of the dimension that varies most",
+    ),
+    "code_ks": Metric(
+        "KS distance of each dimension", "", 3, 0, "Kolmogorov-Smirnov distance between codes and prior samples"
+    ),
     "code_ks_max": Metric("largest KS distance", "", 3, 0, "the largest of these distances"),
-    "code_ks_critical": Metric("critical KS distance", "", 3, "", "what chance alone exceeds in 5 % of cases"),
+    "code_ks_critical": Metric(
+        "critical KS distance", "", 3, "", "distance that two samples of one distribution exceed in 5 % of cases"
+    ),
     "code_c2st_accuracy": Metric(
-        "C2ST to prior", "", 3, 0.5, "share of test codes and prior samples that a new classifier tells apart"
+        "C2ST to prior", "", 3, 0.5, "accuracy of a new classifier that tells codes from prior samples; 0.5 is chance"
     ),
     "code_mmd_imq": Metric(
         "MMD² to prior (IMQ), × 1000",
         "",
         2,
         0,
-        "squared maximum mean discrepancy to the prior, unbiased, inverse multiquadric kernel",
+        "squared maximum mean discrepancy between codes and prior samples, unbiased, inverse multiquadric kernel; "
+        "`metrics.json` has it without the factor 1000",
         1000.0,
     ),
     "code_mmd_rbf": Metric("MMD² to prior (RBF), × 1000", "", 2, 0, "the same with a Gaussian kernel", 1000.0),
-    "code_mmd_imq_p_value": Metric("p value, IMQ", "", 3, "", "share of relabellings with as large an MMD²"),
-    "code_mmd_rbf_p_value": Metric("p value, RBF", "", 3, "", "share of relabellings with as large an MMD²"),
+    "code_mmd_imq_p_value": Metric(
+        "p value, IMQ",
+        "",
+        3,
+        "",
+        "share of random relabellings of codes and prior samples with an MMD² at least as large",
+    ),
+    "code_mmd_rbf_p_value": Metric("p value, RBF", "", 3, "", "the same with a Gaussian kernel"),
     "code_hole_fraction": Metric(
-        "holes", "", 3, 0.01, "share of prior samples where q(z) is thinner than at 99 % of the test codes"
+        "holes", "", 3, 0.01, "share of prior samples where q(z) has less density than at 99 % of the codes"
     ),
     "active_units": Metric(
-        "active units", "", 1, "", "dimensions with Var_x(E[z|x]) > 0.01, z in units of the prior's scale"
+        "active units",
+        "",
+        1,
+        "",
+        "number of dimensions with Var_x(E[z|x]) > 0.01, in units of the prior's scale (Burda et al.)",
     ),
     "code_participation_ratio": Metric(
-        "participation ratio", "", 1, "", "dimensions in use by the codes' covariance (Gao et al.)"
+        "participation ratio",
+        "",
+        1,
+        "",
+        "effective number of dimensions: (Σλ)² / Σλ², λ the eigenvalues of the codes' covariance (Gao et al.)",
     ),
     "code_knn_accuracy": Metric(
-        "class by 15 nearest codes", "", 3, "higher", "accuracy by the nearest codes of up to 20,000 training images"
+        "class by 15 nearest codes",
+        "",
+        3,
+        "higher",
+        "accuracy of the majority class among the 15 nearest codes of training images, of up to 20,000",
     ),
-    "code_logistic_accuracy": Metric("class by a logistic probe", "", 3, "higher", "accuracy by a linear classifier"),
-    "updates": Metric("updates", "", 0, "", "steps of the optimiser that were made"),
-    "train_seconds": Metric("training time", "s", 0, "lower", "with compilation and validation"),
-    "samples_per_second": Metric("images a second", "", 0, "higher", "training images over the training time"),
-    "peak_memory_mib": Metric("memory", "MiB", 0, "lower", "the most that the process held, of all it did so far"),
-    "stopped_by": Metric("stopped by", "", 0, "", "null, or why the training stopped early"),
-    "null_because": Metric("null because", "", 0, "", "the reason of each number that is null"),
+    "code_logistic_accuracy": Metric(
+        "class by a logistic probe",
+        "",
+        3,
+        "higher",
+        "accuracy of a linear classifier trained on the same training codes",
+    ),
+    "updates": Metric("updates", "", 0, "", "steps of the optimiser that the training made"),
+    "train_seconds": Metric("training time", "s", 0, "lower", "training with compilation and validation"),
+    "samples_per_second": Metric("images a second", "", 0, "higher", "training images seen, over the training time"),
+    "peak_memory_mib": Metric("memory", "MiB", 0, "lower", "most memory that the process has held since it started"),
+    "stopped_by": Metric("stopped by", "", 0, "", "why the training stopped early; null if it did not"),
+    "null_because": Metric("null because", "", 0, "", "the reason for each number that is null"),
 }
 EVALUATION = {  # key: by `python -m tools.evaluate`
-    "code_mlp_accuracy": Metric("class by an MLP probe", "", 3, "higher", "accuracy by a small network on the codes"),
+    "code_mlp_accuracy": Metric(
+        "class by an MLP probe",
+        "",
+        3,
+        "higher",
+        "accuracy of a network with one hidden layer, trained on the codes of training images",
+    ),
     "sample_frechet_distance": Metric(
         "Fréchet distance, samples",
         "",
         1,
         "lower",
-        "of decoded prior samples to test images, on features of a classifier of these data; compare within one set",
+        "from decoded prior samples to test images, on features of a classifier of these data; "
+        "it compares models of one data set only",
     ),
-    "train_frechet_distance": Metric("Fréchet distance, training images", "", 1, "lower", "the best there is"),
+    "train_frechet_distance": Metric(
+        "Fréchet distance, training images",
+        "",
+        1,
+        "lower",
+        "the same from training images: what perfect samples would reach",
+    ),
     "sample_c2st_accuracy": Metric(
-        "C2ST, samples to images", "", 3, 0.5, "share of samples and test images that a new classifier tells apart"
+        "C2ST, samples to images",
+        "",
+        3,
+        0.5,
+        "accuracy of a new classifier that tells decoded prior samples from test images by the same features",
     ),
     "classifier_accuracy": Metric(
-        "classifier", "", 3, "higher", "accuracy on test images of the one with the features"
+        "classifier", "", 3, "higher", "accuracy on test images of the classifier that gives these features"
     ),
     "sample_nearest_distance": Metric(
-        "distance of a sample to the nearest training image", "", 2, "", "Euclidean, over pixels, mean of 1,000"
+        "distance of a sample to the nearest training image", "", 2, "", "Euclidean, over pixels, mean of 1,000 samples"
     ),
     "test_nearest_distance": Metric(
-        "distance of a test image to the nearest training image", "", 2, "", "the same for test images"
+        "distance of a test image to the nearest training image", "", 2, "", "the same for 1,000 test images"
     ),
 }
 LIKELIHOOD = {  # key: by `python -m tools.evaluate --likelihood`
@@ -137,49 +206,75 @@ LIKELIHOOD = {  # key: by `python -m tools.evaluate --likelihood`
         "ELBO, binarised", "nats", 1, "higher", "lower bound on log p(x) of test images binarised at random"
     ),
     "importance_weighted_bound_nats": Metric(
-        "log p(x), importance-weighted bound", "nats", 1, "higher", "a tighter bound, from `weighted_samples` draws"
+        "log p(x), importance-weighted bound",
+        "nats",
+        1,
+        "higher",
+        "a tighter lower bound on log p(x) of the same images, from several draws of z for each",
     ),
-    "weighted_images": Metric("images of the bound", "", 0, "", "the same for every model"),
-    "weighted_samples": Metric("draws of the bound", "", 0, "", "for each image"),
-    "weighted_effective_samples": Metric("effective draws", "", 1, "higher", "how many of the draws count, median"),
+    "weighted_images": Metric(
+        "images of the bound", "", 0, "", "number of these images; they are the same for every model"
+    ),
+    "weighted_samples": Metric("draws of the bound", "", 0, "", "number of draws of z for each image"),
+    "weighted_effective_samples": Metric(
+        "effective draws", "", 1, "higher", "effective number of these draws, median over images"
+    ),
     "annealed_log_likelihood_nats": Metric(
-        "log p(x), annealed", "nats", 1, "higher", "of the first `annealed_images`, by annealed importance sampling"
+        "log p(x), annealed",
+        "nats",
+        1,
+        "higher",
+        "log p(x) of the first `annealed_images` of these images, by annealed importance sampling",
     ),
     "annealed_gap_nats": Metric(
         "annealing gap",
         "nats",
         2,
         "lower",
-        "upper less lower bound on images of the model itself (bidirectional Monte Carlo)",
+        "upper minus lower bound on log p(x) of images that the model itself made (bidirectional Monte Carlo)",
     ),
-    "annealed_curve": Metric("annealed estimates", "nats", 1, "", "both against the number of temperatures"),
-    "annealed_images": Metric("annealed images", "", 0, "", "how many images were annealed"),
-    "annealed_chains": Metric("chains", "", 0, "", "of annealing, for each image"),
-    "annealed_temperatures": Metric("temperatures", "", 0, "", "between prior and posterior"),
+    "annealed_curve": Metric(
+        "annealed estimates",
+        "nats",
+        1,
+        "",
+        "the estimate for test images, and both bounds for the model's images, against the number of temperatures",
+    ),
+    "annealed_images": Metric("annealed images", "", 0, "", "number of images whose log p(x) was annealed"),
+    "annealed_chains": Metric("chains", "", 0, "", "number of annealing chains for each image"),
+    "annealed_temperatures": Metric(
+        "temperatures", "", 0, "", "number of temperatures between prior and posterior that the estimate uses"
+    ),
     "annealed_acceptance": Metric("acceptance", "", 2, "", "share of Hamiltonian moves that were accepted"),
-    "annealed_effective_chains": Metric("effective chains", "", 1, "higher", "how many chains count, median"),
+    "annealed_effective_chains": Metric(
+        "effective chains", "", 1, "higher", "effective number of chains, median over images"
+    ),
     "annealed_minus_weighted_nats": Metric(
-        "annealed less weighted, same images", "nats", 2, "", "what the weighted bound lacks"
+        "annealed less weighted, same images",
+        "nats",
+        2,
+        "",
+        "annealed estimate minus importance-weighted bound on the same images: how loose the bound is",
     ),
     "parzen_log_likelihood_nats": Metric(
         "Parzen window",
         "nats",
         0,
         "higher",
-        "log density of grey test images under windows on 10,000 samples; does not rank models",
+        "log density of grey test images under Gaussian windows on 10,000 samples; it cannot rank models",
     ),
-    "parzen_sigma": Metric("Parzen σ", "", 3, "", "width of the windows, chosen on validation images"),
+    "parzen_sigma": Metric("Parzen σ", "", 3, "", "standard deviation of the windows, chosen on validation images"),
 }
 TRAINING = {  # key: of every part of an experiment, beside "updates" and "stopped_by"
-    "epochs": Metric("epochs", "", 0, "", "passes over the training images that were made"),
+    "epochs": Metric("epochs", "", 0, "", "passes over the training images that the training made"),
     "images": Metric("images", "", 0, "", "training images seen, each time counted"),
     "seconds": SCRIPT["train_seconds"],
 }
 METRICS = SCRIPT | EVALUATION | LIKELIHOOD | TRAINING
 PARTS = {
     "At the end of every run": SCRIPT,
-    "Added by `python -m tools.evaluate`": EVALUATION,
-    "Added by `python -m tools.evaluate --likelihood`": LIKELIHOOD,
+    "Added by `tools.evaluate`": EVALUATION,
+    "Added by `tools.evaluate --likelihood`": LIKELIHOOD,
     "Of every part of an experiment, in `runs.json`": TRAINING,
 }
 
@@ -188,9 +283,10 @@ def page() -> str:
     """docs/metrics.md: a table a part of METRICS."""
     text = (
         "<!-- made by `python -m common.metrics > docs/metrics.md` -->\n# The metrics of a run\n\n"
-        "`metrics.json` holds these numbers, of test images unless the last column says otherwise.\n"
-        "A number with a sampling error has a twin,\n"
-        "`<key>_standard_error`. A number that does not exist for a model is null; `null_because` gives the reason.\n"
+        "`metrics.json` holds these numbers. They are of test images unless the last column says otherwise.\n"
+        'The column "better" says whether a higher or a lower number is better, or which number is perfect.\n'
+        "A number with a sampling error has a twin, `<key>_standard_error`.\n"
+        "A number that does not exist for a model is null, and `null_because` gives the reason.\n"
     )
     for title, metrics in PARTS.items():
         rows = [
