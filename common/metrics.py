@@ -38,7 +38,7 @@ SCRIPT = {  # key: at the end of every run
         "lower",
         "mean of −log p(x|z), summed over pixels, with one draw of z for each image",
     ),
-    "kl_nats": Metric("KL, closed form", "nats", 1, "", "mean of KL(q(z|x) ‖ p(z)) by its formula"),
+    "kl_nats": Metric("KL, closed form", "nats", 1, "", "mean of KL(q(z|x) ‖ p(z)) in closed form"),
     "kl_estimated_nats": Metric(
         "KL by T", "nats", 1, "", "the same KL, estimated by AVB's discriminator T; the estimate can be wrong"
     ),
@@ -62,7 +62,8 @@ SCRIPT = {  # key: at the end of every run
         "nats",
         1,
         "",
-        "information of the code about the image; the estimate is at most log N for N images (Hoffman & Johnson, 2016)",
+        "mutual information of image and code; ELBO surgery splits the mean KL(q(z|x) ‖ p(z)) into I(x; z) and "
+        "KL(q(z) ‖ p(z)); this estimate is at most log N for N images (Hoffman & Johnson, 2016)",
     ),
     "mutual_information_images": Metric(
         "images of the ELBO surgery", "", 0, "", "the number N of images in the ELBO surgery"
@@ -75,7 +76,7 @@ SCRIPT = {  # key: at the end of every run
         "KL of the aggregated posterior q(z) to the prior: the mean KL(q(z|x) ‖ p(z)) minus I(x; z)",
     ),
     "mutual_information_neighbour_nats": Metric(
-        "I(x; z) by neighbours", "nats", 1, "", "the same information, from nearest neighbours; log N does not bound it"
+        "I(x; z) by neighbours", "nats", 1, "", "the same I(x; z), from nearest neighbours; log N does not bound it"
     ),
     "marginal_kl_neighbour_nats": Metric(
         "KL(q(z) ‖ p(z)) by neighbours", "nats", 2, 0, "KL of q(z) to the prior, estimated from nearest neighbours"
@@ -103,7 +104,12 @@ SCRIPT = {  # key: at the end of every run
         "critical KS distance", "", 3, "", "distance that two samples of one distribution exceed in 5 % of cases"
     ),
     "code_c2st_accuracy": Metric(
-        "C2ST to prior", "", 3, 0.5, "accuracy of a new classifier that tells codes from prior samples; 0.5 is chance"
+        "C2ST to prior",
+        "",
+        3,
+        0.5,
+        "classifier two-sample test (Lopez-Paz and Oquab, arXiv 1610.06545): accuracy of a new classifier that "
+        "separates codes from prior samples; 0.5: it cannot",
     ),
     "code_mmd_imq": Metric(
         "MMD² to prior (IMQ), × 1000",
@@ -124,7 +130,11 @@ SCRIPT = {  # key: at the end of every run
     ),
     "code_mmd_rbf_p_value": Metric("p value, RBF", "", 3, "", "the same with a Gaussian kernel"),
     "code_hole_fraction": Metric(
-        "holes", "", 3, 0.01, "share of prior samples where q(z) has less density than at 99 % of the codes"
+        "holes",
+        "",
+        3,
+        0.01,
+        "share of prior samples where the density of q(z) is below its 1 % quantile over test codes",
     ),
     "active_units": Metric(
         "active units",
@@ -285,7 +295,7 @@ def page() -> str:
         "<!-- made by `python -m common.metrics > docs/metrics.md` -->\n# The metrics of a run\n\n"
         "`metrics.json` holds these numbers. They are of test images unless the last column says otherwise.\n"
         'The column "better" says whether a higher or a lower number is better, or which number is perfect.\n'
-        "A number with a sampling error has a twin, `<key>_standard_error`.\n"
+        "A number with a sampling error has a standard error in `<key>_standard_error`.\n"
         "A number that does not exist for a model is null, and `null_because` gives the reason.\n"
     )
     for title, metrics in PARTS.items():

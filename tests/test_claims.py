@@ -12,7 +12,7 @@ from common.run import ROOT
 from experiments.avb import toy
 from tools import claims
 from tools.claims import Config
-from tools.records import Records
+from tools.records import FIELDS, Records
 
 import numpy as np
 import pytest
@@ -115,6 +115,10 @@ def test_what_is_not_generated_is_left_alone(copy):
         ("section odd", "claims.toml has no claim of the page .* in the section odd"),
         ("table odd", "claims.toml has no table odd"),
         ("file aae/odd.md", "cannot read .*odd.md"),
+        ("file ../../README.md", "is no .md in"),
+        ("file aae/style/both.png", "is no .md in"),
+        ("table", "section, table and file need a name"),
+        ("claims odd", "section, table and file need a name"),
     ],
 )
 def test_an_unknown_part_is_refused_before_anything_is_written(copy, part, reason):
@@ -132,6 +136,9 @@ def test_an_unknown_part_is_refused_before_anything_is_written(copy, part, reaso
     [
         ('verdict = "not"', 'verdict = "perhaps"', "the verdict is none of reproduced, partly, not"),
         ('verdict = "not"\n', "", "lacks or has needlessly verdict"),
+        ('verdict = "not"\n', 'verdict = ["not"]\n', "verdict must be text"),
+        ('\nhead = ["', '\nhead = ["one more", "', "needs a head and rows of as many texts"),
+        ('\nhead = ["', '\nheads = ["', "needs a head and rows of as many texts"),
         ('says = "', 'says = "' + "word " * 16, "more than 15 words"),
         ("\n[[claim]]", "\n[[claim]", "claims.toml: "),
     ],
@@ -141,6 +148,56 @@ def test_odd_words_are_refused(copy, old, new, reason):
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(RunError, match=reason):
+        claims.main(Config(root=str(copy)))
+
+
+@pytest.mark.parametrize("text", ["", "[claim]\nsays = 'alone'\n"])
+def test_words_without_claims_are_refused(copy, text):
+    (copy / "results" / "gallery" / "claims.toml").write_text(text)
+    with pytest.raises(RunError, match=r"needs \[\[claim\]\] blocks"):
+        claims.main(Config(root=str(copy)))
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("<!-- end -->", ""),
+        ("<!-- end -->", "<!-- end"),
+        ("<!-- generated: claims -->", "<!--generated: claims -->"),
+        ("<!-- generated: claims -->", "<!-- generated: claims -->\n<!-- generated: claims -->"),
+        ("## What we found", "<!-- end -->\n## What we found"),
+    ],
+)
+def test_comments_that_do_not_pair_up_are_refused(copy, old, new):
+    """Else what stands between two parts would be replaced, or a part would never be compared."""
+    text = (copy / "README.md").read_text()
+    (copy / "README.md").write_text(text.replace(old, new, 1))
+    for check in (False, True):
+        with pytest.raises(RunError, match=r"README\.md: the comments around generated parts do not pair up"):
+            claims.main(Config(check=check, root=str(copy)))
+    assert (copy / "README.md").read_text() == text.replace(old, new, 1)
+
+
+def test_a_missing_page_is_refused(copy):
+    (copy / "README.md").unlink()
+    with pytest.raises(RunError, match=r"cannot read .*README\.md"):
+        claims.main(Config(check=True, root=str(copy)))
+
+
+def test_every_table_is_shown():
+    named = {match["name"] for page in PAGES for match in claims.PART.finditer((ROOT / page).read_text())}
+    assert claims.Gallery(ROOT).tables.keys() <= named
+
+
+def test_hidden_files_are_no_part_of_the_gallery(copy):
+    (copy / "results" / "gallery" / "aae" / "style" / ".DS_Store").touch()
+    claims.main(Config(check=True, root=str(copy)))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"runs": {"a": 1}}', '{"runs": {"a": {}}}'])
+def test_a_damaged_record_is_named(copy, text):
+    (copy / "results" / "gallery" / "aae" / "style" / "record.json").write_text(text)
+    with pytest.raises(RunError, match=r"style.record\.json is damaged"):
         claims.main(Config(root=str(copy)))
 
 
@@ -172,7 +229,8 @@ RUNS = {
 @pytest.fixture
 def small(tmp_path):
     (tmp_path / "group" / "small").mkdir(parents=True)
-    write_json(tmp_path / "group" / "small" / "record.json", {"runs": RUNS})
+    record = {key: [] for key in FIELDS} | {"runs": RUNS}
+    write_json(tmp_path / "group" / "small" / "record.json", record)
     return lambda reference: Records(tmp_path).fill(f"{{{reference}}}")
 
 
@@ -214,6 +272,9 @@ def test_a_reference_is_a_number_of_the_runs(small, reference, text):
         ("group/small; plain - short; loss; mean 1", "the rows have different seeds"),
         ("group/small; plain; loss; odd 1", "there is no format odd 1"),
         ("group/small; plain; loss; mean", "there is no format mean"),
+        ("group/small; plain; loss / 0; mean 1", "loss / 0 divides by 0"),
+        ("group/small; alone; loss; spread 1", "one run has no standard deviation, which spread shows"),
+        ("../group/small; alone; loss; mean 1", "there is no record ../group/small"),
         ("group/small; plain; loss", "a reference has four parts"),
     ],
 )
@@ -356,4 +417,30 @@ def test_runs_that_do_not_belong_together_are_refused(tmp_path):
         recorded(tmp_path, first, other)
     with pytest.raises(RunError, match="holds no complete run"):
         recorded(tmp_path, str(tmp_path / "nowhere"))
+    toys = run_of(tmp_path / "avb_toy" / "a", toy, {"runs.json": {"4 points, seed 0": {}}})
+    with pytest.raises(RunError, match=r"is a run of experiments\.avb\.toy, not of avb"):
+        recorded(tmp_path, first, toys)
+    with pytest.raises(RunError, match="leave out one of them"):
+        recorded(tmp_path, first, check=True)
+    for name, changes, reason in (
+        ("changed", {"git_commit": "a" * 40 + "+changes"}, "made by code that is not committed"),
+        ("nowhere", {"git_commit": None}, "made by code that is not committed"),
+        ("arrays", {"parameters": saved["parameters"] | {"data": "in memory"}}, "arrays, which no command line names"),
+    ):
+        folder = run_of(tmp_path / "avb" / name, avb, {"metrics.json": {"kl_nats": 1.0}}, epochs=15)
+        config = json.loads((Path(folder) / "config.json").read_text())
+        write_json(Path(folder) / "config.json", config | changes)
+        with pytest.raises(RunError, match=reason):
+            recorded(tmp_path, folder)
     assert not Records(tmp_path / "results" / "gallery").names()
+
+
+def test_a_record_that_is_made_again_keeps_its_note(tmp_path, capsys):
+    folder = run_of(tmp_path / "avb" / "a", avb, {"metrics.json": {"kl_nats": 1.0}}, epochs=15, data="my digits.npz")
+    name, record = recorded(tmp_path, folder)
+    assert record["command"] == ["python avb.py --data 'my digits.npz'"]
+    path = tmp_path / "results" / "gallery" / name / "record.json"
+    write_json(path, record | {"note": "One core."})
+    again = recorded(tmp_path, folder)[1]
+    assert again["note"] == "One core." and {key: again[key] for key in record} == record
+    assert "its note stays" in capsys.readouterr().out

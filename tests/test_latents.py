@@ -30,6 +30,15 @@ def test_names_may_be_long():
     require_legible(latent_strip(planes, LABELS, "The latent space", "Codes of 300 images", names))
 
 
+def test_priors_of_both_kinds_are_in_the_legend():
+    planes = [Plane("with a density", CODES, PRIOR, density), Plane("without", CODES, PRIOR)]
+    for order in (planes, planes[::-1]):
+        figure = latent_strip(order, LABELS, "The latent space", "Codes of 300 images")
+        require_legible(figure)
+        texts = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert len(texts) == 4 and sum("prior samples" in text for text in texts) == 1
+
+
 def test_all_planes_have_the_same_axes():
     planes = [Plane("narrow", 0.1 * CODES, PRIOR, density), Plane("wide", 3 * CODES, PRIOR, density)]
     narrow, wide = latent_strip(planes, LABELS, "title", "description").axes
@@ -47,6 +56,7 @@ def runs(quick_module, tmp_path_factory):
     for name, parameters in {
         "first": {"data": data},
         "second": {"data": data, "seed": 1},
+        "unlabelled": {"data": tiny_images(folder / "unlabelled.npz")},
         "other": {"data": other},
         "deep": {"data": data, "latent_dim": 3},
     }.items():
@@ -63,6 +73,14 @@ def test_finished_runs_are_drawn_and_named(runs, tmp_path, capsys):
         assert name.encode() in written
 
 
+def test_a_run_that_is_named_twice_and_one_without_labels(runs, tmp_path):
+    output = tmp_path / "latents.png"
+    latents.main(latents.Config((str(runs / "first"), f"{runs / 'first'}/"), str(output)))
+    assert b"VAE, first (1)" in output.read_bytes() and b"VAE, first (2)" in output.read_bytes()
+    latents.main(latents.Config((str(runs / "unlabelled"),), str(output)))
+    assert b"30 test images of unlabelled" in output.read_bytes()
+
+
 @pytest.mark.parametrize(
     "names, output, reason",
     [
@@ -71,9 +89,12 @@ def test_finished_runs_are_drawn_and_named(runs, tmp_path, capsys):
         (("first", "deep"), "a.png", "has a 3-D code; this figure needs 2-D codes"),
         (("first", "other"), "a.png", "was trained on other data than"),
         (("first",), ".", "choose another --output"),
+        (("first",), "a.pdf", "choose another --output, the path of a .png"),
+        (("first",), "tiny.npz/a.png", "choose another --output"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(runs, tmp_path, names, output, reason):
+    (tmp_path / "tiny.npz").write_text("a file")
     with pytest.raises(RunError, match=reason):
         latents.main(latents.Config(tuple(str(runs / name) for name in names), str(tmp_path / output)))
-    assert not list(tmp_path.glob("*"))
+    assert len(list(tmp_path.glob("*"))) == 1

@@ -32,10 +32,10 @@ from tools.records import Records, record_of, records_named
 PART = re.compile(
     r"(?P<begin><!-- generated: (?P<kind>\w+) ?(?P<name>[^\n]*?) -->\n)(?P<text>.*?)(?P<end><!-- end -->)", re.S
 )
+MARK = re.compile(r"<!--\s*(?:generated|end)\b.*?-->")
 FIELDS = {"page", "section", "says", "source", "reported", "ours", "verdict", "wording"}
 VERDICTS = {"reproduced": "reproduced", "partly": "partly reproduced", "not": "not reproduced"}  # in full
 MOST_WORDS = 15  # of what a claim says, in README's table
-FILES = {".png": "figure", ".gif": "animation", ".md": "table", ".csv": "numbers"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,31 +59,38 @@ class Gallery:
         self.claims, self.tables = words["claim"], words.get("table", {})
 
     def pages(self) -> list[Path]:
-        """The pages with generated parts."""
+        """README and the pages with generated parts."""
         pages = [self.root / "README.md", self.folder / "README.md", *self.root.glob("experiments/*/README.md")]
-        return sorted(page for page in pages if page.is_file())
+        return sorted(pages)
 
     def filled(self, page: Path) -> str:
-        """The text of a page with its generated parts made anew. Raises RunError."""
+        """The text of a page with its generated parts made anew.
+
+        Raises RunError if it cannot be read, if its comments do not pair up, or if a part cannot be made.
+        """
+        parts = {
+            "claims": self.claims_table,
+            "section": self.section,
+            "table": self.table,
+            "file": self.file,
+            "index": self.index,
+        }
 
         def part(match: re.Match) -> str:
-            parts = {
-                "claims": self.claims_table,
-                "section": self.section,
-                "table": self.table,
-                "file": self.file,
-                "index": self.index,
-            }
             if match["kind"] not in parts:
                 raise RunError(f"{page}: there is no generated part {match['kind']}; there are {', '.join(parts)}")
+            if bool(match["name"]) != (match["kind"] in ("section", "table", "file")):
+                raise RunError(f"{page}: section, table and file need a name, claims and index none: {match['begin']}")
             return f"{match['begin']}\n{parts[match['kind']](match['name'], page).strip()}\n\n{match['end']}"
 
-        return PART.sub(part, page.read_text())
+        text = read(page)
+        require_pairs(page, text)
+        return PART.sub(part, text)
 
     # The parts: name and page -> text
 
     def claims_table(self, name: str, page: Path) -> str:
-        """A row a claim: what it says, what the paper reports, ours, verdict, link."""
+        """A row a claim: what it says, what the paper reports, ours, verdict, link. Raises RunError."""
         rows = [
             [
                 claim["says"],
@@ -97,14 +104,17 @@ class Gallery:
         return markdown(["claim", "paper", "ours ± sd", "verdict", "page"], rows)
 
     def section(self, name: str, page: Path) -> str:
-        """The claims of a section of a page: reported, ours, verdict, and the whole wording with its records."""
+        """The claims of a section of a page: reported, ours, verdict, and the whole wording with its records.
+
+        Raises RunError if there is none, or if a reference has no number.
+        """
         claims = [claim for claim in self.claims if (claim["page"], claim["section"]) == (page.parent.name, name)]
         if not claims:
             raise RunError(f"{page}: claims.toml has no claim of the page {page.parent.name} in the section {name}")
         return "\n\n".join(self.claim(claim) for claim in claims)
 
     def claim(self, claim: Mapping[str, str]) -> str:
-        """One claim in full."""
+        """One claim in full. Raises RunError if a reference has no number."""
         ours, wording = (self.records.fill(claim[key]).strip() for key in ("ours", "wording"))
         summary = (
             f"> **{claim['says']}.** Reported ({claim['source']}): {claim['reported']}. Ours: {ours}. "
@@ -115,21 +125,21 @@ class Gallery:
         return f"{summary}\n\n{wording}\n\nRecord: {', '.join(links)}."
 
     def table(self, name: str, page: Path) -> str:
-        """A table of claims.toml. Raises RunError if there is none of that name."""
+        """A table of claims.toml. Raises RunError if there is none of that name, or if a reference has no number."""
         if name not in self.tables:
             raise RunError(f"{page}: claims.toml has no table {name}")
         table = self.tables[name]
         return markdown(table["head"], [[self.records.fill(cell) for cell in row] for row in table["rows"]])
 
     def file(self, name: str, page: Path) -> str:
-        """A table that an experiment wrote."""
-        try:
-            return (self.folder / name).read_text()
-        except OSError as error:
-            raise RunError(f"{page}: cannot read {self.folder / name} ({error.strerror})") from None
+        """A table that an experiment wrote. Raises RunError if it cannot be read."""
+        path = (self.folder / name).resolve()
+        if path.suffix != ".md" or not path.is_relative_to(self.folder.resolve()):
+            raise RunError(f"{page}: {name} is no .md in {self.folder}")
+        return read(path)
 
     def index(self, name: str, page: Path) -> str:
-        """Every record of the gallery, by group."""
+        """Every record of the gallery, by group. Raises RunError if one is damaged."""
         parts, group = [], None
         for record in self.records.names():
             if record.split("/")[0] != group:
@@ -139,11 +149,11 @@ class Gallery:
         return "\n\n".join(parts)
 
     def provenance(self, name: str) -> str:
-        """Where the numbers of a record come from, and the files beside it."""
+        """Where the numbers of a record come from, and the files beside it. Raises RunError if it is damaged."""
         record, folder = self.records.read(name), self.folder / name
         data = record["data"] and f"{record['data']['name']}, sha256 {record['data']['sha256'][:12]}…"
         versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
-        files = [f"[{path.name}]({name}/{path.name})" for path in sorted(folder.iterdir())]
+        files = [f"[{path.name}]({name}/{path.name})" for path in sorted(folder.glob("[!.]*"))]
         lines = {
             "command": "; ".join(f"`{command}`" for command in record["command"]),
             "commits": ", ".join(commit if " " in commit else commit[:7] for commit in record["commits"]),
@@ -156,21 +166,53 @@ class Gallery:
         return "\n".join(f"- {key}: {text}" for key, text in lines.items() if text)
 
 
-def read_words(path: Path) -> dict:
-    """What claims.toml holds. Raises RunError if a claim lacks a field, has an odd verdict or says too much."""
+def read(path: Path) -> str:
+    """The text of a file. Raises RunError if it cannot be read."""
     try:
-        words = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"cannot read {path} ({getattr(error, 'strerror', 'it is not UTF-8')})") from None
+
+
+def require_pairs(page: Path, text: str):
+    """Raises RunError unless the comments around generated parts pair up: else hand-written text could be replaced."""
+    marks = MARK.findall(text)
+    paired = [mark for match in PART.finditer(text) for mark in (match["begin"].strip(), match["end"])]
+    for mark, expected in zip_longest(marks, paired):
+        if mark != expected:
+            raise RunError(f"{page}: the comments around generated parts do not pair up, at {mark or expected}")
+
+
+def read_words(path: Path) -> dict:
+    """What claims.toml holds. Raises RunError if it is no TOML, or if a claim or a table is not as it should be."""
+    try:
+        words = tomllib.loads(read(path))
+    except tomllib.TOMLDecodeError as error:
         raise RunError(f"{path}: {error}") from None
-    for claim in words["claim"]:
-        title = claim.get("says", "a claim")
-        if odd := FIELDS ^ claim.keys():
-            raise RunError(f"claims.toml, {title}: lacks or has needlessly {', '.join(sorted(odd))}")
-        if claim["verdict"] not in VERDICTS:
-            raise RunError(f"claims.toml, {title}: the verdict is none of {', '.join(VERDICTS)}")
-        if len(title.split()) > MOST_WORDS:
-            raise RunError(f"claims.toml, {title}: more than {MOST_WORDS} words")
+    claims, tables = words.get("claim"), words.get("table", {})
+    if not isinstance(claims, list) or not isinstance(tables, dict):
+        raise RunError(f"{path}: needs [[claim]] blocks and may have [table.NAME] blocks")
+    for claim in claims:
+        require_claim(claim)
+    for name, table in tables.items():
+        rows = [table.get("head"), *table.get("rows", [])] if isinstance(table, dict) else [None]
+        texts = all(isinstance(row, list) and all(isinstance(cell, str) for cell in row) for row in rows)
+        if not texts or len({len(row) for row in rows}) > 1:
+            raise RunError(f"claims.toml, table {name}: needs a head and rows of as many texts")
     return words
+
+
+def require_claim(claim: Mapping):
+    """Raises RunError if a claim lacks a field, has an odd verdict or says too much."""
+    title = claim.get("says", "a claim")
+    if odd := FIELDS ^ claim.keys():
+        raise RunError(f"claims.toml, {title}: lacks or has needlessly {', '.join(sorted(odd))}")
+    if odd := [key for key, text in claim.items() if not isinstance(text, str)]:
+        raise RunError(f"claims.toml, {title}: {', '.join(odd)} must be text")
+    if claim["verdict"] not in VERDICTS:
+        raise RunError(f"claims.toml, {title}: the verdict is none of {', '.join(VERDICTS)}")
+    if len(title.split()) > MOST_WORDS:
+        raise RunError(f"claims.toml, {title}: more than {MOST_WORDS} words")
 
 
 def anchor(heading: str) -> str:
@@ -182,11 +224,16 @@ def anchor(heading: str) -> str:
 
 
 def make_record(config: Config, folders: list[Path]) -> dict:
-    """Write the record of some folders into the gallery; returns it."""
+    """Write the record of some folders into the gallery, with the note of the record that it replaces; returns it."""
     record = record_of(folders)
     *_, group, experiment = f"scripts.{saved_run(folders[0])[1].__name__}".split(".")
     path = Path(config.root) / "results" / "gallery" / group / (config.name or experiment) / "record.json"
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        runs = record.pop("runs")
+        note = Records(path.parents[2]).read(f"{group}/{config.name or experiment}").get("note")
+        record |= ({"note": note} if note else {}) | {"runs": runs}
+        print(f"{path} is replaced" + "; its note stays: is it still true?" * bool(note))
     write_json(path, record)
     print(path)
     return record
@@ -198,9 +245,11 @@ def main(config: Config) -> dict:
     Raises RunError if a part has no such name or a reference has no number; SystemExit if --check finds a difference.
     """
     config = check(config)
+    if config.record and config.check:
+        raise RunError("--check compares the pages, --record makes a record: leave out one of them")
     if config.record:
-        return make_record(config, [Path(folder) for folder in config.record])
-    gallery = Gallery(Path(config.root))
+        return make_record(config, [Path(folder).expanduser() for folder in config.record])
+    gallery = Gallery(Path(config.root).expanduser())
     texts = {page: gallery.filled(page) for page in gallery.pages()}
     for page, required in texts.items():
         if config.check:
@@ -218,7 +267,10 @@ def require_equal(page: Path, present: str, required: str):
         if old != new:
             start = max(0, list(map(operator.ne, old + "\n", new + "\r")).index(True) - 30)
             claim = (new or old).split(" | ")[0].lstrip("| ")[:60]
-            raise SystemExit(f"{page}, {claim}: {old[start : start + 60]!r} should be {new[start : start + 60]!r}")
+            raise SystemExit(
+                f"{page}, {claim}: {old[start : start + 60]!r} should be {new[start : start + 60]!r}; "
+                "python -m tools.claims writes it"
+            )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,13 @@
-"""What did a trained model learn? All instruments of common/evaluation, applied to a finished run.
+"""What did a trained model learn? Measures a finished run with all instruments of common/evaluation.
 
 Run: python -m tools.evaluate results/avb/first [--likelihood] (--help lists every flag).
-Writes into the run's folder: more numbers in metrics.json, beside those of the script; `nearest.png`, samples with the
-training images nearest to them; and, with --likelihood, `annealing.png`, the estimate of log p(x) against the number of
-temperatures. The first use trains a classifier of the run's data and keeps it in results/classifier/.
+It writes into the run's folder:
+
+    metrics.json     more numbers, added to those of the script
+    nearest.png      samples, each with the nearest training image
+    annealing.png    with --likelihood: the estimate of log p(x) against the number of temperatures
+
+The first use trains a classifier on the run's data, and keeps it in results/classifier/.
 """
 
 import json
@@ -35,16 +39,17 @@ PAIRS_SHOWN = 20
 
 @dataclass(frozen=True)
 class Config:
-    """The run, and how much is spent on log p(x)."""
+    """Measures a finished run with all instruments, and adds the numbers to its metrics.json."""
 
     run: tyro.conf.Positional[str]  # the folder of a run, results/<script>/<name>
     likelihood: bool = False  # log p(x) too: importance weighting, annealed importance sampling, Parzen windows
-    data: str = ""  # the path of the run's data, if the file has moved
-    annealed_images: Annotated[int, AtLeast(2)] = 100  # test images whose log p(x) is annealed
-    chains: Annotated[int, AtLeast(2)] = 16  # for each of them
-    temperatures: tuple[PositiveCount, ...] = (100, 300, 1000)  # between prior and posterior; the most count
-    weighted_images: Annotated[int, AtLeast(2)] = 1000  # test images of the importance-weighted bound
-    weighted_samples: PositiveCount = 5000  # k, for each of them
+    data: str = ""  # the path of the run's data, if the file has another path now
+    annealed_images: Annotated[int, AtLeast(2)] = 100  # test images for annealed importance sampling of log p(x)
+    chains: Annotated[int, AtLeast(2)] = 16  # annealed chains per image
+    # numbers of temperatures; the largest gives the estimate
+    temperatures: tuple[PositiveCount, ...] = (100, 300, 1000)
+    weighted_images: Annotated[int, AtLeast(2)] = 1000  # test images for the importance-weighted bound
+    weighted_samples: PositiveCount = 5000  # draws per image for the importance-weighted bound
 
 
 def run_data(folder: Path, path: str = "") -> Dataset:
@@ -54,7 +59,7 @@ def run_data(folder: Path, path: str = "") -> Dataset:
         source, checksum, shuffled = saved["parameters"]["data"], saved["data"]["sha256"], drew_validation(saved)
     dataset = load_mnist(path or source, shuffled)
     if dataset.checksum != checksum:
-        raise RunError(f"{folder} was trained on other data than {dataset.name}; pass its own with --data")
+        raise RunError(f"{folder} was trained on other data than {dataset.name}; pass its own data with --data")
     return dataset
 
 
@@ -66,10 +71,10 @@ def evaluate(
     measured: bool = False,
     failures: Failures | Strict = STRICT,
 ) -> dict:
-    """All numbers of the run in `folder`, written into its metrics.json, and figures beside it.
+    """Measure the run in `folder`; write its metrics.json and its figures. Returns the content of metrics.json.
 
-    The numbers of the script's end are measured again, unless they are `measured` by the same code already. Its
-    figures that were left out are drawn. log p(x) is left out without `settings`. What fails is left to `failures`.
+    The script's own numbers are measured again, unless this code has `measured` them already. The script's missing
+    figures are drawn. Without `settings` there is no log p(x). `failures` handles errors.
     """
     model, config, saved = load_run(folder), load_config(folder), read_metrics(folder)
     parts, drawings = [], {}
@@ -98,14 +103,14 @@ def evaluate(
 
 
 def saved_history(folder: Path) -> dict[str, list[float]]:
-    """The columns of a run's history.csv; none if it has none. Raises RunError if it is damaged."""
+    """The columns of a run's history.csv; no columns without that file. Raises RunError if it is damaged."""
     with one_line_errors(folder):
         path = folder / "history.csv"
         return read_history(path) if path.exists() else {}
 
 
 def drawn_figures(folder: Path) -> set[str]:
-    """The names of figures that need not be drawn: those that the run has, but not those of a shorter training."""
+    """The names of figures that need not be drawn: the run's own, unless they are from a shorter training."""
     if (folder / TRAINING_FILE).exists():
         return set()
     curves = {"training"} if not (folder / "history.csv").exists() else set()
@@ -113,14 +118,14 @@ def drawn_figures(folder: Path) -> set[str]:
 
 
 def without_lost(part: dict, lost, saved: dict) -> dict:
-    """`part` without the numbers that could not be measured now and were before: those are kept."""
+    """`part` without the numbers that failed now but are in `saved`, so that the saved ones are kept."""
     kept = {key for key in lost if saved.get(key) is not None}
     reasons = {key: reason for key, reason in part["null_because"].items() if key not in kept}
     return {key: value for key, value in part.items() if key not in kept} | {"null_because": reasons}
 
 
 def evaluation_record(saved: dict, settings: LikelihoodSettings | None, measured: bool) -> dict:
-    """What metrics.json says of its evaluation: commits, settings, and whether the script's numbers are new."""
+    """The record of an evaluation in metrics.json: commits, settings, and whether the script's numbers are new."""
     record = saved.get("evaluation", {}) | {"git_commit": git_commit()}
     if not measured:
         record["measured_again"] = True
@@ -130,20 +135,20 @@ def evaluation_record(saved: dict, settings: LikelihoodSettings | None, measured
 
 
 def read_metrics(folder: Path) -> dict:
-    """What metrics.json of a run holds or, of a run that ended before its measurements did, TRAINING_FILE.
+    """The content of a run's metrics.json or, if the run ended before its measurements, of TRAINING_FILE.
 
     Raises RunError if both are missing, or damaged.
     """
     names = [name for name in (TRAINING_FILE, "metrics.json") if (folder / name).exists()]
     if not names:
-        raise RunError(f"{folder} holds no complete run: its training has not ended; its script resumes it by --resume")
+        raise RunError(f"{folder} holds no complete run: its training has not ended; its script can --resume it")
     with one_line_errors(folder):
         metrics = dict(json.loads((folder / names[0]).read_text()))
     return {key: value for key, value in metrics.items() if key != "failed"}
 
 
 def nearest_figure(samples: np.ndarray, dataset: Dataset, title: str):
-    """Samples, (n, *image_shape), above the training images nearest to them: a memorised image is above its twin."""
+    """Samples, (n, *image_shape), each above the nearest training image: a memorised image is above its original."""
     indices, distances = nearest_images(samples, dataset.x_train)
     held_out = nearest_images(dataset.x_test[:1000], dataset.x_train)[1]
     return plots.image_pairs(
@@ -151,30 +156,30 @@ def nearest_figure(samples: np.ndarray, dataset: Dataset, title: str):
         dataset.x_train[indices],
         ("sample", "nearest"),
         title,
-        f"Decoder's pixel means for z ~ p(z), above the nearest of {len(dataset.x_train):,} training images; Euclidean "
-        f"distance over pixels {distances.min():.1f} to {distances.max():.1f}, of test images {held_out.mean():.1f} on "
-        "average",
+        f"Decoder's pixel means for z ~ p(z), each above the nearest of {len(dataset.x_train):,} training images. "
+        f"Euclidean distance over pixels: {distances.min():.1f} to {distances.max():.1f} for samples, "
+        f"{held_out.mean():.1f} on average for test images",
     )
 
 
 def annealing_figure(numbers: dict, title: str, images: str):
-    """The estimates against the number of temperatures, on test images and, from both sides, on the model's own."""
+    """Estimates against the number of temperatures, on test images and, from both sides, on images of the model."""
     description = (
-        f"log p(x) by annealed importance sampling, {numbers['annealed_chains']} chains an image, mean of "
-        f"{numbers['annealed_images']} binarised images; bars: standard error of the difference, image by image, from "
-        "the best, the last point on the left and the middle of the last two on the right"
+        f"log p(x) by annealed importance sampling: mean of {numbers['annealed_images']} binarised images, "
+        f"{numbers['annealed_chains']} chains per image. Bars: standard error of the difference from the best "
+        "estimate, image by image. Best: on the left the last point, on the right the middle of the last two"
     )
     return plots.annealing_curves(numbers["annealed_curve"], title, description, images)
 
 
 def main(config: Config) -> dict:
-    """Evaluate the run; returns what its metrics.json then holds."""
+    """Evaluate the run; returns the new content of its metrics.json."""
     config = check(config)
     folder = Path(config.run).resolve()
     with one_line_errors(folder):
-        saved_run(folder)  # no run at all is another mistake than one that has not ended
+        saved_run(folder)  # raises an error if the folder holds no run; the next line, if the run has not ended
     read_metrics(folder)
-    load_run(folder)  # refuses an incomplete run before any work
+    load_run(folder)  # raises an error for an incomplete run before any work
     hold(folder)
     dataset = run_data(folder, config.data)
     failures = Failures(folder)

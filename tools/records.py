@@ -21,11 +21,13 @@ import functools
 import json
 import operator
 import re
+import shlex
 from fnmatch import fnmatchcase
 from itertools import product
 from pathlib import Path
 
 from common.config import flag
+from common.data import IN_MEMORY
 from common.files import RunError
 from common.numbers import mean_and_deviation, plus_minus
 from common.run import load_config, one_line_errors, saved_run
@@ -33,6 +35,7 @@ from common.training import planned_epochs
 
 REFERENCE = re.compile(r"\{([^{}]*)\}")
 SEED = re.compile(r", (?:seed|draw) (\d+)$")  # at the end of a run's name; the rest is the row's name
+FIELDS = ("command", "commits", "data", "seeds", "backend", "versions", "runs")  # of a record; it may have a note
 ORDER = {"data": 0, "seed": 2, "seeds": 2, "quick": 2}  # of a command's flags: others are 1
 Numbers = dict[str | None, float]  # by seed, or under None if there is no seed
 
@@ -45,7 +48,24 @@ class Records:
 
     def __init__(self, gallery: Path):
         self.gallery = gallery
-        self.read = functools.cache(lambda name: json.loads((gallery / name / "record.json").read_text()))
+        self.read = functools.cache(self.read_anew)
+
+    def read_anew(self, name: str) -> dict:
+        """The record `name`, <group>/<experiment>. Raises LookupError if there is none, RunError if it is damaged."""
+        path = self.gallery / name / "record.json"
+        if name not in self.names():
+            raise LookupError(f"there is no record {name}")
+        try:
+            record = json.loads(path.read_text())
+            missing = [key for key in FIELDS if key not in record]
+            runs = record["runs"].values()
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise RunError(
+                f"{path} is damaged ({error!r}); restore it from git, or make it anew with --record"
+            ) from None
+        if missing or not all(isinstance(run, dict) for run in runs):
+            raise RunError(f"{path} is damaged: it lacks {', '.join(missing) or 'the numbers of a run'}")
+        return record
 
     def names(self) -> list[str]:
         """Every record's name, <group>/<experiment>."""
@@ -62,8 +82,6 @@ class Records:
             if len(parts) != 3:
                 raise LookupError("a reference has four parts, {record; row; key; format}")
             return formatted(numbers(self.read(record)["runs"], *parts[:2]), parts[2])
-        except FileNotFoundError:
-            reason = f"there is no record {record}"
         except LookupError as error:
             reason = error.args[0]
         raise RunError(f"claims.toml, {reference[0]}: {reason}")
@@ -88,7 +106,10 @@ def numbers(runs: dict, rows: str, keys: str) -> list[Numbers]:
 
 
 def matching(runs: dict, names: str, keys: list[str]) -> list[Numbers]:
-    """The numbers of each row that has one of the `names`, or a run of that name; * stands for any text."""
+    """The numbers of each row that has one of the `names`, or a run of that name; * stands for any text.
+
+    Raises LookupError if there is no such row or number.
+    """
     rows = {}
     for name in names.split(" & "):
         matches = [run for run in runs if fnmatchcase(run, name) or fnmatchcase(SEED.sub("", run), name)]
@@ -101,9 +122,15 @@ def matching(runs: dict, names: str, keys: list[str]) -> list[Numbers]:
 
 
 def calculated(run: dict, key: str) -> float:
-    """`a - b / c - d` is (a - b) / (c - d); each is a number, or a path in the run such as avb.course.-1.kl_nats."""
+    """`a - b / c - d` is (a - b) / (c - d); each is a number, or a path in the run such as avb.course.-1.kl_nats.
+
+    Raises LookupError if there is no such number, or if it is divided by 0.
+    """
     sides = ([entry(run, term) for term in side.split(" - ")] for side in key.split(" / "))
-    return functools.reduce(operator.truediv, (functools.reduce(operator.sub, side) for side in sides))
+    try:
+        return functools.reduce(operator.truediv, (functools.reduce(operator.sub, side) for side in sides))
+    except ZeroDivisionError:
+        raise LookupError(f"{key} divides by 0") from None
 
 
 def entry(run: dict, path: str) -> float:
@@ -136,6 +163,8 @@ def formatted(rows: list[Numbers], form: str) -> str:
     if not parts:
         raise LookupError(f"there is no format {form}")
     shown, between = formats[parts[1]]
+    if None in shown:
+        raise LookupError(f"one run has no standard deviation, which {parts[1]} shows")
     return between.join(plus_minus(x and x * (100 if parts[3] else 1), None, int(parts[2])) for x in shown)
 
 
@@ -143,10 +172,19 @@ def formatted(rows: list[Numbers], form: str) -> str:
 
 
 def record_of(folders: list[Path]) -> dict:
-    """The record of the runs in `folders`. Raises RunError if their data, backend or versions differ."""
+    """The record of the runs in `folders`.
+
+    Raises RunError if their scripts, data, backend or versions differ, or if no commit holds the code that made them.
+    """
     record, runs = {"command": [], "commits": []}, {}
+    scripts = []
     for folder in folders:
         saved, command, own = run_in(folder)
+        scripts.append(saved_run(folder)[1].__name__)
+        if scripts[-1] != scripts[0]:
+            raise RunError(f"{folder} is a run of {scripts[-1]}, not of {scripts[0]}: give it a record of its own")
+        if not re.fullmatch("[0-9a-f]{7,40}", saved["git_commit"] or ""):
+            raise RunError(f"{folder} was made by code that is not committed; commit it, and run again")
         data = saved["data"] and {key: saved["data"][key] for key in ("name", "sha256")}
         for key, value in {"data": data, "backend": saved["backend"], "versions": saved["versions"]}.items():
             if record.setdefault(key, value) != value:
@@ -174,8 +212,13 @@ def run_in(folder: Path) -> tuple[dict, str, dict]:
 
 
 def command_of(folder: Path, saved: dict, module) -> tuple[str, str]:
-    """The command line that makes the run in `folder`, and the name of the row of such runs."""
+    """The command line that makes the run in `folder`, and the name of the row of such runs.
+
+    Raises RunError if no command line can: its data were arrays, in memory.
+    """
     config = load_config(folder)
+    if getattr(config, "data", "") == IN_MEMORY:
+        raise RunError(f"{folder} was trained on arrays, which no command line names; save them and use --data")
     defaults = dict(vars(type(config)()))
     if getattr(config, "quick", False):
         defaults |= module.STUDY.quick | {"quick": False}
@@ -187,7 +230,7 @@ def command_of(folder: Path, saved: dict, module) -> tuple[str, str]:
         if value == defaults[name] or name in ("results", "name", "resume", "tensorboard"):
             continue
         words = [Path(value).name] if name == "data" else value if isinstance(value, tuple) else [value]
-        flags[name] = " ".join([flag(name), *map(str, words)])
+        flags[name] = shlex.join([flag(name), *map(str, words)])
         if isinstance(value, bool):
             flags[name] = flag(name if value else f"no_{name}")
     script = f"-m {module.__name__}" if "." in module.__name__ else f"{module.__name__}.py"
