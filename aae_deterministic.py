@@ -1,4 +1,4 @@
-"""Adversarial autoencoder with a deterministic encoder: q(z|x) is a point, z = encoder(x).
+"""Adversarial autoencoder with a deterministic encoder: q(z|x) is one point, z = encoder(x).
 
 Makhzani et al., "Adversarial Autoencoders", arXiv 1511.05644, section 2.
 
@@ -8,9 +8,9 @@ Every network minimises its own terms, in nats per image, all in one step:
     encoder             adversarial_weight E_x [ -log D(z) ]     generator
     discriminator       E_p(z) [ -log D(z) ] + E_x [ -log(1 - D(z)) ]
 
-Run: python aae_deterministic.py (--help lists every flag). What to expect: README.md, "What each script gives".
-Departures from the paper, and why, are in README.md; the main one: a single step of Adam moves all three networks,
-where the paper takes a reconstruction, a discriminator and a generator step in turn.
+Run: python aae_deterministic.py (--help lists every flag). README.md says what to expect.
+The main departure from the paper: one step of Adam updates all three networks. The paper makes a reconstruction step, a
+discriminator step and a generator step in turn. experiments/aae/README.md lists all departures.
 """
 
 from dataclasses import dataclass
@@ -29,23 +29,23 @@ from keras import ops
 
 @dataclass(frozen=True)
 class Config(RunConfig):
-    """The paper's values where it gives them; the others were chosen on validation images."""
+    """The paper's values where it gives them. All others were chosen on validation images."""
 
-    binarisation: Targets = "none"  # none (the paper), dynamic (pixels drawn anew each epoch), threshold (at 0.5)
+    binarisation: Targets = "none"  # none (the paper), dynamic (pixels drawn again in each epoch), threshold (at 0.5)
     latent_dim: PositiveCount = 2  # dimensions of z (2 in the paper's Fig. 2, 8 in its section 3)
-    hidden_units: tuple[PositiveCount, ...] = (1000, 1000)  # ReLU units a layer, all networks (appendix A.1)
+    hidden_units: tuple[PositiveCount, ...] = (1000, 1000)  # ReLU units per layer, all networks (appendix A.1)
     prior: PriorName = "gaussian"  # p(z), one of common/priors.py (Fig. 2: gaussian, mixture; Fig. 4: swiss_roll)
     prior_scale: Scale = 1.0  # factor on the prior's samples; 5 in the paper's likelihood experiment
-    adversarial_weight: Factor = 40.0  # on the generator's nats, against nats summed over all pixels
-    epochs: Count | None = None  # passes over the training images; None: as `updates` take, at most 40
-    updates: PositiveCount = 8250  # steps of the optimiser if epochs is None: 15 passes over MNIST
-    batch_size: PositiveCount = 100  # images an update (appendix A.1)
-    learning_rate: Positive = 1e-3  # of Adam, at the start
-    final_rate_factor: Factor = 0.05  # times learning_rate: where a cosine takes it by the last update
+    adversarial_weight: Factor = 40.0  # factor on the generator's loss; the reconstruction is a sum over all pixels
+    epochs: Count | None = None  # passes over the training images; None: as many as `updates` need, at most 40
+    updates: PositiveCount = 8250  # optimiser steps if epochs is None (15 passes over MNIST)
+    batch_size: PositiveCount = 100  # images per update (appendix A.1)
+    learning_rate: Positive = 1e-3  # Adam's rate at the start
+    final_rate_factor: Factor = 0.05  # the rate falls along a cosine to this factor times learning_rate
     beta_1: Fraction = 0.5  # Adam's decay of the mean gradient
-    encoder_rate_factor: Factor = 1.0  # times learning_rate
-    decoder_rate_factor: Factor = 1.0  # times learning_rate
-    discriminator_rate_factor: Factor = 3.0  # times learning_rate
+    encoder_rate_factor: Factor = 1.0  # factor on learning_rate for the encoder
+    decoder_rate_factor: Factor = 1.0  # factor on learning_rate for the decoder
+    discriminator_rate_factor: Factor = 3.0  # factor on learning_rate for the discriminator
 
 
 class DeterministicAAE(LatentModel):
@@ -88,7 +88,7 @@ def build(config: Config, image_shape) -> DeterministicAAE:
 
 
 def main(config: Config = Config(), data=None) -> dict:
-    """Train, evaluate and plot as `config` says; returns what metrics.json holds. `data`: (x, y) instead of a file."""
+    """Train, evaluate and plot by `config`; returns the content of metrics.json. `data`: (x, y) instead of a file."""
     return train_and_report(config, build, "aae_deterministic", data)
 
 

@@ -1,17 +1,19 @@
 """Adversarial variational Bayes: a posterior without a density, its KL estimated by a discriminator T(x, z).
 
-Mescheder, Nowozin and Geiger, "Adversarial Variational Bayes", arXiv 1701.04722, Algorithm 1; with the section
-"Adaptive Contrast" unless --no-adaptive-contrast. Each network minimises, in nats per image, all in one step:
+Mescheder, Nowozin and Geiger, "Adversarial Variational Bayes", arXiv 1701.04722, Algorithm 1, with adaptive contrast
+unless --no-adaptive-contrast. Every network minimises its own terms, in nats per image, all in one step:
 
     encoder, decoder    E_x E_eps [ -log p(x|z) + T(x, z) ],  z = z_phi(x, eps)                      (eq. 3.7)
     discriminator       E_x E_q(z|x) [ -log sigma(T(x, z)) ] + E_x E_p(z) [ -log(1 - sigma(T(x, z))) ]  (eq. 3.3)
 
-whose optimum is T(x, z) = log q(z|x) - log p(z), with T held fixed in the first line (proposition 2). Adaptive
-contrast replaces the prior by a Gaussian r(z|x) with the mean mu and deviation sigma of q(z|x) itself: T compares
-z' = (z - mu) / sigma with N(0, I), a small difference, and E[ T(x, z') + log r(z|x) - log p(z) ] is the KL.
+The discriminator's optimum is T(x, z) = log q(z|x) - log p(z). The first line holds T fixed (proposition 2).
 
-Run: python avb.py (--help lists every flag). What to expect: README.md, "What each script gives".
-Departures from the paper, and why, are in README.md.
+Adaptive contrast replaces the prior by a Gaussian r(z|x) with the mean mu and the deviation sigma of q(z|x) itself.
+T then compares z' = (z - mu) / sigma with N(0, I), and these two differ little. The KL is
+E[ T(x, z') + log r(z|x) - log p(z) ].
+
+Run: python avb.py (--help lists every flag). README.md says what to expect. experiments/avb/README.md lists all
+departures from the paper.
 """
 
 import math
@@ -43,38 +45,38 @@ from keras import ops
 
 @dataclass(frozen=True)
 class Config(RunConfig):
-    """The official code's values for the encoder's noise; the rest was chosen on validation images."""
+    """Brackets give values of the paper and of the official code. All others were chosen on validation images."""
 
-    binarisation: Targets = "dynamic"  # none, dynamic (pixels drawn anew each epoch: the paper), threshold (at 0.5)
+    binarisation: Targets = "dynamic"  # none, dynamic (pixels drawn again in each epoch: the paper), threshold (at 0.5)
     latent_dim: PositiveCount = 2  # dimensions of z (MNIST in the paper: 8 and 32)
     adaptive_contrast: bool = True  # compare q(z|x) with a Gaussian of its own moments instead of the prior
-    hidden_units: tuple[PositiveCount, ...] = (512, 512)  # ReLU units a layer, encoder and decoder
-    networks: Networks = "dense"  # dense, or conv: three convolutions and one of those layers (paper: convolutional)
-    discriminator_units: tuple[PositiveCount, ...] = (512, 512)  # ReLU units a layer; the first for x and z each
+    hidden_units: tuple[PositiveCount, ...] = (512, 512)  # ReLU units per layer, encoder and decoder
+    networks: Networks = "dense"  # dense, or conv: three convolutions and one dense layer (paper: convolutional)
+    discriminator_units: tuple[PositiveCount, ...] = (512, 512)  # ReLU units per layer; x and z each have a first layer
     noise_basis: PositiveCount = 16  # noise vectors v_i in z = z0 + sum_i a_i v_i (official code: 16 for 8-D)
-    noise_dim: PositiveCount = 32  # normal numbers that each v_i is a function of (official code: 32 for 8-D)
-    noise_units: tuple[PositiveCount, ...] = (64, 64)  # ELU units a layer in each v_i (official code: 128, 128, 128)
+    noise_dim: PositiveCount = 32  # normal numbers that each v_i takes as input (official code: 32 for 8-D)
+    noise_units: tuple[PositiveCount, ...] = (64, 64)  # ELU units per layer of each v_i (official code: 128, 128, 128)
     prior_scale: Scale = 1.0  # standard deviation of the Gaussian prior
     warm_up: Fraction = 0.0  # share of the epochs in which the KL's weight rises from 0 to 1
-    epochs: Count | None = None  # passes over the training images; None: as `updates` take, at most 40
-    updates: PositiveCount = 8250  # steps of the optimiser if epochs is None: 15 passes over MNIST
-    batch_size: Annotated[int, AtLeast(2)] = 100  # images an update; the moments of q(z|x) are taken over its noise
-    learning_rate: Positive = 1e-3  # of Adam, at the start
-    final_rate_factor: Factor = 0.05  # times learning_rate: where a cosine takes it by the last update
+    epochs: Count | None = None  # passes over the training images; None: as many as `updates` need, at most 40
+    updates: PositiveCount = 8250  # optimiser steps if epochs is None (15 passes over MNIST)
+    batch_size: Annotated[int, AtLeast(2)] = 100  # images per update; their noise draws give the moments of q(z|x)
+    learning_rate: Positive = 1e-3  # Adam's rate at the start
+    final_rate_factor: Factor = 0.05  # the rate falls along a cosine to this factor times learning_rate
     beta_1: Fraction = 0.5  # Adam's decay of the mean gradient (official code)
-    encoder_rate_factor: Factor = 1.0  # times learning_rate
-    decoder_rate_factor: Factor = 1.0  # times learning_rate
-    discriminator_rate_factor: Factor = 2.0  # times learning_rate (official code: 2)
-    discriminator_steps: PositiveCount = 1  # updates of T for each of encoder and decoder (official code: 1)
+    encoder_rate_factor: Factor = 1.0  # factor on learning_rate for the encoder
+    decoder_rate_factor: Factor = 1.0  # factor on learning_rate for the decoder
+    discriminator_rate_factor: Factor = 2.0  # factor on learning_rate for the discriminator (official code: 2)
+    discriminator_steps: PositiveCount = 1  # updates of T per update of encoder and decoder (official code: 1)
 
 
 class AVB(LatentModel):
-    """z = z_phi(x, eps), held to p(z) image by image by a KL that a discriminator estimates."""
+    """z = z_phi(x, eps); a KL that a discriminator estimates holds q(z|x) to p(z) for each image."""
 
     title = "AVB"
     posterior = "implicit"
     terms = ("reconstruction", "kl", "discriminator")
-    faster_with_xla = False  # 1,650 updates on two cores: 50 and 56 s without, 92 s with it
+    faster_with_xla = False  # 1,650 updates on two cores take 50 and 56 s without XLA, and 92 s with it
 
     def __init__(self, adaptive_contrast: bool, noise_basis: int, noise_dim: int, **kwargs):
         super().__init__(**kwargs)
@@ -85,7 +87,7 @@ class AVB(LatentModel):
         eps = self.noise((ops.shape(x)[0], self.noise_basis, self.noise_dim))
         z0, a, v = self.encoder([x, eps])  # (batch, latent_dim), twice (batch, noise_basis, latent_dim)
         z = z0 + ops.sum(a * v, axis=1)
-        # The v_i do not depend on x, so the batch holds as many draws of them for every image.
+        # The v_i do not depend on x: each image of the batch brings a draw of them that counts for all images.
         mean = z0 + ops.sum(a * ops.mean(v, axis=0), axis=1)
         variance = ops.sum(ops.square(a) * ops.var(v, axis=0), axis=1)
         return {"z": z, "mean": mean, "variance": variance}
@@ -94,7 +96,7 @@ class AVB(LatentModel):
         return {"reconstruction": binary_cross_entropy(x, outputs["logits"])} | self.adversarial_terms(x, outputs)
 
     def adversarial_terms(self, x, outputs):
-        """The terms that T enters: the encoder's KL, through a frozen T, and T's own loss. Scalars, nats."""
+        """The two terms with T: the encoder's KL, through a frozen T, and T's own loss. Scalars in nats."""
         z_hat, log_ratio = self.contrast(outputs)
         opposite = self.noise(ops.shape(z_hat)) if self.adaptive_contrast else self.prior_like(z_hat)
         return {
@@ -108,8 +110,8 @@ class AVB(LatentModel):
     def contrast(self, outputs):
         """The code as T sees it, (batch, latent_dim), and log r(z|x) - log p(z), (batch,) in nats.
 
-        r is the distribution that T compares q(z|x) with: the prior, or the Gaussian of q's own moments,
-        whose gradients are stopped (section "Adaptive Contrast").
+        T compares q(z|x) with r: the prior or, with adaptive contrast, the Gaussian that has the moments of q(z|x).
+        No gradient goes through these moments (section "Adaptive Contrast").
         """
         z = outputs["z"]
         if not self.adaptive_contrast:
@@ -120,7 +122,10 @@ class AVB(LatentModel):
         return z_hat, log_r - self.prior.log_prob(z)
 
     def log_odds(self, discriminator, x, z_hat):
-        """T(x, z), (batch,): the network and, against the prior, |z|^2 / (2 scale^2), which is -log p(z) + const."""
+        """T(x, z), (batch,): the network's output and, without adaptive contrast, -log p(z) + const added to it.
+
+        That is |z|^2 / (2 scale^2).
+        """
         t = ops.squeeze(discriminator([x, z_hat]), axis=-1)
         if self.adaptive_contrast:
             return t
@@ -158,7 +163,7 @@ def build(config: Config, image_shape) -> AVB:
 
 
 def main(config: Config = Config(), data=None) -> dict:
-    """Train, evaluate and plot as `config` says; returns what metrics.json holds. `data`: (x, y) instead of a file."""
+    """Train, evaluate and plot by `config`; returns the content of metrics.json. `data`: (x, y) instead of a file."""
     return train_and_report(config, build, "avb", data)
 
 

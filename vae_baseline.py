@@ -1,4 +1,4 @@
-"""Variational autoencoder on the networks of the AAEs: the yardstick for the other four models.
+"""Variational autoencoder on the networks of the AAEs: the baseline for the other four models.
 
 Kingma & Welling, "Auto-Encoding Variational Bayes", arXiv 1312.6114; q(z|x) = N(mu(x), sigma(x)^2).
 
@@ -6,10 +6,10 @@ Encoder and decoder minimise, in nats per image,
 
     E_x E_q(z|x) [ -log p(x|z) ] + beta E_x KL(q(z|x) || p(z))
 
-with the reconstruction summed over the pixels and the KL summed over the dimensions of the code, so that
-beta = 1 is the negative evidence lower bound (beta from Higgins et al., ICLR 2017).
+The reconstruction is summed over the pixels, and the KL over the dimensions of the code. So beta = 1 gives the negative
+evidence lower bound. The weight beta is that of the beta-VAE (Higgins et al., ICLR 2017).
 
-Run: python vae_baseline.py (--help lists every flag). What to expect: README.md, "What each script gives".
+Run: python vae_baseline.py (--help lists every flag). README.md says what to expect.
 """
 
 from dataclasses import dataclass
@@ -27,27 +27,27 @@ from keras import ops
 
 @dataclass(frozen=True)
 class Config(RunConfig):
-    """The networks and data of the AAE scripts; the rest was chosen on validation images."""
+    """Networks and data are as in the AAE scripts. All other values were chosen on validation images."""
 
-    binarisation: Targets = "none"  # none, dynamic (pixels drawn anew each epoch), threshold (at 0.5)
+    binarisation: Targets = "none"  # none, dynamic (pixels drawn again in each epoch), threshold (at 0.5)
     latent_dim: PositiveCount = 2  # dimensions of z
-    hidden_units: tuple[PositiveCount, ...] = (1000, 1000)  # ReLU units a layer, both networks
-    networks: Networks = "dense"  # dense, or conv: three convolutions and one of those layers
+    hidden_units: tuple[PositiveCount, ...] = (1000, 1000)  # ReLU units per layer, both networks
+    networks: Networks = "dense"  # dense, or conv: three convolutions and one dense layer
     prior_scale: Scale = 1.0  # standard deviation of the Gaussian prior
-    beta: Factor = 1.0  # on the KL, both terms being sums; 1 is the evidence lower bound
+    beta: Factor = 1.0  # weight of the KL, where both terms are sums; 1 gives the evidence lower bound
     warm_up: Fraction = 0.0  # share of the epochs in which the KL's weight rises from 0 to beta
-    epochs: Count | None = None  # passes over the training images; None: as `updates` take, at most 40
-    updates: PositiveCount = 8250  # steps of the optimiser if epochs is None: 15 passes over MNIST
-    batch_size: PositiveCount = 100  # images an update
-    learning_rate: Positive = 1e-3  # of Adam, at the start
-    final_rate_factor: Factor = 0.05  # times learning_rate: where a cosine takes it by the last update
+    epochs: Count | None = None  # passes over the training images; None: as many as `updates` need, at most 40
+    updates: PositiveCount = 8250  # optimiser steps if epochs is None (15 passes over MNIST)
+    batch_size: PositiveCount = 100  # images per update
+    learning_rate: Positive = 1e-3  # Adam's rate at the start
+    final_rate_factor: Factor = 0.05  # the rate falls along a cosine to this factor times learning_rate
     beta_1: Fraction = 0.9  # Adam's decay of the mean gradient
-    encoder_rate_factor: Factor = 1.0  # times learning_rate
-    decoder_rate_factor: Factor = 1.0  # times learning_rate
+    encoder_rate_factor: Factor = 1.0  # factor on learning_rate for the encoder
+    decoder_rate_factor: Factor = 1.0  # factor on learning_rate for the decoder
 
 
 class VAE(LatentModel):
-    """z = mu(x) + sigma(x) epsilon, held to p(z) image by image by the KL."""
+    """z = mu(x) + sigma(x) epsilon (reparameterisation); the KL holds q(z|x) to p(z) for each image."""
 
     title = "VAE"
     posterior = "gaussian"
@@ -85,7 +85,7 @@ def build(config: Config, image_shape) -> VAE:
 
 
 def main(config: Config = Config(), data=None) -> dict:
-    """Train, evaluate and plot as `config` says; returns what metrics.json holds. `data`: (x, y) instead of a file."""
+    """Train, evaluate and plot by `config`; returns the content of metrics.json. `data`: (x, y) instead of a file."""
     return train_and_report(config, build, "vae_baseline", data)
 
 

@@ -1,7 +1,7 @@
-"""Two players in one loss: what hides a network from a gradient, and the two players' losses.
+"""Two players in one loss: a function that hides a network from a gradient, and the losses of both players.
 
-Logits are positive where the discriminator takes its input for the first of the two distributions that it
-tells apart. All losses are means over the batch, in nats.
+A discriminator tells two distributions apart. Its logit is positive where it takes its input for the first of them. All
+losses are means over the batch, in nats.
 """
 
 from keras import ops
@@ -28,8 +28,9 @@ def frozen(network):
 def discriminator_loss(first_logits, second_logits):
     """Logistic loss -E[log sigma(T)] under the first distribution - E[log(1 - sigma(T))] under the second.
 
-    2 log 2 = 1.386 nats where the discriminator sees no difference; its optimum is the log ratio of the
-    densities (AAE paper, section 2, with the prior first; AVB paper, eq. 3.3, with q(z|x) first).
+    The loss is 2 log 2 = 1.386 nats where the discriminator sees no difference. The best discriminator returns the log
+    ratio of the densities. The first distribution is the prior in the AAE paper (section 2), q(z|x) in the AVB paper
+    (eq. 3.3).
     """
     return ops.mean(ops.softplus(-first_logits)) + ops.mean(ops.softplus(second_logits))
 

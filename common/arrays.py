@@ -17,8 +17,8 @@ from common.formats import remedy
 
 import numpy as np
 
-CHUNK = 2**23  # numbers of an array to read at once, since it may not fit into memory
-PLAIN = (1, 0)  # the format's version; headers of later ones can be 4 GB long
+CHUNK = 2**23  # numbers of an array that are read at once: the whole array may not fit into memory
+PLAIN = (1, 0)  # the version of the .npy format that is read; headers of later versions can be 4 GB long
 
 
 class DataError(ValueError):
@@ -35,7 +35,7 @@ def one_line(message) -> str:
 
 
 def visible(word) -> str:
-    """A name whose ends can be seen: in quotes if it begins or ends with a space, (empty) if it has no letters."""
+    """A name as it is printed: in quotes if it begins or ends with a space, "(empty)" if it has no letters."""
     text = str(word)
     return (text if text == text.strip() else f'"{text}"') or "(empty)"
 
@@ -70,20 +70,21 @@ class StoredArray:
         with readable(self.key), self.open() as file:
             version = np.lib.format.read_magic(file)
             if version != PLAIN:
-                raise DataError(f"{self.key} has no plain numbers (format {version}); save it with numpy.save")
+                raise DataError(f"{self.key} is in an unknown .npy format ({version}); save it with numpy.save")
             shape, _, dtype = np.lib.format.read_array_header_1_0(file)
             start = file.tell()
         if dtype.hasobject:
             raise DataError(
-                f"{self.key} holds pickled objects, never loaded; save numbers, or words by {self.key}.astype(str)"
+                f"{self.key} holds pickled objects, which are never loaded; save numbers, or words as "
+                f"{self.key}.astype(str)"
             )
         if dtype.names or dtype.subdtype:
             raise DataError(f"{self.key} has named or nested fields; save a plain array of numbers")
         if not all(type(length) is int and 0 <= length < 2**63 for length in shape):
-            raise DataError(f"{self.key} has an impossible shape; copy or save the file anew")
+            raise DataError(f"{self.key} has an impossible shape; copy or save the file again")
         header = Header(shape, dtype)
         if start + header.size * dtype.itemsize != self.size:
-            raise DataError(f"{self.key} is not as long as its shape {shape} says (cut short?); copy it anew")
+            raise DataError(f"{self.key} is not as long as its shape {shape} says (cut short?); copy it again")
         return header
 
     def read(self) -> np.ndarray:
@@ -99,7 +100,7 @@ class StoredArray:
 
 @dataclass
 class HeldArray:
-    """An array in memory, with what a `StoredArray` has."""
+    """An array in memory, with the attributes of a `StoredArray`."""
 
     array: np.ndarray | None
     path = None
@@ -110,7 +111,7 @@ class HeldArray:
         return Header(self.array.shape, self.array.dtype)
 
     def read(self) -> np.ndarray:
-        """The array, which is no longer held here: once it is converted, its bytes are freed."""
+        """The array. No reference to it stays here, so that its bytes are freed once it is converted."""
         array, self.array = self.array, None
         return array
 
@@ -119,20 +120,20 @@ class HeldArray:
 def readable(what: str):
     """Turns every error that a broken file raises into a DataError."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # about a header that an older Python wrote
+        with warnings.catch_warnings(action="ignore"):  # NumPy warns about headers that an older Python wrote
             yield
     except DataError:
         raise
-    except Exception as error:  # of a dozen kinds: zip, zlib, the parser of headers and NumPy's types have their own
+    except Exception as error:  # zip, zlib, NumPy's header parser and its types raise a dozen kinds of errors
         reason = error if str(error) else type(error).__name__
-        raise DataError(f"{what} cannot be read ({str(reason)[:200]}); copy or save the file anew") from error
+        raise DataError(f"{what} cannot be read ({str(reason)[:200]}); copy or save the file again") from error
 
 
 @contextlib.contextmanager
 def arrays_in(path):
     """The arrays of an .npz, of a folder's .npy files, or of one .npy, called x: StoredArray by name.
 
-    They can be read within the context. Raises DataError if it is none of the three.
+    They can be read within the context. Raises DataError if the path is none of the three.
     """
     path = Path(path)
     if path.is_dir():
@@ -162,12 +163,12 @@ def in_npy(path: Path, key: str) -> StoredArray:
 
 
 def opened_zip(path: Path) -> zipfile.ZipFile:
-    """The open archive. Raises DataError if the file is none."""
+    """The open archive. Raises DataError if the file is not an archive."""
     try:
         return zipfile.ZipFile(path)
     except Exception as error:  # as in `readable`
         raise DataError(
-            "is not a readable .npz file (cut short?); save it with numpy.savez_compressed or copy it anew"
+            "is not a readable .npz file (cut short?); save it with numpy.savez_compressed or copy it again"
         ) from error
 
 
@@ -177,7 +178,7 @@ def in_zip(archive: zipfile.ZipFile) -> dict[str, StoredArray]:
     for info in archive.infolist():
         key = info.filename.removesuffix(".npy")
         if key in arrays:
-            raise DataError(f"holds {key} twice; save the file anew")
+            raise DataError(f"holds {key} twice; save the file again")
         arrays[key] = StoredArray(key, partial(open_member, archive, info), info.file_size)
     return arrays
 
@@ -193,14 +194,14 @@ def open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo):
 
 
 def memory_available() -> float:
-    """Bytes of memory that this process can still get, as far as the system tells; infinite if it tells nothing."""
+    """Bytes of memory that this process can still get, or infinity if the system does not tell."""
     limits = [math.inf]
     with contextlib.suppress(AttributeError, OSError, ValueError):  # Windows has no sysconf
         limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     with contextlib.suppress(OSError):
         free = re.search(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text())
         limits += [1024 * int(free[1])] if free else []
-    groups = [""]  # control groups; that of a container is at the top
+    groups = [""]  # control groups; a container's own group is at the top
     with contextlib.suppress(OSError):
         groups += [line.split(":", 2)[2] for line in Path("/proc/self/cgroup").read_text().splitlines()]
     for group in groups:
@@ -211,9 +212,9 @@ def memory_available() -> float:
 
 
 def as_floats(images: np.ndarray, white: int = 255) -> np.ndarray:
-    """Integers from 0 to `white`, or floats in [0, 1] but for rounding, as float32 in [0, 1], in C order.
+    """Images as float32 in [0, 1], in C order; without a copy if they are float32 in [0, 1] already.
 
-    No copy if they are that already.
+    They are integers from 0 to `white`, or floats in [0, 1] up to rounding.
     """
     if images.dtype.kind in "bui":
         return np.divide(images, white, dtype=np.float32, order="C")
@@ -251,11 +252,11 @@ class MappedImages:
         return np.asarray(as_floats(self.stored[self.rows[which]], self.white))
 
     def __array__(self, dtype=None, copy=None):
-        raise DataError("this needs all training images in memory at once; save them as .npz, perhaps fewer of them")
+        raise DataError("this needs all training images in memory at once; save them, or fewer of them, as an .npz")
 
 
 def chunks(rows):
-    """Consecutive slices of an array or of MappedImages, of at most CHUNK numbers or one row."""
+    """Consecutive slices of an array or of MappedImages, each with at most CHUNK numbers, or with one row."""
     size = max(1, CHUNK // math.prod(rows.shape[1:]))
     for start in range(0, len(rows), size):
         yield rows[start : start + size]

@@ -1,4 +1,4 @@
-"""What Keras leaves to its backends: a gradient, compilation, and how a process keeps its memory."""
+"""Functions that differ between Keras' backends: gradients and compilation; and how a process keeps freed memory."""
 
 import ctypes
 import platform
@@ -8,7 +8,7 @@ from keras import ops
 
 
 def compiled(function):
-    """`function` of tensors, compiled as the backend in use compiles: traced once for each set of shapes."""
+    """`function` of tensors, compiled by the backend in use; it is traced once for each set of shapes."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
@@ -24,7 +24,7 @@ def compiled(function):
 def value_and_gradient(function, z):
     """`function(z)`, (n,), and the gradient of each entry with respect to its own row of `z`, (n, d).
 
-    Row i of the result must depend on row i of `z` alone: the gradient taken is that of the sum.
+    Row i of the result must depend on row i of `z` alone, since this computes the gradient of the sum.
     """
     backend = keras.backend.backend()
     if backend == "tensorflow":
@@ -49,16 +49,16 @@ def value_and_gradient(function, z):
 
 
 def keep_freed_memory():
-    """Let this process keep the memory that it frees for what it allocates next, where its C library is glibc.
+    """Make this process keep the memory that it frees and use it again, where its C library is glibc.
 
-    TensorFlow's data sets from generators, which feed `model.fit`, have glibc return freed memory at once
-    (M_TRIM_THRESHOLD = 128 KiB); as a side effect every array above 128 KiB is mapped anew, zeroed page by page.
-    Undone here, since it took a third of a VAE's training and half of AVB's.
+    `model.fit` reads from TensorFlow data sets made of generators. They make glibc return freed memory at once
+    (M_TRIM_THRESHOLD = 128 KiB). As a side effect, every array above 128 KiB is mapped again and zeroed page by page.
+    This took a third of a VAE's training and half of AVB's, so this function undoes it.
     """
     if platform.libc_ver()[0] != "glibc":
         return
     m_top_pad, m_mmap_threshold = -2, -3  # malloc.h
     set_option = ctypes.CDLL(None).mallopt
     set_option(m_top_pad, 256 * 2**20)
-    # Before 2.35, glibc takes no more than 32 MiB, and says so by 0.
+    # glibc before 2.35 accepts at most 32 MiB, and returns 0 for a larger number.
     set_option(m_mmap_threshold, 2**30) or set_option(m_mmap_threshold, 32 * 2**20)

@@ -1,9 +1,11 @@
 """Checkpoints of a training: all that it needs to resume, each with a checksum of its own.
 
-A checkpoint is one file: a line with the SHA-256 of all that follows, a line of JSON, and the bytes of every variable
-of the model (weights, the state of its random numbers) and of its optimiser, in their order. Nothing in it can be run.
+A checkpoint is one file. Its first line is the SHA-256 of the rest, and its second line is JSON. Then follow the bytes
+of every variable of the model (weights, the state of its random numbers) and of its optimiser, in their order. No part
+of the file is ever executed.
+
 The order of the images and their binarisation depend on (seed, epoch) alone, as in `Batches`. So a resumed training
-ends with the same bits as one that was never stopped.
+ends with the same bits as a training that was never stopped.
 """
 
 import hashlib
@@ -21,12 +23,12 @@ import numpy as np
 
 PREFIX = "checkpoint-"
 DIGEST_LENGTH = 64  # hexadecimal digits
-KEPT = 2  # the latest, and the one before it in case the latest is damaged
-LEAST_WORK = 20  # times as long as a checkpoint took to write, the training runs before the next
+KEPT = 2  # the latest checkpoint, and the one before it in case the latest is damaged
+LEAST_WORK = 20  # the training runs this many times as long as it took to write a checkpoint, then writes the next
 
 
 def variables_of(model: keras.Model) -> list[keras.Variable]:
-    """Every variable of a compiled model and of its optimiser, metrics apart: they begin each epoch anew."""
+    """Every variable of a compiled model and of its optimiser, except metrics, which start again in each epoch."""
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     metrics = {id(variable) for variable in model.metrics_variables}
@@ -40,22 +42,22 @@ def saved_files(folder: Path) -> list[Path]:
 
 
 def discard(folder: Path, keep: int = 0):
-    """Delete the checkpoints in a folder, but for the latest `keep`."""
+    """Delete the checkpoints in a folder, except the latest `keep`."""
     for path in saved_files(folder)[keep:]:
         path.unlink(missing_ok=True)
 
 
 def save(folder: Path, model: keras.Model, epochs: int, content: dict):
-    """Write the checkpoint after `epochs` epochs: the variables, and `content` as JSON takes it.
+    """Write the checkpoint after `epochs` epochs: the variables, and `content`, which JSON must be able to hold.
 
-    One variable after the other, so that no second copy of them all is in memory.
+    It writes one variable after the other, so that memory never holds a second copy of all variables.
     """
     variables = variables_of(model)
     kinds = [[np.dtype(variable.dtype).name, list(variable.shape)] for variable in variables]
     header = json.dumps({"epochs": epochs, "content": content, "variables": kinds}, allow_nan=False)
     digest = hashlib.sha256()
     with whole(Path(folder) / f"{PREFIX}{epochs}") as partial, partial.open("wb") as file:
-        file.write(bytes(DIGEST_LENGTH) + b"\n")  # its place
+        file.write(bytes(DIGEST_LENGTH) + b"\n")  # a placeholder for the digest
         for part in itertools.chain([f"{header}\n".encode()], map(values_of, variables)):
             digest.update(part)
             file.write(part)
@@ -72,9 +74,9 @@ def values_of(variable: keras.Variable) -> memoryview:
 def read(path: Path) -> tuple[dict, memoryview]:
     """The JSON of a checkpoint, and the bytes of its variables, which stay in the file until they are used.
 
-    Raises ValueError if they are not what was written.
+    Raises ValueError if the file is damaged.
     """
-    if not path.stat().st_size:  # which cannot be mapped
+    if not path.stat().st_size:  # an empty file cannot be mapped
         raise ValueError("its checksum is wrong")
     with path.open("rb") as file:
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -87,32 +89,32 @@ def read(path: Path) -> tuple[dict, memoryview]:
         saved = json.loads(content[start:end])
         sizes = [np.dtype(kind).itemsize * math.prod(shape) for kind, shape in saved["variables"]]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ValueError("it is no checkpoint") from error
+        raise ValueError("it is not a checkpoint") from error
     if sum(sizes) != len(values) or not isinstance(saved.get("epochs"), int) or "content" not in saved:
-        raise ValueError("it is no checkpoint")
+        raise ValueError("it is not a checkpoint")
     return saved, values
 
 
 def restore(folder: Path, model: keras.Model) -> tuple[int, dict]:
-    """Give a compiled model the latest whole checkpoint of `folder`; how many epochs it has seen, and the content.
+    """Restore a compiled model from the latest intact checkpoint in `folder`; returns its epochs and its content.
 
-    A damaged one is skipped, in a printed line, for the one before it; (0, {}) if there is none. Raises
-    RunError if it is of another model.
+    A damaged checkpoint is reported in one line and skipped. Without a checkpoint, it returns (0, {}). Raises RunError
+    if the checkpoint is of another model.
     """
     for path in saved_files(folder):
         try:
             saved, values = read(path)
         except ValueError as error:
-            print(f"{path} is damaged, {error}: the one before it is used, or none", flush=True)
-            path.unlink()  # else it would count among the latest, and new ones would be deleted as older
+            print(f"{path} is damaged ({error}); the checkpoint before it is used if there is one", flush=True)
+            path.unlink()  # else it would count among the latest, and `discard` would delete newer checkpoints
             continue
         variables = variables_of(model)
         if saved["variables"] != [[v.dtype, list(v.shape)] for v in variables]:
-            raise RunError(f"{path} is of another model than this code builds; resume it with the code that wrote it")
+            raise RunError(f"{path} is of another model than this code builds; resume with the code that wrote it")
         start = 0
         for variable in variables:
             kind, count = np.dtype(variable.dtype), math.prod(variable.shape)
-            # A copy: a backend may keep the array that it is given, and the file does not stay.
+            # A copy: a backend may keep the array, and the file may be deleted.
             variable.assign(np.frombuffer(values, kind, count, start).reshape(variable.shape).copy())
             start += kind.itemsize * count
         return saved["epochs"], saved["content"]
@@ -120,10 +122,10 @@ def restore(folder: Path, model: keras.Model) -> tuple[int, dict]:
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Writes a checkpoint at the end of an epoch: of the first, of the last, and as often as costs 5 % of the time.
+    """Writes checkpoints at the end of the first epoch, of the last, and as often between as costs 5 % of the time.
 
-    `content()` is kept with it. A training that is interrupted within an epoch writes none: from there it could not end
-    with the same bits. To be the last of the callbacks.
+    Each holds `content()` as well. A training that is interrupted within an epoch writes none: from there it could not
+    end with the same bits. This callback must be the last one.
     """
 
     def __init__(self, folder: Path, epochs: int, content):

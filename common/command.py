@@ -1,4 +1,4 @@
-"""From the command line to `main`: flags, `--resume`, and the user's mistakes in one line."""
+"""From the command line to `main`: flags, `--resume`, and one line for each mistake of the user."""
 
 import contextlib
 import dataclasses
@@ -15,14 +15,14 @@ import tyro
 
 
 def run_main(main, config_class, presets: Callable | None = None):
-    """Call `main` with the Config that the command line gives; with --resume, the Config of the stopped run.
+    """Call `main` with the Config from the command line or, with --resume, with the Config of the stopped run.
 
-    `presets(config)` gives the defaults that a flag such as --quick puts in place of the Config's own: a dict.
-    The user's mistakes end in one line and exit code 2, a training that stopped early, or an error of our
-    code after it, in exit code 1.
+    `presets(config)` returns a dict: the defaults that a flag such as --quick sets in place of the Config's own.
+    A mistake of the user ends in one line and exit code 2. A training that stopped early ends in exit code 1, and so
+    does an error of this code after the training.
     """
     for stream in (sys.stdout, sys.stderr):  # a terminal may lack letters that a file's name has
-        with contextlib.suppress(AttributeError):  # replaced by something without encoding
+        with contextlib.suppress(AttributeError):  # a stream that replaces these may have no encoding
             stream.reconfigure(errors="backslashreplace")
     try:
         metrics = main(requested(config_class, presets))
@@ -33,7 +33,7 @@ def run_main(main, config_class, presets: Callable | None = None):
     except OSError as error:
         names = {field.name for field in dataclasses.fields(config_class)}
         remedy = ", then resume with --resume and the run's folder" * ("resume" in names)
-        sys.exit(refusal(f"{error}; files written before are complete: mend what it says{remedy}"))
+        sys.exit(refusal(f"{error}; all files written before are complete: correct the cause{remedy}"))
     except MemoryError as error:
         sys.exit(refusal(f"{str(error) or 'out of memory'}; make the networks, the batches or the data smaller"))
     if metrics.get("stopped_by") or metrics.get("failed"):
@@ -47,28 +47,28 @@ def requested(config_class, presets: Callable | None = None):
         saved = load_config(config.resume, config_class)
         config = parse(config_class, default=saved)
         if (config.results, config.name) != (saved.results, saved.name):
-            raise RunError("--resume says where the run is: leave out --results and --name")
+            raise RunError("--resume names the run's folder: leave out --results and --name")
     elif presets and (defaults := presets(config)):
         config = parse(config_class, default=dataclasses.replace(config_class(), **defaults))
     return config
 
 
 def refusal(message: str) -> int:
-    """Print why nothing is done; the exit code for it."""
+    """Print why nothing is done; returns the exit code for that."""
     print(f"error: {message}", file=sys.stderr)
     return 2
 
 
 class Printed(io.StringIO):
-    """What tyro prints, kept."""
+    """Collects the text that tyro prints."""
 
-    encoding = "utf-8"  # without it tyro rules its box with hyphens, like a flag's
+    encoding = "utf-8"  # without an encoding, tyro draws its box with hyphens, which look like a flag's
 
 
 def parse(config_class, arguments=None, default=None):
-    """The Config with the flags of the command line; tyro's boxed complaint is put into one line.
+    """The Config with the flags of the command line. Parameters that no flag sets are as in `default`, a Config.
 
-    What no flag sets is as in `default`, a Config, if there is one. Raises RunError if a flag is wrong.
+    Raises RunError if a flag is wrong: tyro's boxed complaint becomes one line.
     """
     printed = Printed()
     try:

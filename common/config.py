@@ -1,4 +1,4 @@
-"""The parameters of a run: what all scripts share, the types of parameters with their limits, and their check."""
+"""The parameters of a run: those that all scripts share, the types of parameters with limits, and the check."""
 
 import dataclasses
 import importlib.util
@@ -73,7 +73,7 @@ PositiveCount = Annotated[int, AtLeast(1)]
 Factor = Annotated[float, AtLeast(0)]
 Positive = Annotated[float, Above(0)]
 Fraction = Annotated[float, Between(0, 1)]
-Scale = Annotated[float, Above(0), Below(1e6)]  # of a code: in float32, its squares stay far from overflow
+Scale = Annotated[float, Above(0), Below(1e6)]  # of a code, whose squares then stay far from overflow in float32
 Seed = Annotated[int, Between(0, 2**32)]
 Targets = Literal["none", "dynamic", "threshold"]
 Networks = Literal["dense", "conv"]
@@ -82,20 +82,20 @@ PriorName = Literal[*PRIORS]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """What every script's Config has beside its own hyperparameters."""
+    """The parameters that every script has beside its own hyperparameters."""
 
     data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz or .npy file
-    seed: Seed = 0  # of weights, noise, order and binarisation
+    seed: Seed = 0  # random seed of weights, noise, order and binarisation
     results: str = "results"  # the folder of all runs
     name: str = ""  # this run's folder below results/<script>/; date and time if empty
-    resume: str = ""  # the folder of a stopped run: resume it, with its own parameters
+    resume: str = ""  # the folder of a stopped run, which resumes with its own parameters
     tensorboard: bool = False  # write event files for TensorBoard into the run's folder
 
 
 def check(config):
-    """The Config with plain values: a Path as text, NumPy's numbers as Python's, lists as tuples, `~` as the home.
+    """The Config with plain values: a Path as text, NumPy's numbers as Python's, lists as tuples, `~` expanded.
 
-    Raises RunError, naming the flag, if a parameter is impossible whatever the data, or if Keras has unusual
+    Raises RunError, which names the flag, if a parameter is impossible for any data. Raises it too if Keras has unusual
     settings.
     """
     require_usual_keras()
@@ -119,7 +119,7 @@ def check(config):
 
 
 def plain(value, hint):
-    """`value` as the command line would give it: `os.PathLike` as text, a number of NumPy's as Python's own."""
+    """`value` as the command line would give it: `os.PathLike` as text, a NumPy number as Python's own."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if get_origin(hint) is tuple and isinstance(value, (list, tuple, np.ndarray)):
@@ -156,7 +156,7 @@ def check_together(config):
 
 
 def check_elements(name: str, values: tuple, hint):
-    """Raises RunError if it is no tuple, is empty, names one thing twice, or holds what `hint` does not allow."""
+    """Raises RunError unless `values` is a tuple, not empty, of different values that `hint` allows."""
     if not isinstance(values, tuple):
         raise RunError(f"{flag(name)} must be several values, such as ({values!r},), not {values!r}")
     if not values:
@@ -164,7 +164,7 @@ def check_elements(name: str, values: tuple, hint):
     for value in values:
         check_value(name, value, hint)
     if len(set(values)) < len(values) and not name.endswith("units"):
-        raise RunError(f"{flag(name)} names one thing twice: {' '.join(map(str, values))}")
+        raise RunError(f"{flag(name)} has a value twice: {' '.join(map(str, values))}")
 
 
 def check_value(name: str, value, hint):

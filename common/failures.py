@@ -1,4 +1,4 @@
-"""What fails after a training takes nothing else with it: nulls with reasons, figures left out, tracebacks kept."""
+"""A failure after a training ends one number or one figure alone: nulls with reasons, tracebacks in a file."""
 
 import errno
 import traceback
@@ -14,18 +14,19 @@ FULL_MEMORY = ("RESOURCE_EXHAUSTED", "ResourceExhausted", "out of memory", "OutO
 
 
 class Failures:
-    """Attempts, each on its own. `failed` names those that an error of our code ended; `folder` keeps the tracebacks.
+    """Attempts that fail alone. `failed` names those that ended in an error of our code, whose tracebacks are kept.
 
-    `lost` has the keys that were not measured. Too little memory is no error of the code: it is said, and the program
-    ends as if all had gone well. A figure that cannot be written, as on a full disk, ends the program: the run resumes.
+    `lost` has the keys that were not measured. Too little memory is not an error of the code. It is printed, and the
+    program ends as if there had been no failure. A figure that cannot be written, as on a full disk, ends the program.
+    The run can then resume.
     """
 
     def __init__(self, folder: Path):
         self.folder, self.failed, self.lost = Path(folder), [], set()
-        (self.folder / FILE).unlink(missing_ok=True)  # an earlier attempt's
+        (self.folder / FILE).unlink(missing_ok=True)  # from an earlier attempt
 
     def numbers(self, keys: Iterable[str], measured: Callable[[], dict]) -> dict:
-        """`measured()` or, if it raises, an `Absent` with the reason for each of the keys, which are said."""
+        """`measured()` or, if it raises, an `Absent` with the reason for each key. Prints the keys and the reason."""
         try:
             return measured()
         except Exception as error:
@@ -36,7 +37,7 @@ class Failures:
             return dict.fromkeys(keys, Absent(reason))
 
     def figure(self, name: str, drawn: Callable[[], None]):
-        """`drawn()` or, if it raises, a line that says which figure is left out."""
+        """Call `drawn`. If it raises, print a line that says which figure is left out."""
         try:
             drawn()
         except Exception as error:
@@ -45,7 +46,7 @@ class Failures:
             print(f"{name}.png is left out: {self.reason(f'{name}.png', error)}", flush=True)
 
     def reason(self, name: str, error: Exception) -> str:
-        """One line on an error. That of our code is counted in `failed`, and its traceback goes into the FILE."""
+        """One line on an error. An error of our code goes into `failed`, and its traceback into FILE."""
         line = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         if isinstance(error, (DataError, RunError)):
             return " ".join(str(error).split())
@@ -54,7 +55,7 @@ class Failures:
             or getattr(error, "errno", 0) == errno.ENOMEM
             or any(sign in line for sign in FULL_MEMORY)
         ):
-            return "it takes more memory than there is"
+            return "there is too little memory"
         self.failed.append(name)
         with open(self.folder / FILE, "a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"{name}\n{''.join(traceback.format_exception(error))}\n")
@@ -62,7 +63,7 @@ class Failures:
 
 
 class Strict:
-    """Attempts that fail as errors do: in an experiment, which resumes from its checkpoints once it is mended."""
+    """Attempts that raise their errors, for an experiment: it resumes from its checkpoints after a correction."""
 
     failed = lost = ()
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all, in folders that one process at a time writes to."""
+"""Files that are written atomically, in folders that only one process at a time writes to."""
 
 import contextlib
 import errno
@@ -13,13 +13,13 @@ LOCKS: dict[Path, FileLock] = {}  # held by this process, until it ends
 
 
 class RunError(ValueError):
-    """A mistake of the user's that one line can explain: an impossible parameter, a folder that cannot be used."""
+    """A mistake of the user that one line can explain: an impossible parameter, a folder that cannot be used."""
 
 
 def hold(folder: Path):
-    """Keep every other process from `folder` until this one ends, however it ends, and clear what a killed one left.
+    """Lock `folder` for this process until it ends, and delete unfinished files that a killed process left there.
 
-    Raises RunError if another process holds it.
+    Raises RunError if another process holds the lock.
     """
     path = Path(folder).resolve() / ".lock"
     lock = LOCKS.setdefault(path, FileLock(path))
@@ -28,23 +28,24 @@ def hold(folder: Path):
             lock.acquire(timeout=0)
         except Timeout:
             raise RunError(f"{folder} is in use by another process; wait for its end") from None
-    for left in path.parent.rglob(f"{PARTIAL}*"):
-        if left.parent == path.parent or not (left.parent / ".lock").exists():  # which another process may hold
-            left.unlink(missing_ok=True)
+    for unfinished in path.parent.rglob(f"{PARTIAL}*"):
+        # Another process may hold a lock of its own in a folder below.
+        if unfinished.parent == path.parent or not (unfinished.parent / ".lock").exists():
+            unfinished.unlink(missing_ok=True)
 
 
 def release(folder: Path):
-    """Let other processes have `folder`, which this one holds."""
+    """Unlock `folder` for other processes."""
     if lock := LOCKS.pop(Path(folder).resolve() / ".lock", None):
         lock.release()
 
 
 @contextlib.contextmanager
 def whole(path):
-    """Gives a path beside `path` to write to, and renames it to `path` once all is written.
+    """Gives a temporary path in the same folder to write to, and renames that file to `path` once it is complete.
 
-    A full disk, a killed process or a power cut leaves an earlier file as it was. The name's ending is kept, since
-    Keras and matplotlib go by it.
+    A full disk, a killed process or a power cut leaves an earlier file as it was. The temporary name has the same
+    ending, since Keras and matplotlib choose the format by it.
     """
     path = Path(path)
     partial = path.with_name(f"{PARTIAL}{path.name}")
@@ -58,13 +59,13 @@ def whole(path):
 
 
 def write_json(path, content):
-    """`content` as indented JSON, whole or not at all."""
+    """Write `content` as indented JSON, atomically."""
     with whole(path) as partial:
         partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def append_line(path, line: str):
-    """Add a line to a file, whole or not at all."""
+    """Append a line to a file, atomically."""
     with open(path, "ab", buffering=0) as file:
         size, text = file.tell(), f"{line}\n".encode()
         try:

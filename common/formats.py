@@ -1,4 +1,4 @@
-"""Files that are no .npz: what each is, by its first bytes, and the line of Python that makes an .npz of it."""
+"""Files in other formats than .npz: recognises each by its first bytes, and gives the line of Python to convert it."""
 
 import bz2
 import codecs
@@ -13,19 +13,19 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-HEAD = 2**20  # bytes to read: a row of a table can be long
-ROWS, FILES = 20, 2000  # of a table and of a folder, to look at
+HEAD = 2**20  # bytes to read from a file: a row of a table can be long
+ROWS, FILES = 20, 2000  # how many rows of a table, and files of a folder, are looked at
 LABELS = {"label", "labels", "class", "target", "y"}  # names of a column
 COUNTS = {"", "id", "index", "unnamed: 0"}  # names of a column that numbers the rows
 IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
-PACKERS = {  # what opens a packed file, and what unpacks its first bytes, at most HEAD
+PACKERS = {  # magic bytes: the module that opens a packed file, and a function that unpacks its first HEAD bytes
     b"\x1f\x8b": ("gzip", lambda head: zlib.decompressobj(31).decompress(head, HEAD)),
     b"BZh": ("bz2", lambda head: bz2.BZ2Decompressor().decompress(head, HEAD)),
     b"\xfd7zXZ\0": ("lzma", lambda head: lzma.LZMADecompressor(memlimit=2**27).decompress(head, HEAD)),
 }
 
-# In a line, OUT is the new .npz, opened so that no file is overwritten. PATH is the file's name, FILE the open file,
-# SOURCE either. A line with PATH cannot read a packed file. `Opened.filled` has the other words in capitals.
+# In these lines of Python, OUT is the new .npz, opened so that no file is overwritten. PATH is the file's name, FILE
+# the open file, SOURCE either of them. A line with PATH cannot read a packed file. `Opened.filled` replaces the words.
 MAKE = "make an .npz of it in Python: "
 ARRAYS = "; np.savez(OUT, **dict(zip(d if len(d) > 1 else ['x'], d.values())))"  # a lone array is x
 HDF5 = (
@@ -45,7 +45,7 @@ SAFETENSORS = "import numpy as np; from safetensors.numpy import load_file; d = 
 FITS = "import numpy as np; from astropy.io import fits; x = fits.getdata(FILE).astype('f4'); np.savez(OUT, x=x)"
 NIFTI = "import numpy as np, nibabel; x = np.moveaxis(nibabel.load(PATH).get_fdata(), -1, 0); np.savez(OUT, x=x)"
 DICOM = "one image; stack many: np.stack([pydicom.dcmread(p).pixel_array for p in paths]) (pip install pydicom)"
-OBJECTS = (  # a dictionary, an array, the pair x and y, or such pairs: for training, validation if any, and test
+OBJECTS = (  # for a dictionary, an array, a pair (x, y), or pairs for training, test and perhaps validation
     "; d = d if isinstance(d, dict) else {'x': d} if not isinstance(d, tuple) else dict(zip(('x', 'y'), d)) "
     "if not isinstance(d[0], tuple) else dict(zip(('x_train', 'y_train', 'x_test', 'y_test', 'x_val', 'y_val'), "
     "d[0] + d[-1] + sum(d[1:-1], ()))); d = {{'data': 'x', 'labels': 'y'}.get(k, str(k)): np.asarray(v) "
@@ -62,7 +62,7 @@ TORCH = TRUST + "import torch, numpy as np; d = torch.load(FILE, weights_only=Tr
 JOBLIB = TRUST + "import joblib, numpy as np; d = joblib.load(FILE)" + OBJECTS
 PICKLE = TRUST + "import pickle, numpy as np; d = pickle.load(FILE, encoding='latin1')" + OBJECTS
 SUFFIXES = ".png .jpg .jpeg .gif .bmp .tif .tiff .webp .pgm .ppm"
-STACK = (  # grey, and as large as the first
+STACK = (  # makes all pictures grey, and as large as the first
     f" if q.suffix.lower() in '{SUFFIXES}'.split() and q.name[0] != '.'); s = Image.open(@p[0]).size; "
     "x = np.stack([np.asarray(Image.open(@q).convert('L').resize(s)) for q in p]); np.savez(OUT, x=x, LABELS)"
 )
@@ -80,10 +80,10 @@ LIBSVM = (
     "np.savez(OUT, x=x.toarray(), y=y.astype(int))"
 )
 GIVE = "give images, as .npz or .npy"
-UNPACK = "unpack it, and give what was in it"
+UNPACK = "unpack it, and give its content"
 
 # fmt: off
-FORMATS = [  # the first bytes as a regular expression, what the file is, what to do; the first that fits counts
+FORMATS = [  # a regular expression for the first bytes, what the file is, what to do; the first match counts
     (rb"\x93NUMPY", "an .npy file", MAKE + "import numpy as np; x = np.load(FILE); np.savez(OUT, x=x)"),
     (rb"MATLAB 7\.3 MAT", "a MATLAB 7.3 file (HDF5)",
         MAKE + HDF5.replace("v[()]", "v[()].T.squeeze()") + ARRAYS + LAST_AXIS),
@@ -121,7 +121,7 @@ FORMATS = [  # the first bytes as a regular expression, what the file is, what t
     (rb"Rar!\x1a\x07", "a RAR archive", UNPACK + " (unrar x)"),
     (rb"7z\xbc\xaf\x27\x1c", "a 7z archive", UNPACK + " (7z x)"),
 ]
-ZIPS = [  # likewise, by the names of what an archive holds, one a line
+ZIPS = [  # the same for archives, where the expression is for the names of their files, one per line
     (rb"(?m)^([^/\n]+/)?data\.pkl$", "a PyTorch file" + NEVER, TORCH),
     (rb"(?m)^model\.weights\.h5$", "a Keras model, not images", GIVE),
     (rb"(?m)^xl/workbook\.", "an Excel table", PANDAS + "read_excel(PATH)" + FRAME + " # pip install pandas openpyxl"),
@@ -134,15 +134,15 @@ ZIPS = [  # likewise, by the names of what an archive holds, one a line
 
 
 class Opened(NamedTuple):
-    """A file's first bytes, unpacked if it is packed; what unpacks it; and whether these bytes are all of it."""
+    """A file's first bytes, unpacked if it is packed; the module that unpacks it; whether these are all its bytes."""
 
     path: Path
     head: bytes
     packer: str = ""
-    whole: bool = False
+    complete: bool = False
 
     def filled(self, line: str, encoding: str = "", labels: str = "") -> str:
-        """A line of the tables above with this file's names, so that it runs as it stands."""
+        """A line of the tables above with this file's names in it, so that it runs unchanged."""
         name, packer = quoted(self.path), self.packer
         stem, parent = self.path if self.path.is_dir() else self.path.with_suffix(""), self.path.parent
         opened = f"{packer}.open({name})" if packer else f"open({name}, 'rb')"
@@ -165,9 +165,9 @@ class Opened(NamedTuple):
 
 
 def unused(stem: Path, suffix: str) -> Path:
-    """`stem` with a suffix, and with a number if there is such a file already."""
+    """`stem` with a suffix, and with a number if that file exists already."""
     stem = stem if stem.name not in ("", "..") else stem.resolve()
-    stem = stem if stem.name else Path("images")  # of the root
+    stem = stem if stem.name else Path("images")  # the root folder has no name
     names = (stem.with_name(f"{stem.name}{number}{suffix}") for number in ("", *(f"_{n}" for n in range(2, 1000))))
     return next((name for name in names if not name.exists()), stem.with_name(f"{stem.name}_new{suffix}"))
 
@@ -178,13 +178,13 @@ def quoted(path: Path) -> str:
 
 
 def remedy(path: Path) -> str | None:
-    """What a file or a folder is and what to do about it: one line, to be read after its path.
+    """What a file or a folder is, and how to convert it: one line, to be read after its path.
 
-    Only first bytes and names of files are read, and nothing is run. None for an .npz, an .npy, a pipe, or what is
-    not known.
+    Only first bytes and names of files are read, and nothing is executed. None for an .npz, an .npy, a pipe, or an
+    unknown format.
     """
     path = Path(path)
-    with contextlib.suppress(OSError):  # it cannot be read, for which its reader has a message
+    with contextlib.suppress(OSError):  # if it cannot be read, its reader has a message for that
         if path.is_dir():
             return of_folder(path)
         if path.is_file():
@@ -193,7 +193,7 @@ def remedy(path: Path) -> str | None:
 
 
 def of_folder(path: Path) -> str | None:
-    """`remedy` of a folder: None unless it holds pictures, perhaps in folders, one a class."""
+    """`remedy` of a folder: None unless it holds pictures, perhaps in one folder per class."""
     files = [file.relative_to(path) for file in islice(path.rglob("*"), FILES)]
     pictures = [file for file in files if file.suffix.lower() in SUFFIXES.split() and file.name[0] != "."]
     if not pictures:
@@ -203,7 +203,7 @@ def of_folder(path: Path) -> str | None:
 
 
 def opened(path: Path) -> Opened:
-    """A file's first bytes; none of them if they are packed and damaged."""
+    """A file's first bytes; no bytes if the file is packed and damaged."""
     with path.open("rb") as file:
         head = file.read(HEAD)
     for magic, (module, unpack) in PACKERS.items():
@@ -212,7 +212,7 @@ def opened(path: Path) -> Opened:
                 return Opened(path, unpack(head), module)
             except (OSError, EOFError, ValueError, MemoryError, zlib.error, lzma.LZMAError):
                 return Opened(path, b"", module)
-    return Opened(path, head, whole=len(head) < HEAD)
+    return Opened(path, head, complete=len(head) < HEAD)
 
 
 def of_file(path: Path) -> str | None:
@@ -220,7 +220,7 @@ def of_file(path: Path) -> str | None:
     file = opened(path)
     if not file.head:
         what = f"is packed by {file.packer}, and empty or damaged" if file.packer else "is empty (0 bytes)"
-        return f"{what}; copy or download it anew"
+        return f"{what}; copy or download it again"
     if file.packer:
         return of_bytes(file) or f"is packed by {file.packer}; " + file.filled(
             f"{UNPACK}; in Python: import shutil, {file.packer}; "
@@ -232,12 +232,12 @@ def of_file(path: Path) -> str | None:
 
 
 def of_zip(file: Opened) -> str | None:
-    """`remedy` of a zip archive: None if it holds arrays, or nothing."""
+    """`remedy` of a zip archive: None if it holds arrays, or is empty."""
     try:
         with zipfile.ZipFile(file.path) as archive:
             names = archive.namelist()
-    except Exception:  # of several kinds, as zipfile parses what the file says
-        return "is a damaged zip archive (cut short?); copy, download or save it anew"
+    except Exception:  # zipfile raises several kinds of errors
+        return "is a damaged zip archive (cut short?); copy, download or save it again"
     if not names or any(name.endswith(".npy") for name in names):
         return None
     listing = "\n".join(names).encode(errors="replace")
@@ -247,19 +247,19 @@ def of_zip(file: Opened) -> str | None:
 
 
 def of_bytes(file: Opened) -> str | None:
-    """`remedy` of a file that is neither .npz nor .npy."""
+    """`remedy` of a file that is neither an .npz nor an .npy."""
     packed = f", packed by {file.packer}" if file.packer else ""
     for signature, name, line in FORMATS:
         if re.match(signature, file.head, re.DOTALL):
             if packed and re.search("PATH|AROUND", line):
                 return None
             return f"is {name}{packed}; {file.filled(line)}"
-    found = of_idx(file) or of_text(file)
-    return found and f"is {found[0]}{packed}; {found[1]}"
+    described = of_idx(file) or of_text(file)
+    return described and f"is {described[0]}{packed}; {described[1]}"
 
 
 def idx_header(file: Opened) -> tuple[str, tuple[int, ...]] | None:
-    """The type and the shape of an IDX file's array; None if it is none."""
+    """The type and the shape of an IDX file's array; None if the file is not an IDX file."""
     head = file.head
     if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in IDX_TYPES or not 1 <= head[3] <= 4:
         return None
@@ -269,30 +269,30 @@ def idx_header(file: Opened) -> tuple[str, tuple[int, ...]] | None:
 
 
 def idx_line(file: Opened) -> str:
-    """The Python that reads the array of an IDX file."""
+    """The Python expression that reads the array of an IDX file."""
     dtype, shape = idx_header(file)
     return file.filled(f"np.frombuffer(FILE.read(), {dtype!r}, offset={4 + 4 * len(shape)}).reshape({shape})")
 
 
 def of_idx(file: Opened) -> tuple[str, str] | None:
-    """The name and the remedy of an IDX file, with the labels of its images if they lie beside it."""
+    """The name and the remedy of an IDX file, with the labels of its images if their file is in the same folder."""
     header = idx_header(file)
     if header is None:
         return None
     dtype, shape = header
     if not file.packer and file.path.stat().st_size < 4 + 4 * len(shape) + math.prod(shape) * int(dtype[-1]):
-        return f"an IDX file, shorter than its shape {shape} says (cut short?)", "copy or download it anew"
+        return f"an IDX file, shorter than its shape {shape} says (cut short?)", "copy or download it again"
     if len(shape) == 1:
         return f"an IDX file of {shape[0]} labels, without images", "give the IDX file of the images"
-    labels = beside(file, shape[0])
+    labels = labels_file(file, shape[0])
     read = f"x = {idx_line(file)}; " + (f"y = {idx_line(labels)}; " if labels else "")
     packers = "".join(sorted({f", {one.packer}" for one in (file, labels) if one and one.packer}))
     line = f"{MAKE}import numpy as np{packers}; {read}np.savez({file.filled('OUT')}, x=x{', y=y' * bool(labels)})"
-    return f"an IDX file of shape {shape}, type {dtype}" + (", labels beside it" if labels else ""), line
+    return f"an IDX file of shape {shape}, type {dtype}" + (", labels in the same folder" if labels else ""), line
 
 
-def beside(images: Opened, count: int) -> Opened | None:
-    """The IDX file of `count` labels that has the images' name but for the words that tell them apart."""
+def labels_file(images: Opened, count: int) -> Opened | None:
+    """The IDX file of `count` labels that has the name of the images' file, with "labels" in place of "images"."""
     path = images.path.with_name(images.path.name.replace("images", "labels").replace("idx3", "idx1"))
     if path == images.path or not path.is_file():
         return None
@@ -302,12 +302,12 @@ def beside(images: Opened, count: int) -> Opened | None:
 
 
 def decoded(head: bytes) -> tuple[str, str]:
-    """Text and its encoding, empty for UTF-8; no text if the bytes are none."""
+    """Text and its encoding, which is empty for UTF-8; no text if the bytes are not text."""
     marks = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
     marked = next((marks[mark] for mark in marks if head.startswith(mark)), None)
     for encoding in [marked] if marked else ["utf-8", "latin-1"]:
         with contextlib.suppress(UnicodeDecodeError):
-            text = codecs.getincrementaldecoder(encoding)().decode(head)  # that may end within a letter
+            text = codecs.getincrementaldecoder(encoding)().decode(head)  # the bytes may end within a letter
             foreign = encoding == "latin-1" and sum(map(str.isascii, text)) < len(text) / 2
             if foreign or re.search(r"[\0-\x08\x0e-\x1f\x7f-\x9f]", text):
                 return "", ""
@@ -316,7 +316,7 @@ def decoded(head: bytes) -> tuple[str, str]:
 
 
 def number(cell: str) -> float | None:
-    """A cell's number, with a decimal point or comma; NaN if it is empty, None if it is no number."""
+    """A cell's number, with a decimal point or comma; NaN if the cell is empty, None if it is not a number."""
     try:
         return float(cell.strip().replace(",", ".") or "nan")
     except ValueError:
@@ -324,17 +324,17 @@ def number(cell: str) -> float | None:
 
 
 def numeric(cells) -> bool:
-    """Whether they are numbers, a few of them missing perhaps."""
+    """Whether the cells are numbers, of which some may be missing."""
     return all(number(cell) is not None for cell in cells) and any(cell.strip() for cell in cells)
 
 
-def whole(cells, high: float = math.inf) -> bool:
-    """Whether they are whole numbers from 0 to `high`."""
+def are_whole(cells, high: float = math.inf) -> bool:
+    """Whether the cells are whole numbers from 0 to `high`."""
     return all((value := number(cell)) is not None and 0 <= value <= high and value % 1 == 0 for cell in cells)
 
 
 def rows_of(lines: list[str], delimiter: str | None) -> list[list[str]] | None:
-    """Cells of a table's lines; None unless each line has as many, and at least half of the last are numbers."""
+    """Cells of a table's lines. None if lines differ in length, or less than half of the last line are numbers."""
     try:
         rows = [next(csv.reader([line], delimiter=delimiter)) if delimiter else line.split() for line in lines]
     except (csv.Error, StopIteration):
@@ -345,26 +345,26 @@ def rows_of(lines: list[str], delimiter: str | None) -> list[list[str]] | None:
 
 
 def of_text(file: Opened) -> tuple[str, str] | None:
-    """The name and the remedy of a text: a table of numbers, perhaps with labels, or any other. None if it is none."""
+    """The name and the remedy of a text: a table of numbers, perhaps with labels, or another text; else None."""
     text, encoding = decoded(file.head)
     if not text:
         return None
     lines = re.split(r"\r\n|\r|\n", text)
-    if not file.whole and len(lines) > 2:
-        lines.pop()  # the last of what was read may be cut short
+    if not file.complete and len(lines) > 2:
+        lines.pop()  # the last line may be cut short
     filled = [(at, line) for at, line in enumerate(lines) if line.strip() and not line.startswith("#")][:ROWS]
     if filled and re.match(r"[-+.\de]+( \d+:[-+.\de]+)+ *$", filled[0][1]):
         return "a table in LIBSVM's format", file.filled(MAKE + LIBSVM)
     for delimiter in ("\t", ";", ",", "|", None) if filled else ():
         rows = rows_of([line for _, line in filled], delimiter)
-        found = rows and of_table(rows, delimiter, filled)
-        if found:
-            return found[0], MAKE + file.filled(found[1], encoding)
+        described = rows and of_table(rows, delimiter, filled)
+        if described:
+            return described[0], MAKE + file.filled(described[1], encoding)
     return "a text file, not a table of numbers", GIVE
 
 
 def of_table(rows: list[list[str]], delimiter: str | None, lines: list[tuple[int, str]]) -> tuple[str, str] | None:
-    """The name of a table and the Python for it, from its first rows and the numbers and texts of their lines.
+    """The name of a table and the Python to read it, from its first rows and their lines (number, text).
 
     None if no column has numbers.
     """
@@ -392,7 +392,7 @@ def of_table(rows: list[list[str]], delimiter: str | None, lines: list[tuple[int
     if len(pixels) <= pixels[-1] - pixels[0]:
         used = f"[c for c in {used} if c not in {sorted({*range(pixels[0], pixels[-1])} - {*pixels})}]"
     line = f"import numpy as np; x = np.loadtxt(TEXT, usecols={used}, ndmin=2{', '.join(['', *options])})"
-    if whole(cells, 255):
+    if are_whole(cells, 255):
         line += "; x = x.astype(np.uint8) if x.max() > 1 and np.array_equal(x, x.clip(0, 255) // 1) else x"
     kind = {"\t": "table separated by tabs (TSV)", ";": "CSV table with semicolons", ",": "CSV table"}
     name = f"a {kind.get(delimiter, 'table of numbers')}"
@@ -400,20 +400,22 @@ def of_table(rows: list[list[str]], delimiter: str | None, lines: list[tuple[int
         left = [str(at + 1) for at in numbers if names[at] in LABELS]
         name += f" (without column {', '.join(left)}: its values number no classes)" * bool(left)
         return name, f"{line}; np.savez(OUT, x=x)"
-    end = ").astype(int)" if whole(columns[label]) else ", dtype=str)"
+    end = ").astype(int)" if are_whole(columns[label]) else ", dtype=str)"
     y = f"np.loadtxt(TEXT, usecols={label}{plain}{end}"
     return f"{name} with labels in column {label + 1}", f"{line}; y = {y}; np.savez(OUT, x=x, y=y)"
 
 
 def label_column(names: list[str], columns: list[tuple[str, ...]], numbers: list[int]) -> int | None:
-    """Where a table's labels are: by name; the only column of words; or the first or last beside a square image."""
+    """The column of a table's labels: the one named so, the only one with words, or one at an end of a square image."""
     others = sorted({*range(len(names))} - {*numbers})
     words = [at for at in others if names[at] not in COUNTS and any(map(str.strip, columns[at]))]
-    named = [at for at in words + numbers if names[at] in LABELS and (not numeric(columns[at]) or whole(columns[at]))]
+    named = [
+        at for at in words + numbers if names[at] in LABELS and (not numeric(columns[at]) or are_whole(columns[at]))
+    ]
     if named or len(words) == 1:
         return (named or words)[0]
     side = math.isqrt(max(0, len(numbers) - 1))
     if side < 4 or side**2 != len(numbers) - 1:
         return None
-    ends = [at for at in (numbers[0], numbers[-1]) if whole(columns[at])]
+    ends = [at for at in (numbers[0], numbers[-1]) if are_whole(columns[at])]
     return next((at for at in ends if len(set(columns[at])) > 1), None)

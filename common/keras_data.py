@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST as Keras downloads them: within a time limit, and without harm to the files in its cache."""
+"""MNIST and Fashion-MNIST as Keras downloads them: with a time limit, and without deleting files in its cache."""
 
 import gzip
 import os
@@ -22,19 +22,19 @@ FILES = {  # in Keras' folder of data sets
 }
 OTHER_HOME = "/tmp/.keras"
 FOUR = ("x_train", "y_train", "x_test", "y_test")
-SHAPE = (60000, 28, 28)  # of the training images of both
-SHAPES = (SHAPE, SHAPE[:1], (10000, 28, 28), (10000,))  # of the FOUR
-# SHA-256 of the bytes of MNIST, uint8, in the order of the four original files: of x_train, and of the FOUR in turn.
+SHAPE = (60000, 28, 28)  # of the training images of both data sets
+SHAPES = (SHAPE, SHAPE[:1], (10000, 28, 28), (10000,))  # of the FOUR arrays
+# SHA-256 of MNIST's bytes, uint8, in the order of the original files: of x_train alone, and of all FOUR arrays in turn.
 MNIST_SHA256 = "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757"
 MNIST_FOUR_SHA256 = "06b0d1f124c4e5fa796686ade41a9b778edacc8622f2195a352ef479ad44fc16"
 FASHION_LABELS = (9, 0, 0, 3, 0, 2, 7, 2, 5, 5)  # the first of Fashion-MNIST's training labels
 
 
 def keras_arrays(source: str, seconds: float) -> dict[str, np.ndarray]:
-    """The four arrays of Keras' own `source`, cached or downloaded within `seconds`.
+    """The four arrays of Keras' data set `source`, from its cache or downloaded within `seconds`.
 
-    Raises DataError if they cannot be had. Nothing in the cache is deleted: if the end of the process cuts a download
-    short, the next process names the half file, or renames it.
+    Raises DataError if they cannot be loaded. No file in the cache is deleted. If the process ends during a download,
+    the next process names the incomplete file in its message, or renames it.
     """
     if source == "mnist" and (cached := existing_files(source)):
         return from_cache(cached[0])
@@ -46,22 +46,22 @@ def keras_arrays(source: str, seconds: float) -> dict[str, np.ndarray]:
             done = set_aside_fashion(error) if source == "fashion_mnist" else ""
             reason = f"{error}{done}"
         else:
-            reason = f"not complete after {seconds} s"
+            reason = f"the download was not complete after {seconds} s"
         raise DataError(f"{KERAS_NAMES[source]} could not be loaded ({reason})") from error
     return dict(zip(FOUR, (x_train, y_train, x_test, y_test), strict=True))
 
 
 def from_cache(path: Path) -> dict[str, np.ndarray]:
-    """The four arrays of a cached mnist.npz, however it is packed: Keras would delete a file of another checksum."""
+    """The four arrays of a cached mnist.npz in any packing. Keras would delete a file with another checksum."""
     try:
         with arrays_in(path) as stored:
             if missing := [name for name in FOUR if name not in stored]:
                 raise DataError(f"has no {missing[0]}")
             if [stored[name].header for name in FOUR] != [(shape, np.uint8) for shape in SHAPES]:
-                raise DataError("its arrays are others")  # and may be too large to read
+                raise DataError("its arrays differ")  # and may be too large to read
             arrays = {name: stored[name].read() for name in FOUR}
         if sha256(("", array) for array in arrays.values()) != MNIST_FOUR_SHA256:
-            raise DataError("its arrays are others")
+            raise DataError("its arrays differ")
         return arrays
     except DataError as error:
         raise DataError(
@@ -70,22 +70,22 @@ def from_cache(path: Path) -> dict[str, np.ndarray]:
 
 
 def is_mnist(x_train) -> bool:
-    """Whether training images, as stored, are MNIST's own in their own order."""
+    """Whether stored training images are those of MNIST, in the original order."""
     return x_train.shape == SHAPE and x_train.dtype == np.uint8 and sha256([("", x_train)]) == MNIST_SHA256
 
 
 def is_fashion(arrays: dict, labels: dict) -> bool:
-    """Whether `x_train` has the shape, and `y_train` the beginning, of Fashion-MNIST's."""
+    """Whether `x_train` has Fashion-MNIST's shape, and `y_train` begins with its first labels."""
     first = tuple(labels["y_train"][: len(FASHION_LABELS)]) if "y_train" in labels else ()
     return "x_train" in arrays and arrays["x_train"].shape == SHAPE and first == FASHION_LABELS
 
 
 def in_background(load) -> Future:
-    """What `load()` will give: Keras' downloads have no time limit."""
+    """The future result of `load()`, which runs in a thread: Keras' downloads have no time limit."""
     future = Future()
 
     def work():
-        keras.config.disable_interactive_logging()  # per thread: no progress bar, now or after the limit
+        keras.config.disable_interactive_logging()  # no progress bar from this thread, even after the time limit
         try:
             future.set_result(load())
         except Exception as error:
@@ -97,7 +97,7 @@ def in_background(load) -> Future:
 
 
 def cache_folders() -> list[Path]:
-    """The folders in which Keras' data sets can be: Keras uses the second where it cannot write to the first."""
+    """The folders that can hold Keras' data sets. Keras uses the second if it cannot write to the first."""
     home = os.path.expanduser(os.environ.get("KERAS_HOME", "~/.keras"))
     homes = [home] if os.access(home, os.W_OK) else [home, OTHER_HOME]
     return [Path(each, "datasets") for each in homes]
@@ -110,9 +110,9 @@ def existing_files(source: str) -> list[Path]:
 
 
 def set_aside_fashion(error: Exception) -> str:
-    """Rename cached files of Fashion-MNIST that are cut short: Keras checks none, and would use them for ever.
+    """Rename cached files of Fashion-MNIST that are incomplete: Keras does not check them, and would use them again.
 
-    Returns what was done, as text to append; nothing where the error does not speak of the files.
+    Returns text for the message that says what was done. It is empty if the error has another cause than the files.
     """
     folder = cache_folders()[-1]  # where Keras writes
     files = [path for path in existing_files("fashion_mnist") if path.is_relative_to(folder)]
@@ -122,10 +122,10 @@ def set_aside_fashion(error: Exception) -> str:
     if not broken:
         return f"; the files in {files[0].parent} are not Fashion-MNIST's: move them elsewhere"
     try:
-        moved = [path.rename(unused_name(path)) for path in broken]
+        renamed = [path.rename(unused_name(path)) for path in broken]
     except OSError:
         return f"; the files in {files[0].parent} cannot be read: move them elsewhere"
-    return f"; what cannot be read in Keras' cache is now {', '.join(map(str, moved))}"
+    return f"; damaged files in Keras' cache were renamed to {', '.join(map(str, renamed))}"
 
 
 def is_whole(path: Path) -> bool:
@@ -137,7 +137,7 @@ def is_whole(path: Path) -> bool:
 
 
 def unused_name(path: Path) -> Path:
-    """The path with .broken-1 behind it, or the next number that is not in use."""
+    """The path with .broken-1 appended, or with the next unused number."""
     number = 1
     while (aside := path.with_name(f"{path.name}.broken-{number}")).exists():
         number += 1

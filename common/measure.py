@@ -1,6 +1,6 @@
-"""The numbers of metrics.json, and the images that each instrument of `common.evaluation` measures.
+"""The numbers of metrics.json, and the images on which each instrument of `common.evaluation` measures them.
 
-Keys are flat and carry the unit, as `common.metrics` lists them; a number that came with an error has a twin,
+Keys are flat and end with the unit, as `common.metrics` lists them. A number with an error has a second key,
 `<key>_standard_error`. Where a quantity does not exist for a model, its value is None and `null_because` says why.
 """
 
@@ -30,14 +30,14 @@ from common.priors import GaussianPrior
 import numpy as np
 from keras import ops
 
-TRAINING_CODES = 20_000  # known to probes and to the density of the aggregated posterior
-CODES_FOR_ACTIVE_UNITS = 80_000  # over all images, in 8 to 32 draws each: fewer let noise pass for an active unit
-NEIGHBOUR_IMAGES, NEIGHBOUR_DRAWS = 200, 1000  # z ~ q(z|x) for its entropy from nearest neighbours
-NEAREST_IMAGES = 1000  # whose nearest training images are sought
-# Numbers in one array of codes or images, where more would take too much memory: fewer codes or images are measured.
+TRAINING_CODES = 20_000  # training data of the probes, and of the density of the aggregated posterior
+CODES_FOR_ACTIVE_UNITS = 80_000  # over all images, 8 to 32 draws each; with fewer draws, noise can look like a unit
+NEIGHBOUR_IMAGES, NEIGHBOUR_DRAWS = 200, 1000  # images, and draws z ~ q(z|x) of each, for the entropy from neighbours
+NEAREST_IMAGES = 1000  # images whose nearest training images are searched
+# The most numbers in one array of codes or images. Where there are more, fewer codes or images are measured.
 MOST_CODE_NUMBERS = 2**24  # 20,000 codes up to 838 dimensions
 MOST_DRAWN_NUMBERS = 2**26  # 200 images with 1,000 draws up to 335 dimensions
-MOST_ENCODED_PIXELS = 2**32  # of drawn codes, a matter of time: 200 images with 1,000 draws up to 146 x 146
+MOST_ENCODED_PIXELS = 2**32  # a limit on time: 200 images with 1,000 draws up to 146 x 146
 MOST_PIXELS = 2**25  # 1,000 images up to 183 x 183, 42 of 512 x 512 x 3
 
 NO_DENSITY = {  # posterior: why q(z|x) has no KL in closed form
@@ -59,7 +59,7 @@ TOO_MANY_DIMENSIONS = "the code has too many dimensions for the draws of a poste
 
 
 class Encoded(NamedTuple):
-    """What most instruments look at: the test images, a code of each, and as many draws from the prior."""
+    """The input of most instruments: the test images, a code of each, and the same number of draws from the prior."""
 
     images: np.ndarray  # (n, *image_shape), as the model is given them
     codes: np.ndarray  # (n, latent_dim), one z ~ q(z|x) an image
@@ -67,26 +67,26 @@ class Encoded(NamedTuple):
 
 
 def test_images(dataset: Dataset, config) -> np.ndarray:
-    """The test images in the binarisation that the model was trained on, the same for every model of one seed."""
+    """The test images in the model's binarisation; every model of one seed gets the same pixels."""
     return targets(dataset.x_test, config, "test")
 
 
 def encoded(model: LatentModel, images: np.ndarray) -> Encoded:
-    """`Encoded` of the images, which `test_images` gives."""
+    """`Encoded` of `images`, which come from `test_images`."""
     return Encoded(images, model.encode(images), model.prior_codes(len(images)))
 
 
 def fitting(count: int, numbers: int, most: int) -> int:
-    """How many of `count` rows of so many `numbers` fit into an array of `most` numbers; at least one."""
+    """How many of `count` rows, each of `numbers` numbers, fit into an array of `most` numbers; at least one."""
     return min(count, max(1, most // numbers))
 
 
 def training_inferred(
     model: LatentModel, dataset: Dataset, config, keys: Collection[str] = ("z",)
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-    """What the model infers of TRAINING_CODES training images, and their labels, (m,), or None: what probes know.
+    """The training data of the probes: what the model infers of TRAINING_CODES images, and labels, (m,), or None.
 
-    The images are binarised batch by batch, as for the training. There are fewer if codes are large.
+    The images are binarised batch by batch, as in the training. If codes are large, there are fewer images.
     """
     random = random_stream(config.seed, "training codes")
     chosen = random.permutation(len(dataset.x_train))
@@ -98,10 +98,10 @@ def training_inferred(
 
 
 def memory_needed(image_shape, latent_dim: int, train: int, test: int, binarised: bool = True) -> int:
-    """Bytes that `measure` takes at most, beyond model and data, for so many training and test images.
+    """Bytes that `measure` needs at most, beside model and data, for these numbers of training and test images.
 
-    `binarised`: whether there is a copy of the test images in other pixels. What is not bounded is that copy, and the
-    codes of the test images.
+    `binarised`: whether there is a binarised copy of the test images. This copy and the codes of the test images grow
+    with the data; everything else is bounded.
     """
     pixels, few = math.prod(image_shape), fitting(test, latent_dim, MOST_CODE_NUMBERS)
     known = fitting(min(train, TRAINING_CODES), latent_dim, MOST_CODE_NUMBERS)
@@ -123,9 +123,9 @@ def memory_needed(image_shape, latent_dim: int, train: int, test: int, binarised
 
 
 def measure(model: LatentModel, dataset: Dataset, config, test: Encoded, failures=STRICT) -> dict:
-    """What takes less than a minute on 10,000 test images: fit of the terms, match of code and prior, information.
+    """All that takes less than a minute on 10,000 test images: terms, match of code and prior, information.
 
-    Each instrument is one of the attempts of `failures`: one that fails takes no other with it.
+    Each instrument is one of the attempts of `failures`: if it fails, the others still run.
     """
     attempt, few = failures.numbers, fitting(len(test.images), model.prior.latent_dim, MOST_CODE_NUMBERS)
     some, labels = Encoded(*(array[:few] for array in test)), None if dataset.y_test is None else dataset.y_test[:few]
@@ -148,7 +148,7 @@ def measure(model: LatentModel, dataset: Dataset, config, test: Encoded, failure
 
 
 def code_numbers(test: Encoded, seed: int, failures=STRICT) -> dict:
-    """Does the code fill its prior? Codes of test images against as many of the prior's."""
+    """Does the code fill its prior? Compares the codes of the test images with the same number of prior draws."""
     codes, prior_codes = test.codes, test.prior_codes
     instruments = {  # by the keys of their numbers
         ("code_mean_norm", "code_std_min", "code_std_max"): lambda: latent.moments(codes),
@@ -165,7 +165,7 @@ def code_numbers(test: Encoded, seed: int, failures=STRICT) -> dict:
 
 
 def marginal_distances(codes: np.ndarray, prior_codes: np.ndarray) -> dict:
-    """Kolmogorov-Smirnov distances of all dimensions."""
+    """Kolmogorov-Smirnov distances in all dimensions of the code."""
     distances = latent.kolmogorov_smirnov(codes, prior_codes)
     return {
         "code_ks": distances,
@@ -175,7 +175,7 @@ def marginal_distances(codes: np.ndarray, prior_codes: np.ndarray) -> dict:
 
 
 def holes(training_codes: np.ndarray, test: Encoded) -> dict:
-    """How much of the prior no training code is near to."""
+    """The share of the prior that is far from every training code."""
     if not all(np.isfinite(codes).all() for codes in (test.codes, test.prior_codes, training_codes)):
         return {"code_hole_fraction": Absent(NOT_FINITE)}
     return {"code_hole_fraction": latent.hole_fraction(training_codes, test.codes, test.prior_codes)}
@@ -211,10 +211,10 @@ def test_terms(model: LatentModel, x_test) -> dict:
 
 
 def information(model: LatentModel, x_test, codes, failures=STRICT) -> dict:
-    """What the code says of the image, and how far it is from the prior, in nats.
+    """The information of the code about the image, and the code's distance from the prior, in nats.
 
-    With q(z|x)'s density, where it has one: KL of each dimension, ELBO surgery over the N test images. From nearest
-    neighbours, for every model alike: the same quantities without the bound log N.
+    Where q(z|x) has a density: the KL of each dimension, and ELBO surgery over the N test images. For every model: the
+    same quantities from nearest neighbours, without the bound log N.
     """
     density = log_density(model.prior)
     no_posterior = Absent(NO_DENSITY[model.posterior])
@@ -244,7 +244,7 @@ def closed_form_information(model: LatentModel, x_test, density, no_prior: Absen
 
 
 def neighbour_information(model: LatentModel, x_test, codes, density, no_posterior, no_prior: Absent | None) -> dict:
-    """The part of `information` from nearest neighbours, of one code an image and of many codes for some images."""
+    """The part of `information` from nearest neighbours: of one code per image, and of many codes for some images."""
     entropy = latent.neighbour_entropy(codes)
     numbers = {
         "mutual_information_neighbour_nats": no_posterior,
@@ -256,7 +256,7 @@ def neighbour_information(model: LatentModel, x_test, codes, density, no_posteri
     if model.prior.latent_dim >= NEIGHBOUR_DRAWS:
         absent = Absent(TOO_MANY_DIMENSIONS)
         return numbers | {"mutual_information_neighbour_nats": absent, "kl_neighbour_nats": no_prior or absent}
-    # Spread over all of them: the first test digits of MNIST are the easiest.
+    # The images are spread over all test images: the first test digits of MNIST are the easiest.
     count = fitting(NEIGHBOUR_IMAGES, NEIGHBOUR_DRAWS * model.prior.latent_dim, MOST_DRAWN_NUMBERS)
     count = max(2, fitting(count, NEIGHBOUR_DRAWS * math.prod(model.image_shape), MOST_ENCODED_PIXELS))
     draws = posterior_draws(model, x_test[:: max(1, len(x_test) // count)][:count], NEIGHBOUR_DRAWS)
@@ -271,7 +271,7 @@ def neighbour_information(model: LatentModel, x_test, codes, density, no_posteri
 
 
 def posterior_draws(model: LatentModel, images, draws: int) -> np.ndarray:
-    """`draws` codes z ~ q(z|x) for each image, float32 in [0, 1]: (draws, images, latent_dim)."""
+    """`draws` codes z ~ q(z|x) for each image, which is float32 in [0, 1]: (draws, images, latent_dim)."""
     rows = np.tile(np.arange(len(images)), draws)
     batches = (images[rows[some]] for some in model.batches(len(rows)))
     return model.infer_batches(batches, ("z",))["z"].reshape(draws, len(images), -1)
@@ -290,10 +290,10 @@ def log_density(prior):
 def measure_samples(
     model: LatentModel, dataset: Dataset, config, classifier: samples.Classifier | None, failures=STRICT
 ) -> dict:
-    """How far samples are from real images, and the class by an MLP on the codes that the other probes see.
+    """The distance of samples from real images, and the accuracy of an MLP on the codes of the other probes.
 
-    Samples are the decoder's pixel means, real images are grey: `sample_` metrics judge what the figures show. Each
-    instrument is one of the attempts of `failures`.
+    Samples are the decoder's pixel means, and real images are grey. So `sample_` metrics judge the images that figures
+    show. Each instrument is one of the attempts of `failures`.
     """
     random, attempt = random_stream(config.seed, "samples"), failures.numbers
     count = len(dataset.x_test)
@@ -309,7 +309,7 @@ def measure_samples(
 
 
 def nearest_numbers(decoded: Decoded, dataset: Dataset, held_out: np.ndarray) -> dict:
-    """Distances of samples, and of the first of the `held_out` test images, to the nearest training images."""
+    """Distances of samples, and of the first `held_out` test images, to their nearest training images."""
     pixels = math.prod(dataset.image_shape)
     nearest = fitting(NEAREST_IMAGES, pixels, MOST_PIXELS)
     first = batch_slices(len(decoded), pixels)  # the same batches as for the features below
@@ -321,7 +321,7 @@ def nearest_numbers(decoded: Decoded, dataset: Dataset, held_out: np.ndarray) ->
 
 
 def mlp_accuracy(model: LatentModel, dataset: Dataset, config) -> dict:
-    """The class of test images by an MLP on their codes."""
+    """The accuracy of an MLP that predicts the class of test images from their codes."""
     known, labels = training_inferred(model, dataset, config)
     few = fitting(len(dataset.x_test), model.prior.latent_dim, MOST_CODE_NUMBERS)
     codes = model.encode(test_images(dataset, config))[:few]
@@ -331,17 +331,17 @@ def mlp_accuracy(model: LatentModel, dataset: Dataset, config) -> dict:
 
 def feature_numbers(classifier, decoded: Decoded, dataset: Dataset, chosen: np.ndarray, seed: int) -> dict:
     """How samples, and the `chosen` training images, differ from test images in the classifier's features."""
-    of_samples, of_test = classifier.features(decoded), classifier.features(dataset.x_test)
-    of_train = classifier.features(MappedImages(dataset.x_train, chosen))  # which picks them as they are needed
+    sample_features, test_features = classifier.features(decoded), classifier.features(dataset.x_test)
+    train_features = classifier.features(MappedImages(dataset.x_train, chosen))  # reads the images in parts
     return {
-        "sample_frechet_distance": samples.frechet_estimate(of_samples, of_test),
-        "sample_c2st_accuracy": latent.c2st_accuracy(of_samples, of_test, seed),
-        "train_frechet_distance": samples.frechet_estimate(of_train, of_test),
+        "sample_frechet_distance": samples.frechet_estimate(sample_features, test_features),
+        "sample_c2st_accuracy": latent.c2st_accuracy(sample_features, test_features, seed),
+        "train_frechet_distance": samples.frechet_estimate(train_features, test_features),
     }
 
 
 def nearest_distance(images: np.ndarray, train_images) -> Estimate | Absent:
-    """Mean distance of the images to the nearest training image; absent if they are not finite."""
+    """Mean distance of the images to their nearest training image; `Absent` if some images are not finite."""
     if not np.isfinite(images).all():
         return Absent(samples.NOT_FINITE)
     return mean_of(samples.nearest_images(images, train_images)[1])

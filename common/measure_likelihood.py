@@ -14,21 +14,21 @@ from common.numbers import Absent, Estimate, flat, mean_of
 
 import numpy as np
 
-PROPOSAL_DRAWS = 100  # z ~ q(z|x) for the moments of an implicit posterior
-WINDOWS, WINDOW_IMAGES = 10_000, 2_000  # samples that Parzen windows stand on; images measured, and those for sigma
-CHAIN_NUMBERS = 2**25  # pixels of all chains at once, 128 MiB of float32: 2,675 images of MNIST with 16 chains
+PROPOSAL_DRAWS = 100  # draws z ~ q(z|x) for the moments of an implicit posterior
+WINDOWS, WINDOW_IMAGES = 10_000, 2_000  # centres of Parzen windows; test images, and validation images for sigma
+CHAIN_NUMBERS = 2**25  # pixels of all chains together, 128 MiB of float32: 2,675 images of MNIST with 16 chains
 WEIGHTED = ("elbo_binarised_nats", "importance_weighted_bound_nats", "weighted_effective_samples")
 ANNEALED, DIFFERENCE = ("annealed_log_likelihood_nats", "annealed_gap_nats"), "annealed_minus_weighted_nats"
 PARZEN = ("parzen_log_likelihood_nats", "parzen_sigma")
-# Seeds that no run's seed changes: every model is measured on the same images, with the same pixels.
+# Seeds that do not depend on a run's seed: every model is measured on the same images, with the same pixels.
 ORDER_SEED, PIXEL_SEED, SIMULATED_SEED, WINDOW_SEED = 0, 1, 2, 3
 
 
 @dataclass(frozen=True)
 class LikelihoodSettings:
-    """How much is spent on log p(x): images, chains an image, temperatures; images and draws of the weighted bound.
+    """The effort for log p(x): images, chains per image and temperatures; images and draws of the weighted bound.
 
-    The estimate is that of the most temperatures; any others show how far it has converged.
+    The estimate comes from the largest number of temperatures. Smaller numbers show how far it has converged.
     """
 
     annealed_images: int
@@ -39,24 +39,24 @@ class LikelihoodSettings:
 
     @classmethod
     def of(cls, config) -> "LikelihoodSettings":
-        """Those of an experiment's Config, which has fields of the same names."""
+        """The settings in an experiment's Config, which has fields of the same names."""
         return cls(*(getattr(config, field.name) for field in fields(cls)))
 
     def as_json(self) -> dict:
-        """As metrics.json keeps it."""
+        """The settings as metrics.json holds them."""
         return asdict(self) | {"temperatures": list(self.temperatures)}
 
 
 def likelihood_images(dataset: Dataset, count: int) -> np.ndarray:
-    """`count` test images, binarised at random: the same ones, with the same pixels, for every model.
+    """`count` test images, binarised at random: the same images, with the same pixels, for every model.
 
-    There are fewer if so many do not fit into memory.
+    There are fewer if `count` images do not fit into memory.
     """
     chosen = np.random.default_rng(ORDER_SEED).permutation(len(dataset.x_test))
     chosen = chosen[: fitting(count, math.prod(dataset.image_shape), MOST_PIXELS)]
     images, random = np.empty((len(chosen), *dataset.image_shape), "float32"), np.random.default_rng(PIXEL_SEED)
     start = 0
-    for chunk in chunks(dataset.x_test):  # pixels are drawn for all of them, in their order
+    for chunk in chunks(dataset.x_test):  # pixels are drawn for all images, in their order
         binary, here = binarise(chunk, "dynamic", random), (start <= chosen) & (chosen < start + len(chunk))
         images[here] = binary[chosen[here] - start]
         start += len(chunk)
@@ -64,7 +64,7 @@ def likelihood_images(dataset: Dataset, count: int) -> np.ndarray:
 
 
 def proposal(model: LatentModel, images) -> tuple[np.ndarray, np.ndarray] | None:
-    """Means and deviations of a Gaussian to draw codes from, two (n, latent_dim): q(z|x)'s own, or those of draws."""
+    """Means and deviations of a Gaussian to draw codes from, two (n, latent_dim): those of q(z|x), or of its draws."""
     if model.posterior == "gaussian":
         inferred = model.inferred(images)
         return inferred["mean"], np.exp(0.5 * inferred["log_var"])
@@ -79,7 +79,7 @@ def proposal(model: LatentModel, images) -> tuple[np.ndarray, np.ndarray] | None
 
 
 def groups(count: int, numbers: int, most: int) -> Iterator[slice]:
-    """Rows of `count` images by groups, all in one if so many `numbers` for each are not more than `most` in all."""
+    """Rows of `count` images in groups. One group has at most `most` numbers, where an image has `numbers`."""
     size = even_batch_size(count, count, numbers, most)
     return (slice(start, start + size) for start in range(0, count, size))
 
@@ -87,9 +87,9 @@ def groups(count: int, numbers: int, most: int) -> Iterator[slice]:
 def measure_likelihood(
     model: LatentModel, dataset: Dataset, settings: LikelihoodSettings, progress, failures=STRICT
 ) -> dict:
-    """log p(x) of binarised test images, by importance weighting and by annealing, and Parzen's window on grey ones.
+    """log p(x) of binarised test images, by importance weighting and by annealing; Parzen windows on grey images.
 
-    Each is one of the attempts of `failures`.
+    Each estimate is one of the attempts of `failures`.
     """
     numbers, _ = weighted_and_annealed(model, dataset, settings, progress, failures)
     samples = Decoded(model, model.prior_codes(WINDOWS))
@@ -99,9 +99,9 @@ def measure_likelihood(
 def weighted_and_annealed(
     model: LatentModel, dataset: Dataset, settings: LikelihoodSettings, progress, failures=STRICT
 ) -> tuple[dict, np.ndarray | None]:
-    """Both estimates of log p(x) in nats, how far they are apart, and the annealed one of each test image.
+    """Both estimates of log p(x) in nats, their difference, and the annealed estimate for each test image.
 
-    Without `weighted_samples` there is no bound. A prior without a density has none of these numbers, and None.
+    Without `weighted_samples` there is no bound. If the prior has no density, all of these are absent.
     """
     if not hasattr(model.prior, "log_prob"):
         keys = (*WEIGHTED[:2], *ANNEALED, DIFFERENCE)
@@ -113,7 +113,7 @@ def weighted_and_annealed(
     made = failures.numbers(ANNEALED, lambda: {"": annealed(model, dataset, settings, progress)})
     numbers, estimates = made.get("", (made, None))
     if bounds is not None and estimates is not None:
-        count = min(len(bounds), len(estimates))  # the same images first
+        count = min(len(bounds), len(estimates))  # both begin with the same images
         numbers[DIFFERENCE] = mean_of(estimates[:count] - bounds[:count])
     elif weighted:
         numbers[DIFFERENCE] = next(each for each in (weighted | numbers).values() if isinstance(each, Absent))
@@ -123,9 +123,9 @@ def weighted_and_annealed(
 def importance_weighted(
     model: LatentModel, dataset: Dataset, settings: LikelihoodSettings, progress, log_likelihood=None
 ):
-    """The evidence lower bound and the bound with many samples, on the same draws; and the latter for each image.
+    """The evidence lower bound and the bound with many samples, from the same draws; and the second for each image.
 
-    `log_likelihood` takes the place of `likelihood.of_decoder` where a decoder needs more than the code.
+    `log_likelihood` replaces `likelihood.of_decoder` where a decoder needs more than the code.
     """
     images = likelihood_images(dataset, settings.weighted_images)
     proposed = proposal(model, images)
@@ -140,13 +140,15 @@ def importance_weighted(
     effective = float(np.median(likelihood.effective_sample_size(log_weights)))
     elbo = mean_of(likelihood.importance_weighted_bound(log_weights, 1))
     if model.posterior == "implicit":
-        elbo = Absent(NO_DENSITY["implicit"])  # the bound with one draw of the proposal is none of q(z|x)
+        elbo = Absent(NO_DENSITY["implicit"])  # the bound with one draw belongs to the proposal, not to q(z|x)
     return numbers | dict(zip(WEIGHTED, (elbo, mean_of(bounds), effective), strict=True)), bounds
 
 
 def annealed(model: LatentModel, dataset: Dataset, settings: LikelihoodSettings, progress):
-    """The annealed estimate on test images, the gap between the two directions on images of the model itself, and
-    the `annealed_curve` of both; then the estimate for each test image.
+    """The numbers of annealing, and the annealed estimate for each test image.
+
+    The numbers: the estimate on test images, the gap between the two directions on images drawn from the model itself,
+    and the `annealed_curve` of both.
     """
     images = likelihood_images(dataset, settings.annealed_images)
     codes, random = to_numpy(model.prior.sample(len(images), SIMULATED_SEED)), np.random.default_rng(SIMULATED_SEED)
@@ -156,17 +158,17 @@ def annealed(model: LatentModel, dataset: Dataset, settings: LikelihoodSettings,
         for rows in groups(len(images), numbers, CHAIN_NUMBERS)
     ]
     results = {
-        temperatures: {key: likelihood.joined([part[temperatures][key] for part in parts]) for key in found}
-        for temperatures, found in parts[0].items()
+        temperatures: {key: likelihood.joined([part[temperatures][key] for part in parts]) for key in chains}
+        for temperatures, chains in parts[0].items()
     }
-    forward = {temperatures: found["test"] for temperatures, found in results.items()}
+    forward = {temperatures: chains["test"] for temperatures, chains in results.items()}
     bounds = {  # by the number of temperatures
         temperatures: {
-            "test": found["test"].lower(),
-            "simulated_lower": found["simulated_forward"].lower(),
-            "simulated_upper": found["simulated_reverse"].upper(),
+            "test": chains["test"].lower(),
+            "simulated_lower": chains["simulated_forward"].lower(),
+            "simulated_upper": chains["simulated_reverse"].upper(),
         }
-        for temperatures, found in results.items()
+        for temperatures, chains in results.items()
     }
     most = max(settings.temperatures)
     best, estimates = forward[most], bounds[most]
@@ -185,9 +187,9 @@ def annealed(model: LatentModel, dataset: Dataset, settings: LikelihoodSettings,
 def annealed_group(
     model: LatentModel, settings: LikelihoodSettings, images, codes, random: np.random.Generator, seed: int, progress
 ) -> dict[int, dict[str, likelihood.Annealed]]:
-    """By the number of temperatures, chains of test images and of as many images of the model, made from `codes`.
+    """By the number of temperatures: chains of test images, and of the same number of images decoded from `codes`.
 
-    All chains are in memory at once. `random` draws the pixels of the model's images, `seed` all of the chains.
+    All chains are in memory at once. `random` draws the pixels of the decoded images. `seed` is that of the chains.
     """
     of_decoder = likelihood.of_decoder(model.decoder)
 
@@ -206,10 +208,10 @@ def annealed_group(
 
 
 def annealed_curve(bounds: dict[int, dict[str, np.ndarray]]) -> list[dict]:
-    """A point for each number of temperatures: mean estimates, and standard errors of their differences from the best.
+    """A point for each number of temperatures: mean estimates, and standard errors of differences from the best.
 
-    The differences are taken image by image. The best is that of the most temperatures on test images, and the middle
-    of its two bounds on simulated ones.
+    Differences are computed image by image. The best estimate has the most temperatures. On simulated images, it is the
+    middle of its two bounds.
     """
     best = bounds[max(bounds)]
     middle = (best["simulated_lower"] + best["simulated_upper"]) / 2
@@ -222,7 +224,10 @@ def annealed_curve(bounds: dict[int, dict[str, np.ndarray]]) -> list[dict]:
 
 
 def parzen(samples: np.ndarray | Decoded, dataset: Dataset) -> dict:
-    """Parzen's log-likelihood of grey test images from samples, (m, *image_shape), sigma chosen on validation."""
+    """Log-likelihood of grey test images by Parzen windows on samples, (m, *image_shape).
+
+    The width sigma is chosen on validation images.
+    """
     random, count = (
         np.random.default_rng(WINDOW_SEED),
         fitting(WINDOW_IMAGES, math.prod(dataset.image_shape), MOST_PIXELS),

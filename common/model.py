@@ -14,14 +14,14 @@ from keras import ops
 
 BATCH_ROWS = 500  # images or codes in a batch
 BATCH_NUMBERS = 2**24  # pixels in a batch, 64 MiB of float32: 500 images up to 183 x 183, 21 of 512 x 512 x 3
-COLLECTED_NUMBERS = 2**22  # pixels of a batch, 16 MiB, that are not left to the garbage collector
-CODES_IN_MEMORY = 16  # numbers an image for each dimension of its code: AVB's has as many noise vectors
+COLLECTED_NUMBERS = 2**22  # pixels of a batch, 16 MiB, above which memory is collected at once
+CODES_IN_MEMORY = 16  # numbers per image and dimension of the code: AVB's encoder has 16 noise vectors
 
 
 def bernoulli_log_likelihood(images, logits):
     """log p(x|z) of Bernoulli pixels in nats, summed over the pixels: two (batch, *image_shape) -> (batch,).
 
-    For pixels strictly between 0 and 1 it is minus a cross-entropy with a floor above 0, and no likelihood.
+    For pixels strictly between 0 and 1 it is minus a cross-entropy, whose minimum is above 0, and not a likelihood.
     """
     return ops.sum(images * logits - ops.softplus(logits), axis=tuple(range(1, len(images.shape))))
 
@@ -34,7 +34,7 @@ def binary_cross_entropy(images, logits):
 def gaussian_kl(mean, log_var, prior_scale=1.0):
     """KL(N(mean, exp(log_var)) || N(0, prior_scale^2)) in nats for each image, summed over dimensions.
 
-    `mean` and `log_var` are (batch, latent_dim); (batch,) comes back. Kingma & Welling, arXiv 1312.6114, appendix B,
+    `mean` and `log_var` are (batch, latent_dim), the result is (batch,). Kingma & Welling, arXiv 1312.6114, appendix B,
     for any scale of the prior.
     """
     log_var_ratio = log_var - 2.0 * np.log(prior_scale)
@@ -43,15 +43,19 @@ def gaussian_kl(mean, log_var, prior_scale=1.0):
 
 
 class LatentModel(keras.Model):
-    """An encoder, a decoder and, where two players meet, a discriminator, trained by `model.fit(images)`.
+    """An encoder, a decoder and, for an adversarial model, a discriminator, trained by `model.fit(images)`.
 
-    A subclass has a `title` for figures, names its `terms`, says what its `posterior` q(z|x) is ("gaussian", with
-    "mean" and "log_var" among what it infers, "point", or "implicit": no known density), and defines two methods:
-    `infer(x)` -> dict with at least "z", a draw from q(z|x), (batch, latent_dim);
-    `objective(x, outputs)` -> dict of scalars in nats per image, one for each of `terms`, whose sum is the
-    loss; `outputs` is that dict with "logits" of p(x|z), (batch, *image_shape). Every player's gradient is
-    selected inside its term (`common.adversarial`), so that one backward pass gives each network its own
-    gradient and one step moves them all.
+    A subclass has three attributes and two methods.
+
+    - `title`: for figures.
+    - `terms`: the names of its loss terms.
+    - `posterior`: "gaussian" (`infer` then gives "mean" and "log_var" too), "point", or "implicit" (no known density).
+    - `infer(x)`: a dict with at least "z", a draw from q(z|x), (batch, latent_dim).
+    - `objective(x, outputs)`: a dict of scalars in nats per image, one for each of `terms`; the loss is their sum.
+      `outputs` is the dict of `infer`, with the "logits" of p(x|z), (batch, *image_shape), added to it.
+
+    Every player's gradient is selected inside its term (`common.adversarial`). So one backward pass gives each network
+    its own gradient, and one step updates all networks.
     """
 
     title: str
@@ -72,7 +76,7 @@ class LatentModel(keras.Model):
 
     @property
     def networks(self) -> dict[str, keras.Model]:
-        """The networks by name, in the order in which they were given."""
+        """The networks by name, in the order of the constructor's arguments."""
         return {name: getattr(self, name) for name in self.network_names}
 
     def noise(self, shape):
@@ -80,7 +84,7 @@ class LatentModel(keras.Model):
         return keras.random.normal(shape, seed=self.seed_generator)
 
     def prior_like(self, z):
-        """As many draws from the prior as `z` has rows: (batch, latent_dim)."""
+        """One draw from the prior for each row of `z`: (batch, latent_dim)."""
         return self.prior.sample(ops.shape(z)[0], self.seed_generator)
 
     def call(self, x, training=False):
@@ -94,9 +98,10 @@ class LatentModel(keras.Model):
         return sum(terms[term] for term in self.terms)
 
     def divergences(self, x, outputs) -> dict:
-        """KL(q(z|x) || p(z)) in nats for each image, (batch,), under the key that metrics.json gives it:
-        `kl_nats` where it has a closed form, `kl_estimated_nats` where a discriminator estimates it.
-        Empty where there is neither.
+        """KL(q(z|x) || p(z)) in nats for each image, (batch,), under its key in metrics.json.
+
+        The key is `kl_nats` for a closed form, `kl_estimated_nats` for a discriminator's estimate. The dict is empty if
+        there is neither.
         """
         return {}
 
@@ -106,25 +111,25 @@ class LatentModel(keras.Model):
         return tuple(self.encoder.inputs[0].shape[1:])
 
     def batches(self, count: int) -> Iterator[slice]:
-        """Rows of each batch of `count` images or codes, so few that their networks take little memory."""
+        """The rows of each batch of `count` images or codes; batches are so small that networks need little memory."""
         return batch_slices(count, max(math.prod(self.image_shape), CODES_IN_MEMORY * self.prior.latent_dim))
 
     def inferred(self, images, keys: Collection[str] = ()) -> dict[str, np.ndarray]:
-        """`infer` on any number of images, as NumPy arrays: {"z": (n, latent_dim), ...}; of `keys` alone, if given.
+        """`infer` on any number of images, as NumPy arrays: {"z": (n, latent_dim), ...}. `keys` selects some of them.
 
         Images are (n, *image_shape): floats in [0, 1], truth values, or integers from 0 to `white`. Raises DataError
-        if they are not.
+        for other images.
         """
         images = Pixels(images, self.image_shape, self.white)
         if len(images):
             return self.infer_batches((images[rows] for rows in self.batches(len(images))), keys)
         before = to_numpy(self.seed_generator.state)
         one = self.infer_batches([np.zeros((1, *self.image_shape), "float32")], keys)
-        self.seed_generator.state.assign(before)  # nothing was drawn
+        self.seed_generator.state.assign(before)  # an empty list uses no random numbers
         return {key: array[:0] for key, array in one.items()}
 
     def infer_batches(self, batches: Iterable[np.ndarray], keys: Collection[str] = ()) -> dict[str, np.ndarray]:
-        """`inferred` of batches of float32 images in [0, 1], which need not be in memory together."""
+        """`inferred` for batches of float32 images in [0, 1], which need not be in memory together."""
         parts: dict[str, list] = {}
         for batch in batches:
             for key, value in self.infer(ops.convert_to_tensor(batch, "float32")).items():
@@ -133,13 +138,13 @@ class LatentModel(keras.Model):
         return {key: np.concatenate(arrays) for key, arrays in parts.items()}
 
     def encode(self, images) -> np.ndarray:
-        """One draw z ~ q(z|x) for each image, as `inferred` takes them: (n, *image_shape) -> (n, latent_dim)."""
+        """One draw z ~ q(z|x) for each image: (n, *image_shape) -> (n, latent_dim). See `inferred` for the images."""
         return self.inferred(images, ("z",))["z"]
 
     def decode(self, codes) -> np.ndarray:
         """Pixel means of p(x|z), in [0, 1]: (n, latent_dim) -> (n, *image_shape).
 
-        Raises DataError if the codes are no array of numbers, or have another shape.
+        Raises DataError if the codes are not an array of numbers, or have another shape.
         """
         codes = as_array(codes, "z")
         dimensions = self.decoder.inputs[0].shape[-1]
@@ -154,10 +159,10 @@ class LatentModel(keras.Model):
     def prior_codes(self, count: int) -> np.ndarray:
         """`count` draws z ~ p(z), from the model's own seed: (count, latent_dim).
 
-        Raises DataError if there is no such count.
+        Raises DataError if `count` is not a whole number from 0.
         """
         if not isinstance(count, int | np.integer) or count < 0:
-            raise DataError(f"cannot draw {count!r} codes; give a whole number that is not below 0")
+            raise DataError(f"cannot draw {count!r} codes; give a whole number from 0")
         if not count:
             return np.zeros((0, self.prior.latent_dim), "float32")
         return to_numpy(self.prior.sample(count, self.seed_generator))
@@ -168,7 +173,7 @@ class LatentModel(keras.Model):
 
 
 class Decoded:
-    """It stands for `model.decode(codes)`, but a slice is decoded when it is taken: (n, *image_shape)."""
+    """Stands for `model.decode(codes)`, (n, *image_shape), but decodes a slice only when it is read."""
 
     def __init__(self, model: LatentModel, codes: np.ndarray):
         self.model, self.codes = model, codes
@@ -185,26 +190,27 @@ class Decoded:
 
 
 def to_numpy(tensor) -> np.ndarray:
-    """A tensor of any backend as an array, without its gradient's history."""
+    """A tensor of any backend as a NumPy array, without its gradient's history."""
     return ops.convert_to_numpy(ops.stop_gradient(tensor))
 
 
 def even_batch_size(count: int, most: int = BATCH_ROWS, numbers: int = 1, most_numbers: int = BATCH_NUMBERS) -> int:
-    """The batch size that leaves no small rest: 251 for 501 rows.
+    """The batch size that leaves no small last batch: 251 for 501 rows.
 
-    It is at most `most` rows and, where each row has so many `numbers`, `most_numbers` in all; at least one row.
+    A batch has at most `most` rows and, where each row has `numbers` numbers, at most `most_numbers` numbers. It has at
+    least one row.
     """
     most = max(1, min(most, most_numbers // numbers))
     return -(-count // max(1, -(-count // most)))
 
 
 def batch_slices(count: int, numbers: int) -> Iterator[slice]:
-    """Consecutive rows, `even_batch_size` of `count` rows of so many `numbers` at a time."""
+    """Consecutive rows of `count` rows, each of `numbers` numbers, in batches of `even_batch_size`."""
     size = even_batch_size(count, numbers=numbers)
     for start in range(0, count, max(1, size)):
         yield slice(start, min(count, start + size))
         if size * numbers > COLLECTED_NUMBERS:
-            # On PyTorch, Keras leaves cycles that hold the batch, and Python counts objects, not bytes: ten stayed.
+            # On PyTorch, Keras leaves cycles that hold a batch. Python counts objects, not bytes: ten batches stayed.
             gc.collect(0)
 
 

@@ -1,20 +1,20 @@
-"""The networks of the five models: fully connected, any size of image and code; convolutional where a script offers it.
+"""The networks of the five models: fully connected for images and codes of any size, or convolutional on request.
 
-Every builder takes a NumPy generator, from which each layer draws the seed of its initial weights, and
-returns a functional `keras.Model` that can be saved, loaded and called on its own.
+Every builder takes a NumPy generator, from which each layer draws the seed of its initial weights. It returns a
+functional `keras.Model` that can be saved, loaded and called on its own.
 """
 
 import keras
 import numpy as np
 from keras import layers, ops
 
-CHANNELS = (16, 32, 64)  # of the convolutions, first to last; in reverse in the decoder
-LAST = "channels_last"  # whatever keras.json says: TensorFlow has no other convolutions on a CPU
+CHANNELS = (16, 32, 64)  # channels of the convolutions, first to last; in reverse order in the decoder
+LAST = "channels_last"  # for any keras.json: TensorFlow has no other convolutions on a CPU
 CONVOLUTION = {"padding": "same", "activation": "relu", "data_format": LAST}
 
 
 def seeded(random: np.random.Generator) -> keras.initializers.Initializer:
-    """He et al.'s normal initialiser with a seed of its own, the same on every run with the same generator."""
+    """He et al.'s normal initialiser with its own seed. The same generator gives the same seed in every run."""
     return keras.initializers.HeNormal(seed=int(random.integers(2**31)))
 
 
@@ -33,10 +33,11 @@ def hidden_layers(x, hidden_units, random: np.random.Generator, activation="relu
 
 
 def image_features(images, hidden_units, random: np.random.Generator, kind: str = "dense"):
-    """(batch, *image_shape) -> (batch, hidden_units[-1]): `hidden_layers` on the pixels or, if kind is "conv", three
-    convolutions of 5 x 5 pixels and stride 2 with 16, 32 and 64 channels, and the last of those layers on top.
+    """Features of images: (batch, *image_shape) -> (batch, hidden_units[-1]).
 
-    Raises ValueError if images for convolutions are not (height, width).
+    "dense": `hidden_layers` on the pixels. "conv": three convolutions of 5 x 5 pixels and stride 2, with 16, 32 and 64
+    channels, and the last of the `hidden_layers` on top. Raises ValueError if images for convolutions are not (height,
+    width).
     """
     if kind == "dense":
         return hidden_layers(layers.Flatten(data_format=LAST)(images), hidden_units, random)
@@ -54,14 +55,14 @@ def require_plane_images(image_shape):
 
 
 def encoder(image_shape, outputs: int, hidden_units, random: np.random.Generator, noise_dim: int = 0, kind="dense"):
-    """Images to `outputs` numbers each: (batch, *image_shape) -> (batch, outputs).
+    """From images to `outputs` numbers each: (batch, *image_shape) -> (batch, outputs).
 
-    With `noise_dim` > 0 the network takes a pair (images, noise), the noise of shape (batch, noise_dim) is
-    concatenated to the pixels, and the code is a function of both: the AAE paper's "universal approximator
-    posterior" (section 2). Raises ValueError if it is asked for convolutions as well.
+    With `noise_dim` > 0 the network takes a pair (images, noise). The noise, (batch, noise_dim), is concatenated to the
+    pixels, so that the code is a function of both. The AAE paper calls this the "universal approximator posterior"
+    (section 2). Raises ValueError for noise together with convolutions.
     """
     if noise_dim and kind != "dense":
-        raise ValueError("the encoder that takes noise beside the pixels is fully connected")
+        raise ValueError("an encoder with a noise input must be fully connected")
     images = layers.Input(image_shape, name="images")
     noise = [layers.Input((noise_dim,), name="noise")] if noise_dim else []
     if noise:
@@ -75,10 +76,10 @@ def encoder(image_shape, outputs: int, hidden_units, random: np.random.Generator
 
 
 def decoder(latent_dim: int, image_shape, hidden_units, random: np.random.Generator, kind: str = "dense"):
-    """Codes to the logits of independent Bernoulli pixels: (batch, latent_dim) -> (batch, *image_shape).
+    """From codes to the logits of independent Bernoulli pixels: (batch, latent_dim) -> (batch, *image_shape).
 
-    If kind is "conv": the first hidden layer, one that fills an eighth of the image's height and width, and three
-    transposed convolutions of 5 x 5 pixels and stride 2; what they have too much of the image is cut off.
+    "conv": the first hidden layer, and a second one that fills an eighth of the image's height and width. Three
+    transposed convolutions of 5 x 5 pixels and stride 2 follow. Pixels beyond the image's size are cut off.
     """
     code = layers.Input((latent_dim,), name="code")
     if kind == "conv":
@@ -90,8 +91,8 @@ def decoder(latent_dim: int, image_shape, hidden_units, random: np.random.Genera
             x = layers.Conv2DTranspose(channels, 5, 2, kernel_initializer=seeded(random), **CONVOLUTION)(x)
         linear = CONVOLUTION | {"activation": None, "kernel_initializer": seeded(random), "name": "logits"}
         x = layers.Conv2DTranspose(1, 5, 2, **linear)(x)
-        beyond = [(0, side - wanted) for side, wanted in zip(x.shape[1:3], image_shape, strict=True)]
-        x = layers.Cropping2D(beyond, data_format=LAST)(x)
+        excess = [(0, side - length) for side, length in zip(x.shape[1:3], image_shape, strict=True)]
+        x = layers.Cropping2D(excess, data_format=LAST)(x)
         return keras.Model(code, layers.Reshape(image_shape)(x), name="decoder")
     hidden = hidden_layers(code, hidden_units, random)
     logits = layers.Dense(int(np.prod(image_shape)), kernel_initializer=seeded(random), name="logits")(hidden)
@@ -99,7 +100,7 @@ def decoder(latent_dim: int, image_shape, hidden_units, random: np.random.Genera
 
 
 def discriminator(latent_dim: int, hidden_units, random: np.random.Generator):
-    """Codes to the logit of "drawn from the prior" (AAE paper, section 2): (batch, latent_dim) -> (batch, 1)."""
+    """From codes to the logit of "drawn from the prior" (AAE paper, section 2): (batch, latent_dim) -> (batch, 1)."""
     code = layers.Input((latent_dim,), name="code")
     hidden = hidden_layers(code, hidden_units, random)
     logit = layers.Dense(1, kernel_initializer=seeded(random), name="logit")(hidden)
@@ -109,8 +110,8 @@ def discriminator(latent_dim: int, hidden_units, random: np.random.Generator):
 def pair_discriminator(image_shape, latent_dim: int, hidden_units, random: np.random.Generator, kind: str = "dense"):
     """The network inside T(x, z) of the AVB paper: (batch, *image_shape), (batch, latent_dim) -> (batch, 1).
 
-    Image and code each have a first layer of their own, or a few code dimensions would drown among the pixels.
-    The last layer starts at zero, so T starts at what the model adds to it analytically.
+    Image and code have separate first layers, since a few code dimensions would be lost among many pixels. The last
+    layer starts at zero, so T starts as the part that the model adds analytically.
     """
     images = layers.Input(image_shape, name="images")
     code = layers.Input((latent_dim,), name="code")
@@ -123,11 +124,11 @@ def pair_discriminator(image_shape, latent_dim: int, hidden_units, random: np.ra
 def noise_basis_encoder(
     image_shape, latent_dim: int, hidden_units, noise_basis: int, noise_dim: int, noise_units, random, kind="dense"
 ):
-    """The encoder that knows its moments (AVB paper, "Adaptive Contrast"): z = z0(x) + sum_i a_i(x) v_i(eps_i).
+    """The encoder with known moments (AVB paper, "Adaptive Contrast"): z = z0(x) + sum_i a_i(x) v_i(eps_i).
 
-    Takes images (batch, *image_shape) and noise eps (batch, noise_basis, noise_dim); returns z0 of shape
-    (batch, latent_dim), and a and v, both (batch, noise_basis, latent_dim). Each v_i is a network of its own;
-    a = elu(. - 5) + 1 is positive and starts near exp(-5); z0 starts near 0.
+    It takes images (batch, *image_shape) and noise eps (batch, noise_basis, noise_dim). It returns z0, (batch,
+    latent_dim), and a and v, both (batch, noise_basis, latent_dim). Each v_i is a separate network. The factor
+    a = elu(. - 5) + 1 is positive and starts near exp(-5), and z0 starts near 0.
     """
     images = layers.Input(image_shape, name="images")
     hidden = image_features(images, hidden_units, random, kind)
@@ -144,7 +145,7 @@ def noise_basis_encoder(
             output_shape=(noise_basis, units),
             bias_axes="im",
             activation=activation,
-            # Keras' own scaling initialisers would count the basis as part of the fan-in.
+            # Keras' own scaling initialisers would count the noise basis as part of the fan-in.
             kernel_initializer=keras.initializers.RandomNormal(
                 stddev=v.shape[-1] ** -0.5, seed=int(random.integers(2**31))
             ),

@@ -1,4 +1,4 @@
-"""Numbers: an estimate with its error, a null with its reason, the mean over seeds, the text in a table."""
+"""Numbers: estimates with errors, nulls with reasons, means over seeds, and the text of a table's cell."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +17,7 @@ class Estimate(NamedTuple):
 def mean_of(values: np.ndarray) -> Estimate:
     """The mean of independent values, (n,), and its standard error, sd / sqrt(n)."""
     values = np.asarray(values, "float64")
-    with np.errstate(over="ignore", invalid="ignore"):  # infinite values give no number, of which `flat` tells
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite values give NaN, which `flat` reports
         return Estimate(float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5))
 
 
@@ -28,13 +28,13 @@ def share_of(hits: np.ndarray) -> Estimate:
 
 
 class Absent(NamedTuple):
-    """In place of a number that does not exist."""
+    """Stands for a number that does not exist, with the reason."""
 
     reason: str
 
 
 def flat(metrics: Mapping) -> dict:
-    """Metrics as JSON takes them: an estimate as two keys, the reason of a null in `null_because`, no NaN."""
+    """Metrics for JSON: an estimate becomes two keys, `null_because` has the reason of each null, NaN becomes null."""
     numbers, reasons = {}, dict(metrics.get("null_because", {}))
     for key, value in metrics.items():
         if isinstance(value, Absent):
@@ -52,17 +52,17 @@ def flat(metrics: Mapping) -> dict:
 
 
 def finite(content) -> bool:
-    """Whether no number in a value, or in what lists and dicts hold, is infinite or NaN."""
+    """Whether all numbers in a value, and in its lists and dicts, are finite."""
     if isinstance(content, (list, dict)):
         return all(map(finite, content.values() if isinstance(content, dict) else content))
     return not isinstance(content, float) or bool(np.isfinite(content))
 
 
-TWINS = ("_standard_error", "_p_value")  # endings of the keys that belong to a number
+TWINS = ("_standard_error", "_p_value")  # endings of the further keys of a number
 
 
 def merge(*parts: dict) -> dict:
-    """One dict of several that `flat` made: a later number and its reason replace the earlier ones."""
+    """One dict from several results of `flat`: a later number and its reason replace the earlier ones."""
     merged, reasons = {}, {}
     for part in parts:
         twins = [f"{key}{ending}" for key, value in part.items() if value is None for ending in TWINS]
@@ -73,7 +73,7 @@ def merge(*parts: dict) -> dict:
 
 
 def mean_and_deviation(key: str, values: Sequence[float | None]) -> dict[str, float | None]:
-    """The mean over seeds under `key`, and the standard deviation under `<key>_sd`; both null where a value is.
+    """The mean over seeds under `key`, and the standard deviation under `<key>_sd`. Both are null if a value is null.
 
     The standard deviation of one seed is null too.
     """
@@ -83,9 +83,9 @@ def mean_and_deviation(key: str, values: Sequence[float | None]) -> dict[str, fl
 
 
 def over_seeds(runs: Sequence[Mapping], keys: Iterable[str]) -> dict[str, float | None]:
-    """`mean_and_deviation` of every key over `runs`, one a seed; null where a run has no such number.
+    """`mean_and_deviation` of every key over `runs`, one run per seed. It is null if a run has no such number.
 
-    "stopped" counts the trainings that stopped early; they are in the means.
+    "stopped" counts the trainings that stopped early. The means include them.
     """
     means = {"stopped": sum(run.get("stopped_by") is not None for run in runs)}
     for key in keys:
@@ -94,22 +94,22 @@ def over_seeds(runs: Sequence[Mapping], keys: Iterable[str]) -> dict[str, float 
 
 
 def row_title(name: str, means: Mapping) -> str:
-    """The title of a table's row: `name` and, if trainings stopped early, how many."""
+    """The title of a table's row: `name` and, if trainings stopped early, their number."""
     return f"{name}, {means['stopped']} stopped early" if means.get("stopped") else name
 
 
 def of_seeds(what: str, seeds: Sequence[int]) -> str:
-    """For a figure's description: `what`, such as "mean and range", of so many seeds; "one seed" if there is one."""
+    """For a figure's description: `what`, such as "mean and range", "of 3 seeds"; or "one seed"."""
     return f"{what} of {len(seeds)} seeds" if len(seeds) > 1 else "one seed"
 
 
 def plus_minus(value: float | None, spread: float | None, digits: int) -> str:
-    """`value ± spread`, either without the other, or a dash: `digits` after the point, real minus signs, no −0.0."""
+    """`value ± spread`, one of the two alone, or a dash: `digits` after the point, real minus signs, no −0.0."""
     parts = [f"{number:z.{digits}f}" for number in (value, spread) if number is not None]
     return " ± ".join(parts).replace("-", "−") or "−"
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown, a line a row; `|` in a cell is escaped."""
+    """A table in Markdown, one line per row; `|` in a cell is escaped."""
     lines = [header, ["---"] * len(header), *rows]
     return "".join("| " + " | ".join(re.sub(r"(?<!\\)\|", r"\|", cell) for cell in cells) + " |\n" for cells in lines)

@@ -1,4 +1,4 @@
-"""Images that are passed to a trained model: their shape and range are checked at once, they are scaled when sliced."""
+"""Images for a trained model: their shape and range are checked at once, and a slice is scaled when it is read."""
 
 import math
 
@@ -10,15 +10,16 @@ from keras import ops
 
 
 class Pixels:
-    """Images as a model takes them: a slice is float32 in [0, 1], (rows, *image_shape). There is no copy of them all.
+    """Images as a model takes them: a slice is float32 in [0, 1], (rows, *image_shape). No copy of all images is made.
 
     Args:
-        images: (n, *image_shape), or with one channel, or three equal ones, before or after height and width; an
-            array, a list or a tensor. Floats in [0, 1], up to rounding; truth values; or integers from 0 to `white`.
+        images: an array, a list or a tensor, (n, *image_shape). One channel, or three equal channels, may come before
+            or after height and width. Values are floats in [0, 1], up to rounding; truth values; or integers from 0 to
+            `white`.
         image_shape: (height, width) or (d,).
         white: the integer that stands for 1: 255, or 1 if the model was trained on integers 0 and 1.
 
-    Raises DataError, in one line, if they are anything else.
+    Raises DataError, in one line, for other images.
     """
 
     def __init__(self, images, image_shape: tuple[int, ...], white: int = 255):
@@ -40,7 +41,7 @@ class Pixels:
 
 
 def as_array(rows, name: str):
-    """An array of images or codes, or MappedImages as they are. Raises DataError if they make no array of numbers."""
+    """`rows`, images or codes, as an array; MappedImages stay unchanged. Raises DataError if they are not numbers."""
     if isinstance(rows, MappedImages):
         return rows
     if np.ma.is_masked(rows):
@@ -48,14 +49,14 @@ def as_array(rows, name: str):
     try:
         rows = ops.convert_to_numpy(rows) if ops.is_tensor(rows) else np.asarray(rows)
     except ValueError as error:
-        raise DataError(f"{name} is no array ({error}); give rows of one shape") from error
+        raise DataError(f"{name} is not an array ({error}); give rows of one shape") from error
     if rows.dtype.kind not in "biuf":
         raise DataError(f"{name} has dtype {rows.dtype}; give integers or floats")
     return rows
 
 
 def require_shape(shape: tuple[int, ...], image_shape: tuple[int, ...]):
-    """Raises DataError unless `shape` is that of a number of images, perhaps with channels, or of an empty list."""
+    """Raises DataError unless `shape` is the shape of images, perhaps with channels, or of an empty list."""
     usual = [image_shape]
     if len(image_shape) == 2:
         usual += [axes for channels in (1, 3) for axes in ((*image_shape, channels), (channels, *image_shape))]
@@ -70,14 +71,14 @@ def require_shape(shape: tuple[int, ...], image_shape: tuple[int, ...]):
 
 
 def require_range(images, white: int):
-    """Raises DataError if images are not in the range of their type, but for rounding."""
-    if images.dtype.kind == "b" or isinstance(images, MappedImages):  # which were checked when they were loaded
+    """Raises DataError if images are outside the range of their type by more than rounding."""
+    if images.dtype.kind == "b" or isinstance(images, MappedImages):  # these were checked when they were loaded
         return
     low, high = value_range(images)
     if images.dtype.kind in "iu":
         if low < 0 or high > white:
-            raise DataError(f"x has integers from {low} to {high}; this model takes 0 to {white}, or floats to 1")
-        if high == 1 != white:  # divided by 255 they would be all but black
+            raise DataError(f"x has integers from {low} to {high}; this model takes 0 to {white}, or floats in [0, 1]")
+        if high == 1 != white:  # divided by 255 they would be almost black
             raise DataError(
                 f"x is {images.dtype} but goes only from 0 to 1; pass x.astype('float32') if 1 is white, or x / 255"
             )

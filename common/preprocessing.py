@@ -1,7 +1,8 @@
-"""From arrays as people save them to images in [0, 1] and numbers of classes.
+"""Converts arrays as people save them to images in [0, 1] and to class numbers.
 
-What is safe is converted, and said in a note. All else raises DataError, with the line of Python that mends it. The
-arrays of a set are looked at together: x_train and x_test have one scale, y_train and y_test the same classes.
+Safe conversions are made, and a note says so. Everything else raises DataError, with the line of Python that corrects
+it. The arrays of a data set are converted together: x_train and x_test have one scale, y_train and y_test the same
+classes.
 """
 
 import math
@@ -27,9 +28,9 @@ SPLITS = {
     "tr": "_train",
     "te": "_test",
 }
-NEAR_255 = 200  # integers whose highest is above this are taken for 8-bit pixels
-DARK = 0.25  # of white: if no pixel is brighter, the scale may be another than it seems
-ROUNDING = 1e-5  # outside of [0, 1] that is no other scale
+NEAR_255 = 200  # if the highest integer is above this, the array is taken for 8-bit pixels
+DARK = 0.25  # share of white: if no pixel is brighter, the array may have another scale
+ROUNDING = 1e-5  # values outside of [0, 1] by up to this are rounding, and not another scale
 
 
 # Names of arrays
@@ -38,8 +39,8 @@ ROUNDING = 1e-5  # outside of [0, 1] that is no other scale
 def roles(names: Iterable[str]) -> dict[str, str]:
     """Which array is x, y, x_train, y_train, x_val, y_val, x_test and y_test: role -> name in the file.
 
-    Of several spellings of one role the first in IMAGES or LABELS counts. An array that is alone has the images, unless
-    its name says something else; `numpy.savez(file, x, y)` calls the two arr_0 and arr_1.
+    Of several spellings of one role, the first in IMAGES or LABELS counts. A single array holds the images, unless its
+    name has another meaning. `numpy.savez(file, x, y)` calls the two arrays arr_0 and arr_1.
     """
     names = list(names)
     if sorted(names) == ["arr_0", "arr_1"]:
@@ -55,7 +56,7 @@ def roles(names: Iterable[str]) -> dict[str, str]:
 
 
 def role_of(name: str) -> tuple[str | None, int]:
-    """The role that an array's name spells, or None, and how usual that spelling is: 0 is the most usual."""
+    """The role of an array by its name, or None, and the rank of this spelling: 0 is the most usual."""
     kind, split = re.sub("[^a-z]", "", name.lower()), ""
     for word, ending in SPLITS.items():
         if kind.startswith(word) or kind.endswith(word):
@@ -79,9 +80,9 @@ class Images(NamedTuple):
 
 
 def plane_shape(shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The shape of grey images, (n, height, width) or (n, d), of an array's shape; None if it has none.
+    """The shape of an array as grey images, (n, height, width) or (n, d); None if it cannot hold images.
 
-    An axis of channels, the last or the second, is left out if it has one channel or three.
+    An axis of one or three channels, the last axis or the second, is left out.
     """
     if len(shape) == 4 and shape[3] in (1, 3):
         return shape[:3]
@@ -100,20 +101,20 @@ def check_images(header, name: str):
     if len(shape) == 4 and 0 not in shape and not plane_shape(shape):
         channel = 1 if shape[1] in (2, 4) and shape[3] not in (2, 4) else 3
         axes = ":" if channel == 1 else "..."
-        grey = mean_of_channels(f"{name}[{axes}, :3]", channel, name, dtype)  # the fourth is how opaque they are
+        grey = mean_of_channels(f"{name}[{axes}, :3]", channel, name, dtype)  # the fourth channel is the opacity
         remedy = grey if shape[channel] == 4 else f"{name}[{axes}, 0]"
         raise DataError(
             f"{name} has shape {shape}, {shape[channel]} channels; give grey images, (n, height, width), such as by "
             f"{name} = {remedy}"
         )
     if not plane_shape(shape) or 0 in shape:
-        raise DataError(f"{name} has shape {shape}; give (n, height, width) or (n, d), none of them 0")
+        raise DataError(f"{name} has shape {shape}; give (n, height, width) or (n, d), without a 0")
 
 
 def images_of(arrays: dict, names: Mapping[str, str], notes: list[str]) -> dict[str, Images]:
-    """The images of checked arrays, by role; `names` are theirs in the file. Takes the arrays out of the dict.
+    """The images of checked arrays, by role; `names` has their names in the file. Takes the arrays out of the dict.
 
-    Appends what was converted to `notes`. Raises DataError if pixels are not grey, not finite or of another scale.
+    Adds a note on each conversion to `notes`. Raises DataError if pixels are not grey, not finite or of another scale.
     """
     for role, x in arrays.items():
         if x.ndim == 4:
@@ -125,14 +126,14 @@ def images_of(arrays: dict, names: Mapping[str, str], notes: list[str]) -> dict[
     notes += [f"{each.name} is bool: True is white" for each in ranges.values() if each.dtype.kind == "b"]
     images = {}
     for role in list(arrays):
-        x = arrays.pop(role)  # so that the bytes as stored are freed
+        x = arrays.pop(role)  # frees the bytes as stored
         scale = 1 if x.dtype.kind == "b" else white
         images[role] = Images(x if isinstance(x, np.memmap) else as_floats(x, scale), scale)
     return images
 
 
 def one_channel(x: np.ndarray, axis: int, name: str, notes: list[str]) -> np.ndarray:
-    """`x`, of four axes, without that of its channels, 1 or 3. Raises DataError if the channels differ."""
+    """`x`, of four axes, without its axis of 1 or 3 channels. Raises DataError if the channels differ."""
     first = x[..., 0] if axis == 3 else x[:, 0]
     if x.shape[axis] == 1:
         notes.append(f"{name} has one channel: {x.shape} is taken as {first.shape}")
@@ -146,12 +147,12 @@ def one_channel(x: np.ndarray, axis: int, name: str, notes: list[str]) -> np.nda
 
 
 def mean_of_channels(channels: str, axis: int, name: str, dtype) -> str:
-    """Python for the mean over the axis, in the type of the array `name`: integers stay what they are."""
+    """Python code for the mean over the axis, in the type of the array `name`: integers stay integers."""
     return f"{channels}.mean(axis={axis})" + f".astype({name}.dtype)" * (dtype.kind in "ui")
 
 
 class Range(NamedTuple):
-    """The lowest and the highest value of an array of images; NaN if any value is."""
+    """The lowest and the highest value of an array of images; NaN if any value is NaN."""
 
     name: str
     dtype: np.dtype
@@ -160,7 +161,7 @@ class Range(NamedTuple):
 
 
 def value_range(x: np.ndarray) -> tuple[float, float]:
-    """The lowest and the highest value; NaN if any value is."""
+    """The lowest and the highest value; NaN if any value is NaN."""
     with np.errstate(invalid="ignore"):
         lows, highs = zip(*((chunk.min(), chunk.max()) for chunk in chunks(x)), strict=True)
         return np.min(lows).item(), np.max(highs).item()
@@ -180,9 +181,9 @@ def integer_white(ranges: list[Range], notes: list[str]) -> int:
     if wide and 0 < high <= NEAR_255:
         name = wide[0].name
         raise DataError(
-            f"{name} has dtype {wide[0].dtype} and goes from {low} to {high}; if 255 is white, save "
-            f"{name}.astype(np.uint8); if {high} is, save {name} / {high}{likewise(name, ranges)}; "
-            "counts have no likelihood here"
+            f"{name} has dtype {wide[0].dtype} and goes from {low} to {high}. If 255 is white, save "
+            f"{name}.astype(np.uint8); if {high} is white, save {name} / {high}{likewise(name, ranges)}. "
+            "These models have no likelihood for counts"
         )
     for name, dtype, lowest, highest in wide:
         notes.append(f"{name} is {dtype} from {lowest} to {highest}: taken as 8-bit pixels")
@@ -191,7 +192,7 @@ def integer_white(ranges: list[Range], notes: list[str]) -> int:
 
 
 def check_floats(ranges: list[Range], notes: list[str]):
-    """Raises DataError unless floats lie in [0, 1], but for rounding."""
+    """Raises DataError unless floats lie in [0, 1], up to rounding."""
     for name, _, *both in ranges:
         if not np.isfinite(both).all():
             raise DataError(
@@ -217,13 +218,13 @@ def check_floats(ranges: list[Range], notes: list[str]):
 
 
 def in_range(values: Range, black: int) -> bool:
-    """Whether floats lie in [black, 1], but for rounding in their type."""
+    """Whether floats lie in [black, 1], up to rounding in their type."""
     rounding = max(ROUNDING, 2.0 * float(np.finfo(values.dtype).eps))
     return values.low >= black - rounding and values.high <= 1 + rounding
 
 
 def dark(ranges: list[Range], white: int) -> list[str]:
-    """A note on each array without a pixel of a quarter of `white`: its scale may be another than it seems."""
+    """A note on each array without a pixel as bright as a quarter of `white`: it may have another scale."""
     highest = max((each.high for each in ranges), default=0)
     notes = []
     for name, _, _, high in ranges:
@@ -234,11 +235,11 @@ def dark(ranges: list[Range], white: int) -> list[str]:
 
 
 def rescaling(name: str, ranges: list[Range]) -> str:
-    """The line of Python that takes the arrays of these ranges to [0, 1], all in the same way, with one's name."""
+    """The line of Python that rescales the arrays of these ranges to [0, 1], all alike, for the array `name`."""
     low, high = min(0, *(each.low for each in ranges)), max(each.high for each in ranges)
     high = high if high > low else low + 1
-    digits = 17 if -low > 1000 * (high - low) else 9  # what a difference of large numbers needs
-    # The array's own type may have no place for the sum.
+    digits = 17 if -low > 1000 * (high - low) else 9  # a difference of large numbers needs more digits
+    # The array's own type may be too narrow for the sum.
     narrow = any(each.dtype.kind != "f" or high - low > float(np.finfo(each.dtype).max) / 2 for each in ranges)
     shifted = f"({name}{'.astype(float)' * narrow} + {-low:.{digits}g})" if low < 0 else name
     line = f"{name} = {shifted} / {high - low:.{digits}g}"
@@ -267,10 +268,10 @@ def check_labels(header, count: int, name: str):
 
 
 def labels_of(arrays: Mapping, names: Mapping[str, str], notes: list[str]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Numbers of classes from 0, int64 (n,), by role; and the label that each class has in the file, (classes,).
+    """Class numbers from 0, int64 (n,), by role; and the label of each class in the file, (classes,).
 
-    Labels are integers from any start, words, truth values, or one-hot rows. Appends what was converted to `notes`.
-    Raises DataError if they are none of these.
+    Labels are integers from any start, words, truth values, or one-hot rows. Adds a note on each conversion to `notes`.
+    Raises DataError for other labels.
     """
     plain = {role: plain_labels(y, names[role], names[role.replace("y", "x")], notes) for role, y in arrays.items()}
     if len({y.dtype.kind for y in plain.values()}) > 1:
@@ -289,7 +290,7 @@ def labels_of(arrays: Mapping, names: Mapping[str, str], notes: list[str]) -> tu
 
 
 def plain_labels(y: np.ndarray, name: str, x_name: str, notes: list[str]) -> np.ndarray:
-    """Labels as int64 or words, (n,), of the images `x_name`. Raises DataError if they are no classes nor one-hot."""
+    """Labels as int64 or words, (n,), of the images `x_name`. Raises DataError unless they are classes or one-hot."""
     if y.ndim == 2 and y.shape[1] == 1:
         notes.append(f"{name} has one column: {y.shape} is taken as ({len(y)},)")
         y = y[:, 0]
@@ -309,7 +310,7 @@ def plain_labels(y: np.ndarray, name: str, x_name: str, notes: list[str]) -> np.
             odd = y[~((np.abs(y) < np.float64(2**53)) & (y == np.rint(y)))]
         if len(odd):
             raise DataError(
-                f"{name} has real numbers, such as {odd[0]}; a class is an integer or a word: leave {name} out, or "
+                f"{name} has real numbers, such as {odd[0]}, but a class is an integer or a word. Leave {name} out, or "
                 f"make classes, such as by np.digitize({name}, [0.5])"
             )
         notes.append(f"{name} is {y.dtype} of whole numbers: taken as integers")
@@ -321,15 +322,15 @@ def plain_labels(y: np.ndarray, name: str, x_name: str, notes: list[str]) -> np.
 
 
 def readable_words(y: np.ndarray, name: str) -> np.ndarray:
-    """The words. Raises DataError if a damaged file has numbers of letters in them that no letter has."""
+    """The words. Raises DataError if a damaged file has code points in them that do not exist."""
     numbers = np.ascontiguousarray(y).view(f"{y.dtype.byteorder}u4") if y.dtype.itemsize else np.zeros(1)
     if numbers.max() > sys.maxunicode:
-        raise DataError(f"{name} has words with letters that do not exist; copy or save the file anew")
+        raise DataError(f"{name} has words with letters that do not exist; copy or save the file again")
     return y
 
 
 def from_one_hot(y: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
-    """The column of the 1 in each row, int64 (n,). Raises DataError if a row has not one 1, and 0 elsewhere."""
+    """The column of the 1 in each row, int64 (n,). Raises DataError unless each row has a single 1, and 0 elsewhere."""
     one_hot = y.dtype.kind in "buif" and ((y == 0) | (y == 1)).all() and ((y == 1).sum(axis=1) == 1).all()
     if not one_hot:
         raise DataError(
@@ -341,6 +342,6 @@ def from_one_hot(y: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
 
 
 def shortened(values) -> str:
-    """The first few of the values, as text."""
+    """The first few values, as text."""
     words = [visible(value) for value in values[:5]]
     return ", ".join(word if len(word) <= 20 else f"{word[:19]}…" for word in words) + ", ..." * (len(values) > 5)

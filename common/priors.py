@@ -1,7 +1,7 @@
-"""Distributions p(z) on the code that can be sampled, with labels where they have modes.
+"""Priors p(z) for the code: distributions that can be sampled, by label if they have modes.
 
-The AAE paper gives no parameters for its figures. Ours are those in common use: see each class.
-`scale` multiplies the samples of any of them.
+The AAE paper gives no parameters for its figures. These priors have parameters in common use: see each class. `scale`
+multiplies the samples of every prior.
 """
 
 import math
@@ -11,15 +11,15 @@ import keras
 from keras import ops
 
 MODES = 10  # one for each digit
-STEPS = 200  # points on each tenth of the roll, of which the nearest says where a code belongs
+STEPS = 200  # points on each tenth of the roll; a code belongs to the tenth of the nearest point
 
 
 class Prior(Protocol):
-    """What every prior has: `PRIORS` names those that `--prior` can choose, each made of (latent_dim, scale).
+    """The attributes of every prior. `PRIORS` names those that `--prior` can choose, each made of (latent_dim, scale).
 
     A prior has either `log_prob(z)`, the log density in nats, (count, latent_dim) -> (count,), or `no_density`, the
-    reason why it has none. One with modes also has `mode_of(z)`, the mode of each code. The priors of
-    experiments.aae.label_prior have `walk(steps)` as well, points along each mode, (modes, steps, latent_dim).
+    reason why it has no density. A prior with modes also has `mode_of(z)`, the mode of each code. The priors of
+    experiments.aae.label_prior have `walk(steps)` as well: points along each mode, (modes, steps, latent_dim).
     """
 
     latent_dim: int
@@ -31,7 +31,7 @@ class Prior(Protocol):
 
 
 class GaussianPrior:
-    """N(0, scale^2 I) in `latent_dim` dimensions; no modes, so no labels."""
+    """N(0, scale^2 I) in `latent_dim` dimensions. It has no modes, so it cannot be sampled by label."""
 
     modes = 0
 
@@ -112,7 +112,7 @@ class MixturePrior:
 
 
 class SwissRollPrior:
-    """A spiral in the plane, of which label k has the k-th tenth (AAE paper, Fig. 4).
+    """A spiral in the plane, whose k-th tenth belongs to label k (AAE paper, Fig. 4).
 
     u = (U(0, 1) + k) / 10, radius 3 sqrt(u), angle 4 pi sqrt(u). The roll is a curve, so it has no density in
     the plane and no `log_prob`.
@@ -140,7 +140,7 @@ class SwissRollPrior:
     def mode_of(self, z):
         """The label of the nearest point of the roll: (count, 2) -> (count,) integers."""
         points = ops.reshape(self.walk(STEPS), (-1, 2))
-        squared = ops.sum(points**2, axis=1) - 2.0 * z @ ops.transpose(points)  # but for |z|^2: (count, points)
+        squared = ops.sum(points**2, axis=1) - 2.0 * z @ ops.transpose(points)  # without |z|^2: (count, points)
         return ops.argmin(squared, axis=1) // STEPS
 
     def walk(self, steps: int):
@@ -149,7 +149,7 @@ class SwissRollPrior:
         return ops.reshape(self.at(u), (self.modes, steps, 2))
 
     def at(self, u):
-        """Points of the roll, u from 0 at its inner to 1 at its outer end: (count,) -> (count, 2)."""
+        """Points of the roll for u from 0 at its inner end to 1 at its outer end: (count,) -> (count, 2)."""
         return self.scale * from_polar_frame(3.0 * ops.sqrt(u), 0.0 * u, 4.0 * math.pi * ops.sqrt(u))
 
 
@@ -164,7 +164,7 @@ def normal_log_prob(z, mean, deviation):
 def from_polar_frame(along, across, angle):
     """Points from their coordinates along and across the direction `angle`: three (count,) -> (count, 2).
 
-    Whatever shape the three have together: (..., 2).
+    The three can have any common shape; the result is then (..., 2).
     """
     cos, sin = ops.cos(angle), ops.sin(angle)
     return ops.stack([along * cos - across * sin, along * sin + across * cos], axis=-1)

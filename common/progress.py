@@ -1,4 +1,4 @@
-"""How far long work is, and the time left."""
+"""The progress of long computations, and the time left."""
 
 import sys
 import time
@@ -7,10 +7,10 @@ import keras
 
 
 class Progress(keras.callbacks.Callback):
-    """One line for the whole training, with the time left, on a terminal; one line an epoch elsewhere.
+    """On a terminal, one line for the whole training, with the time left; elsewhere, one line per epoch.
 
-    Writes `updates` and `seconds` into the epoch's logs and takes the summed loss out: the sum of what two
-    opponents minimise says nothing about either. `begun` epochs were made before, in `seconds`.
+    Writes `updates` and `seconds` into the epoch's logs, and removes the summed loss: the sum of two opponents' losses
+    says nothing about either of them. `begun` epochs were made before, in `seconds`.
     """
 
     def __init__(self, epochs: int, updates_an_epoch: int, begun: int = 0, seconds: float = 0.0):
@@ -23,8 +23,8 @@ class Progress(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self.start = time.perf_counter()
         if self.on_terminal:
-            ahead = self.total - self.before
-            self.bar = keras.utils.Progbar(ahead, stateful_metrics=self.model.terms, unit_name="update")
+            updates = self.total - self.before
+            self.bar = keras.utils.Progbar(updates, stateful_metrics=self.model.terms, unit_name="update")
 
     def on_train_batch_end(self, batch, logs=None):
         self.updates += 1
@@ -51,7 +51,7 @@ class Progress(keras.callbacks.Callback):
 
 
 class TimeLeft:
-    """Prints how far a long computation is and how long it will take: a line every ten seconds, not more."""
+    """Prints the progress of a long computation and the time left, at most one line every ten seconds."""
 
     def __init__(self):
         self.text, self.begun, self.printed = None, 0.0, 0.0

@@ -1,4 +1,4 @@
-"""What a finished run leaves in its folder: metrics.json and the figures, all on held-out images."""
+"""The results of a finished run in its folder: metrics.json and the figures, all on held-out images."""
 
 import sys
 from collections.abc import Callable
@@ -21,13 +21,13 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 POINTS_IN_TSNE = 2_000
-TRAINING_FILE = "training.json"  # what a training made and took, on disk from its end until metrics.json is
+TRAINING_FILE = "training.json"  # updates and cost of a training, on disk from its end until metrics.json exists
 
 
 def report(model: LatentModel, dataset: Dataset, config, outcome: Outcome, folder: Path) -> dict:
-    """Write every figure that the model's code admits and, last, metrics.json; returns what that holds.
+    """Write every figure that suits the code's dimensions and, last, metrics.json; returns its content.
 
-    A number that cannot be measured is null, a figure that cannot be drawn is left out, as `Failures` says. A run that
+    A number that cannot be measured is null, and a figure that cannot be drawn is left out: see `Failures`. A run that
     has metrics.json is complete.
     """
     failures = Failures(folder)
@@ -43,21 +43,22 @@ def report(model: LatentModel, dataset: Dataset, config, outcome: Outcome, folde
 
 
 def complete(folder: Path, metrics: dict):
-    """Write metrics.json, the last file of a run; it holds what TRAINING_FILE kept until then."""
+    """Write metrics.json, the last file of a run, and delete TRAINING_FILE, which metrics.json replaces."""
     write_json(folder / "metrics.json", metrics)
     (folder / TRAINING_FILE).unlink(missing_ok=True)
 
 
 def draw(drawings: dict[str, Callable[[], Figure]], folder: Path, failures: Failures):
-    """Each figure as <name>.png. One that cannot be drawn is left out, in a line."""
+    """Save each figure as <name>.png. A figure that cannot be drawn is left out; a printed line says so."""
     for name, drawn in drawings.items():
         failures.figure(name, lambda drawn=drawn, name=name: plots.save(drawn(), folder / f"{name}.png"))
 
 
 def figures(model: LatentModel, dataset: Dataset, history: dict, updates: int, test: Encoded | None) -> dict:
-    """The figures of a run by name, each a function that draws it; without codes only the curves of its training.
+    """The figures of a run by name, each as a function that draws it. Without codes: only the training's curves.
 
-    `history` has a list of numbers, one an epoch, for each term and its `val_` twin, and for "updates".
+    `history` has a list of numbers, one per epoch, for each term, for its value on validation images (`val_`), and for
+    "updates".
     """
     epochs = len(history.get("updates", []))
     title = f"{model.title} · {dataset.name} · {epochs} epoch{'s' * (epochs != 1)}, {updates:,} updates"
@@ -75,7 +76,7 @@ def figures(model: LatentModel, dataset: Dataset, history: dict, updates: int, t
 
 
 def cost(outcome: Outcome) -> dict:
-    """What the training made, and what it took."""
+    """The training's updates and its cost in time and memory."""
     return {
         "updates": outcome.updates,
         "train_seconds": round(outcome.seconds, 2),
@@ -86,7 +87,7 @@ def cost(outcome: Outcome) -> dict:
 
 
 def peak_memory_mib() -> int | None:
-    """The most memory that this process has held, in MiB; None where the system does not say."""
+    """The most memory that this process has held, in MiB; None if the system does not tell."""
     try:
         import resource  # not on Windows
     except ImportError:
@@ -96,19 +97,19 @@ def peak_memory_mib() -> int | None:
 
 
 def reference_lines(model: LatentModel, dataset: Dataset, x_test) -> dict:
-    """Where a term stands if nothing is learned or nothing is left to learn, computed from the data in use."""
+    """The values of terms if nothing is learned, or if nothing is left to learn, computed from the data in use."""
     lines = {
         "reconstruction": [
             (reconstruction.cross_entropy_floor(x_test), "no model can be lower"),
             (reconstruction.mean_image_cross_entropy(dataset.x_train, dataset.x_test), "the mean image"),
         ],
-        "discriminator": [(2.0 * np.log(2.0), "2 log 2, nothing to tell apart")],
+        "discriminator": [(2.0 * np.log(2.0), "2 log 2: no difference seen")],
     }
     return {term: lines[term] for term in model.terms if term in lines}
 
 
 def code_figures(model: LatentModel, dataset: Dataset, title: str, test: Encoded) -> dict:
-    """The test codes: as they are in one to three dimensions, by PCA and t-SNE in three and more."""
+    """Figures of the test codes: unprojected in one to three dimensions, by PCA and t-SNE in three and more."""
     dimensions, labels, names = model.prior.latent_dim, dataset.y_test, dataset.class_names
     images = f"{len(test.codes):,} test images of {dataset.name}"
     density = density_of(model.prior)
@@ -200,13 +201,13 @@ def image_figures(model: LatentModel, dataset: Dataset, title: str, test: Encode
 
 
 def thumbnails(model: LatentModel, codes, columns: int, rows: int) -> np.ndarray:
-    """What codes, (n, latent_dim), decode to, as small as a figure shows it: (n, h, w). Decoded in batches."""
+    """Decoded images of codes, (n, latent_dim), as small as a figure shows them: (n, h, w). Decodes in batches."""
     parts = [plots.thumbnails(model.decode(codes[part]), columns, rows) for part in model.batches(len(codes))]
     return np.concatenate(parts)
 
 
 def grid_of_thumbnails(model: LatentModel, codes) -> np.ndarray:
-    """(rows, columns, latent_dim) -> (rows, columns, h, w)."""
+    """`thumbnails` of a grid of codes: (rows, columns, latent_dim) -> (rows, columns, h, w)."""
     rows, columns = codes.shape[:2]
     images = thumbnails(model, codes.reshape(rows * columns, -1), columns, rows)
     return images.reshape(rows, columns, *images.shape[1:])

@@ -1,4 +1,4 @@
-"""A run: its folder, config.json, training, report, and how it is resumed; and the trained model back from it."""
+"""A run: its folder, config.json, training, report and resumption; and loading its trained model."""
 
 import contextlib
 import dataclasses
@@ -27,7 +27,7 @@ from common.training import StopOnInterrupt, fit, image_batches, planned_epochs
 
 import keras
 
-ENVIRONMENT = ("versions", "device", "machine", "git_commit")  # of config.json: what a run was made with
+ENVIRONMENT = ("versions", "device", "machine", "git_commit")  # fields of config.json on software and hardware
 NO_CHOICES = ("data", "results", "name", "resume", "tensorboard")  # parameters that change no number
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def create_folder(results: str, script: str, name: str) -> Path:
     """A new folder results/script/name; without a name, the date and time.
 
-    Raises RunError if it exists and holds more than the files of a process that ended before its first work.
+    Raises RunError if it exists and holds more than the files of a process that ended before its first epoch.
     """
     parent = Path(results) / script
     chosen = parent / (name or time.strftime("%Y-%m-%d_%H-%M-%S"))
@@ -50,7 +50,7 @@ def create_folder(results: str, script: str, name: str) -> Path:
             if name and is_unused(chosen):
                 return chosen
             if name:
-                raise RunError(f"{chosen} exists and is left as it is; choose another --name") from None
+                raise RunError(f"{chosen} exists and stays unchanged; choose another --name") from None
             attempt += 1
             chosen = chosen.with_name(f"{chosen.name.split('+')[0]}+{attempt}")
         except OSError as error:
@@ -58,17 +58,17 @@ def create_folder(results: str, script: str, name: str) -> Path:
 
 
 def results_name(script: str) -> str:
-    """The folder of a script's or an experiment's runs below results/: `experiments.avb.toy` has `avb_toy`."""
+    """The folder for runs of a script or an experiment below results/: `avb_toy` for `experiments.avb.toy`."""
     return script.removeprefix("experiments.").replace(".", "_")
 
 
 def is_unused(folder: Path) -> bool:
-    """Whether a folder holds nothing but the files of a process that ended before its first epoch did."""
+    """Whether a folder holds only the files of a process that ended before its first epoch did."""
     return all(map(is_begun, folder.iterdir()))
 
 
 def is_begun(path: Path) -> bool:
-    """Whether a file is one that a run leaves which has trained nothing: a user's own of the same name is not."""
+    """Whether a file is from a run that has not trained an epoch, and not a user's own file of the same name."""
     if path.name == "config.json":
         with contextlib.suppress(OSError, ValueError, RecursionError):
             saved = json.loads(path.read_text())
@@ -83,10 +83,10 @@ def is_begun(path: Path) -> bool:
 
 @contextlib.contextmanager
 def removed_if_unused(folder: Path):
-    """Removes the folder of a new run if an error ends its training before the first epoch does."""
+    """Removes the folder of a new run if an error ends its training before the end of the first epoch."""
     try:
         yield
-    except OSError:  # such as a full disk: nothing more is touched, and the name stays free as it is
+    except OSError:  # such as a full disk: no file is touched, and the name can still be used
         raise
     except Exception:
         with contextlib.suppress(OSError):
@@ -97,15 +97,15 @@ def removed_if_unused(folder: Path):
 
 
 def train_and_report(config, build, script: str, data=None) -> dict:
-    """The frame of the five scripts: data, model, training, numbers and figures, all in a folder of its own.
+    """The frame of the five scripts: data, model, training, numbers and figures, all in a new folder.
 
-    `build(config, image_shape)` makes the untrained model. `data`, arrays or a Dataset, takes the place of
-    `config.data`, as `common.data.as_dataset` says. Returns what metrics.json holds. Raises RunError and DataError
-    before any work if the parameters, the folder or the data cannot be used.
+    `build(config, image_shape)` makes the untrained model. `data`, arrays or a Dataset, replaces `config.data`: see
+    `common.data.as_dataset`. Returns the content of metrics.json. Raises RunError or DataError before any work if the
+    parameters, the folder or the data cannot be used.
     """
     if data is not None:
         if config.data not in ("auto", IN_MEMORY):
-            raise RunError(f"two sets are given, data={config.data!r} in the Config and arrays; leave one out")
+            raise RunError(f"two data sets are given, data={config.data!r} in the Config and arrays; leave one out")
         config = dataclasses.replace(config, data=IN_MEMORY)
     config = check(config)
     dataset = run_dataset(config) if data is None else as_dataset(data)
@@ -120,14 +120,14 @@ def train_and_report(config, build, script: str, data=None) -> dict:
     folder = create_folder(config.results, script, config.name)
     hold(folder)
     if not is_unused(folder):  # another process was quicker
-        raise RunError(f"{folder} exists and is left as it is; choose another --name")
+        raise RunError(f"{folder} exists and stays unchanged; choose another --name")
     with removed_if_unused(folder):
         write_json(folder / "config.json", requested)
         return train_in(folder, build, config, dataset)
 
 
 def run_dataset(config) -> Dataset:
-    """The data set that the Config names; for a run that is resumed, split as it was when the run began."""
+    """The data set that the Config names. For a resumed run, it is split as it was when the run began."""
     if not config.resume:
         return load_mnist(config.data)
     folder = Path(config.resume)
@@ -138,12 +138,12 @@ def run_dataset(config) -> Dataset:
 
 
 def drew_validation(saved: dict) -> bool:
-    """Whether a run, by its config.json, is from after validation images were drawn from a user's x_train."""
+    """Whether a run, by its config.json, is new enough to have drawn validation images from a user's x_train."""
     return "white" in saved["data"]
 
 
 def fitted(config, dataset: Dataset):
-    """The Config with its number of epochs. Raises RunError or DataError if it cannot be used with the data."""
+    """The Config with its number of epochs. Raises RunError or DataError if Config and data do not suit each other."""
     if config.batch_size > len(dataset.x_train):
         raise RunError(f"--batch-size {config.batch_size} is above the {len(dataset.x_train)} training images")
     if getattr(config, "networks", "dense") == "conv" and len(dataset.image_shape) != 2:
@@ -154,17 +154,17 @@ def fitted(config, dataset: Dataset):
 
 
 def train_in(folder: Path, build, config, dataset: Dataset) -> dict:
-    """Train a model in its folder and report on it; returns what metrics.json holds.
+    """Train a model in its folder and report on it; returns the content of metrics.json.
 
-    Networks, history and TRAINING_FILE are on disk before anything is measured.
+    Networks, history and TRAINING_FILE are on disk before any measurement.
     """
     model = build(config, dataset.image_shape)
     announce(model, config, dataset)
     batches, x_val = image_batches(dataset, config)
     outcome = fit(model, batches, x_val, config, config.epochs, folder)
     if outcome.stopped_by:
-        print(f"training stopped: {outcome.stopped_by}; what was learned is kept", flush=True)
-    (folder / "metrics.json").unlink(missing_ok=True)  # of a shorter training
+        print(f"training stopped: {outcome.stopped_by}; the trained weights are kept", flush=True)
+    (folder / "metrics.json").unlink(missing_ok=True)  # from a shorter training
     save_networks(model, folder)
     write_json(folder / TRAINING_FILE, cost(outcome))
     try:
@@ -181,7 +181,7 @@ def train_in(folder: Path, build, config, dataset: Dataset) -> dict:
 
 
 def prepare_resume(folder: Path, requested: dict) -> dict | None:
-    """Prepare the run in `folder` to be resumed as the `description` `requested` says; its metrics if it is complete.
+    """Prepare the run in `folder` to be resumed as `requested`, a `description`; returns its metrics if it is complete.
 
     Raises RunError if the run has other parameters or data, or if another process uses it.
     """
@@ -197,13 +197,13 @@ def prepare_resume(folder: Path, requested: dict) -> dict | None:
     if not checkpoint.saved_files(folder):
         print(f"{folder} has no checkpoint: it is trained from the start", flush=True)
     elif saved["updates"] < requested["updates"] and not prolongs_evenly(saved["parameters"]):
-        print("rates and weights follow the longer training from here on: it is not the same as one that long")
+        print("rates and weights now follow the longer training: the result differs from one training of that length")
     write_json(folder / "config.json", resumed_config(folder, saved, requested))
     return None
 
 
 def complete_metrics(folder: Path, updates: int) -> dict | None:
-    """The run's metrics if it is complete: all `updates` made, or stopped by NaN. None if it can be resumed."""
+    """The run's metrics if it is complete (all `updates` made, or stopped by NaN); None if it can be resumed."""
     if not (folder / "metrics.json").is_file():
         return None
     with one_line_errors(folder):
@@ -213,12 +213,12 @@ def complete_metrics(folder: Path, updates: int) -> dict | None:
 
 
 def prolongs_evenly(parameters: dict) -> bool:
-    """Whether a prolonged training of these parameters is the same as one that was as long from the start."""
+    """Whether a prolonged training of these parameters equals a training of that length from the start."""
     return parameters.get("final_rate_factor", 1.0) == 1.0 and not parameters.get("warm_up", 0.0)
 
 
 def changed_environment(saved: dict, requested: dict) -> list[str]:
-    """Names of the ENVIRONMENT fields that differ from those of the run's last start, which config.json `saved`."""
+    """Names of the ENVIRONMENT fields that have changed since the run's last start; `saved` is its config.json."""
     last = [saved, *saved.get("resumed", [])][-1]
     return [key for key in ENVIRONMENT if last[key] != requested[key]]
 
@@ -237,14 +237,14 @@ def resumed_config(folder: Path, saved: dict, requested: dict) -> dict:
 
 
 def require_same(folder: Path, saved: dict, requested: dict, prolong: bool = False):
-    """Raises RunError unless config.json, `saved`, asks for the same as `requested`; `prolong` allows more epochs."""
+    """Raises RunError unless config.json, `saved`, is the same as `requested`; `prolong` allows more epochs."""
     saved, requested = (json.loads(json.dumps(each)) for each in (saved, requested))  # tuples become lists
     now, before = requested["parameters"], saved["parameters"]
     if saved["script"] != requested["script"]:
         raise RunError(f"{folder} is a run of {saved['script']}, not of {requested['script']}")
     longer = {"epochs"} if prolong and now.get("epochs", 0) >= before.get("epochs", 0) else set()
     if differing := [key for key in now if key not in {*NO_CHOICES} | longer and now[key] != before.get(key)]:
-        ways = "only --epochs can be raised; or choose another --name" if prolong else "choose another --name"
+        ways = "only --epochs can be raised, or choose another --name" if prolong else "choose another --name"
         raise RunError(f"{folder} was made with another {flag(differing[0])}, {before.get(differing[0])}; {ways}")
     if (saved["data"] and saved["data"]["sha256"]) != (requested["data"] and requested["data"]["sha256"]):
         raise RunError(f"{folder} was made with other data; pass its own with --data, or choose another --name")
@@ -256,23 +256,23 @@ def require_same(folder: Path, saved: dict, requested: dict, prolong: bool = Fal
 
 
 def save_networks(model, folder: Path):
-    """Each network of the model as <name>.keras."""
+    """Save each network of the model as <name>.keras."""
     for name, network in model.networks.items():
         with whole(folder / f"{name}.keras") as path:
             network.save(path)
 
 
 def require_memory(config, dataset: Dataset):
-    """Raises RunError if the Config's networks of images do not fit, in their training or while they are measured.
+    """Raises RunError if the Config's networks do not fit into memory, in the training or in the measurements.
 
-    A weight takes 24 bytes: itself, its gradient, Adam's two moments, and its value at the end of the last good epoch
-    and of the one before.
+    A weight takes 24 bytes. Four bytes each are for itself, its gradient, Adam's two moments, and its values after the
+    last two good epochs.
     """
     if not (hasattr(config, "hidden_units") and hasattr(config, "latent_dim")):
         return
     pixels = math.prod(dataset.image_shape)
     widths = [[pixels, *config.hidden_units, config.latent_dim]] * 2
-    if hasattr(config, "discriminator_units"):  # AVB's takes the image as well
+    if hasattr(config, "discriminator_units"):  # AVB's discriminator takes the image as well
         widths.append([pixels + config.latent_dim, *config.discriminator_units])
     weights = sum(before * after for network in widths for before, after in itertools.pairwise(network))
     counts = config.latent_dim, len(dataset.x_train), len(dataset.x_test), config.binarisation != "none"
@@ -282,8 +282,8 @@ def require_memory(config, dataset: Dataset):
         chosen = [f"{flag(name)} {' '.join(map(str, getattr(config, name)))}" for name in names]
         raise RunError(
             f"{', '.join(chosen)} and --latent-dim {config.latent_dim} take "
-            f"{needed // 10**9:,} GB of memory with images of {' x '.join(map(str, dataset.image_shape))}, and there "
-            f"are {available / 1e9:,.1f}; set smaller ones"
+            f"{needed // 10**9:,} GB of memory with images of {' x '.join(map(str, dataset.image_shape))}, but "
+            f"{available / 1e9:,.1f} GB are available. Set smaller numbers"
         )
 
 
@@ -292,12 +292,12 @@ def require_test_images(dataset: Dataset):
     if len(dataset.x_test) < FEWEST_TEST_IMAGES:
         raise DataError(
             f"{dataset.name} has {len(dataset.x_test)} test images; numbers and figures need {FEWEST_TEST_IMAGES}: "
-            f"give {10 * FEWEST_TEST_IMAGES} images in one piece, or {FEWEST_TEST_IMAGES} in x_test"
+            f"give {10 * FEWEST_TEST_IMAGES} unsplit images, or {FEWEST_TEST_IMAGES} in x_test"
         )
 
 
 def announce(model, config, dataset: Dataset):
-    """One line on what is trained, with the effective weights: what each term weighs, all terms being sums."""
+    """Print one line on the training, with the effective weights: the weight of each term, where all terms are sums."""
     names = [field.name for field in dataclasses.fields(config)]
     weights = [
         f"effective {name.replace('_', ' ')} {getattr(config, name):g}"
@@ -312,7 +312,7 @@ def announce(model, config, dataset: Dataset):
 
 
 def description(config, script: str, dataset: Dataset | None) -> dict:
-    """All that it takes to understand a run, and to repeat it; no data set where a formula gives the data."""
+    """The content of config.json: all that is needed to understand and to repeat a run. `dataset` can be None."""
     return {
         "script": script,
         "parameters": {name: value for name, value in dataclasses.asdict(config).items() if name != "resume"}
@@ -335,7 +335,7 @@ def description(config, script: str, dataset: Dataset | None) -> dict:
 
 
 def absolute(data: str) -> str:
-    """The path of data from wherever the run is resumed; a word as it is."""
+    """The absolute path of data, since the run may be resumed in another folder; a word stays unchanged."""
     return data if data in (*WORDS, IN_MEMORY) else os.path.abspath(os.path.expanduser(data))
 
 
@@ -346,7 +346,7 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit of the code that runs, with "+changes" if files differ from it; None outside a checkout."""
+    """The commit of this code, with "+changes" if files differ from the commit; None outside a checkout."""
     try:
         git = ["git", "-C", str(ROOT)]
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
@@ -356,7 +356,7 @@ def git_commit() -> str | None:
     return commit.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
 
 
-# The trained model back
+# Loading a trained model
 
 
 def load_run(folder):
@@ -377,7 +377,7 @@ def load_run(folder):
 
 
 def white_of(saved: dict) -> int:
-    """The integer that was white in the data of a run, by its config.json. Raises ValueError if it is none."""
+    """The integer that was white in a run's data, by its config.json. Raises ValueError unless it is 1 or 255."""
     white = saved["data"].get("white", 255)
     if white not in (1, 255):
         raise ValueError(f"white is {white!r}")
@@ -385,13 +385,13 @@ def white_of(saved: dict) -> int:
 
 
 def require_same_layers(network: keras.Model, path: Path):
-    """Raises ValueError if the file is of a network with other layers, whose weights could pass for this one's.
+    """Raises ValueError if the file holds a network with other layers, whose weights might fit this network.
 
-    The file is only looked at: nothing in it is run.
+    The file is only read: nothing in it is executed.
     """
     with zipfile.ZipFile(path) as archive:
         if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-            raise ValueError(f"{path.name} is packed, as Keras packs none")  # it could unpack to any size
+            raise ValueError(f"{path.name} is packed, but Keras packs no file")  # it could unpack to any size
         saved = [layer["class_name"] for layer in json.loads(archive.read("config.json"))["config"]["layers"]]
     built = [type(operation).__name__ for operation in network.operations]
     if saved != built:
@@ -399,17 +399,17 @@ def require_same_layers(network: keras.Model, path: Path):
 
 
 def load_config(folder, config_class=None):
-    """The Config that would resume a run, of its script's own class unless another is given.
+    """The Config that resumes a run, of the script's own class unless another is given.
 
-    Raises RunError if the folder holds no run, or one of a script with other parameters.
+    Raises RunError if the folder holds no run, or a run of a script with other parameters.
     """
     folder = Path(folder).expanduser()
     with one_line_errors(folder):
         saved, module = saved_run(folder)
         parameters = saved["parameters"].items()
         parameters = {key: tuple(value) if isinstance(value, list) else value for key, value in parameters}
-        place = folder if len(folder.parts) > 2 else folder.resolve()
-        parameters |= {"results": str(place.parent.parent), "name": place.name}
+        path = folder if len(folder.parts) > 2 else folder.resolve()
+        parameters |= {"results": str(path.parent.parent), "name": path.name}
         if config_class is None:
             config_class, parameters["tensorboard"] = module.Config, False
         fields = {field.name for field in dataclasses.fields(config_class)}
@@ -420,10 +420,10 @@ def load_config(folder, config_class=None):
 
 
 def saved_run(folder: Path):
-    """What config.json holds, and the module of the script, or of the experiment, that wrote it.
+    """The content of config.json, and the module of the script or experiment that wrote it.
 
-    An older run's script and parameters come back under today's names: a renamed module may define `upgraded`, from
-    the old parameters to the new. Parameters that did not exist have their defaults.
+    An older run's script and parameters are returned under today's names. For that, a renamed module may define
+    `upgraded`, a function from the old parameters to the new ones. Parameters that did not exist have their defaults.
     """
     saved = json.loads((folder / "config.json").read_text())
     script = saved["script"]
@@ -443,10 +443,10 @@ def saved_run(folder: Path):
 
 @contextlib.contextmanager
 def one_line_errors(folder: Path):
-    """Turns whatever goes wrong with the files in a folder into a RunError of one line."""
+    """Turns every error with the files in a folder into a RunError of one line."""
     try:
         yield
-    except Exception as error:  # of a dozen kinds: JSON, zip, HDF5, Keras and its backends have their own
+    except Exception as error:  # JSON, zip, HDF5, Keras and its backends raise a dozen kinds of errors
         if isinstance(error, RunError) and str(error).startswith(str(folder)):
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,11 +1,11 @@
-"""The names of the scripts, said once: tools, experiments, benchmarks and tests read them here."""
+"""The names of the scripts, in one place: tools, experiments, benchmarks and tests read them here."""
 
 import importlib
 
 from common.model import LatentModel
 
 SCRIPTS = ("aae_deterministic", "aae_gaussian", "aae_universal", "avb", "vae_baseline")
-RENAMED = {  # script in the config.json of an older run: the module that it is now
+RENAMED = {  # script in the config.json of an older run: today's module
     "compare": "experiments.comparison.compare",
     "likelihoods": "experiments.comparison.likelihoods",
     "aae_likelihood": "experiments.comparison.likelihoods",
@@ -31,6 +31,6 @@ def load_script(name: str):
 
 
 def title_of(script) -> str:
-    """The title of a script's model: that of the last `LatentModel` which its module defines."""
+    """The title of a script's model, which is the last `LatentModel` that its module defines."""
     own = (kind for kind in vars(script).values() if getattr(kind, "__module__", None) == script.__name__)
     return [kind for kind in own if isinstance(kind, type) and issubclass(kind, LatentModel)][-1].title

@@ -1,4 +1,4 @@
-"""Training a `LatentModel` with `model.fit`: batches, optimiser, and what can stop it early."""
+"""Training a `LatentModel` with `model.fit`: batches, optimiser, history, and causes of an early stop."""
 
 import csv
 import math
@@ -18,13 +18,13 @@ from common.progress import Progress
 import keras
 import numpy as np
 
-MOST_EPOCHS = 40  # of a script's training, unless --epochs asks for more
+MOST_EPOCHS = 40  # of a script's training, unless --epochs sets more
 
 
 class Batches(keras.utils.PyDataset):
     """Training images in an order and a binarisation that depend on (seed, epoch) alone, on any backend.
 
-    Every batch has `batch_size` images; the few that are left over differ from epoch to epoch.
+    Every batch has `batch_size` images. The few images that are left over differ from epoch to epoch.
     """
 
     def __init__(self, images, batch_size: int, binarisation: str, seed: int):
@@ -49,15 +49,15 @@ class Batches(keras.utils.PyDataset):
 
 
 def epochs_for(updates: int, images: int, batch_size: int) -> int:
-    """The number of whole passes over `images` images that comes nearest to `updates` steps; at least one."""
+    """The number of passes over `images` images whose steps are nearest to `updates`; at least one pass."""
     return max(1, round(updates / (images // batch_size)))
 
 
 def planned_epochs(config, images: int) -> int:
     """The length of a script's training: `config.epochs` or, if it is None, `epochs_for` its updates.
 
-    The default ends at MOST_EPOCHS, so that a small data set is not overfitted. An experiment asks for its epochs
-    itself, by `epochs_for`, and has no such limit.
+    The default is at most MOST_EPOCHS, so that a small data set is not overfitted. An experiment calls `epochs_for`
+    itself, without this limit.
     """
     if config.epochs is not None:
         return config.epochs
@@ -65,7 +65,7 @@ def planned_epochs(config, images: int) -> int:
 
 
 def per_network(model, optimizers: dict[str, keras.optimizers.Optimizer]) -> keras.optimizers.Optimizer:
-    """One optimiser that leaves each network of the model to the one of its name, built."""
+    """One optimiser, already built, that updates each network of the model by the optimiser of the same name."""
     network_of = {id(v): name for name, network in model.networks.items() for v in network.trainable_variables}
     optimizer = keras.optimizers.MultiOptimizer(lambda variable: optimizers[network_of[id(variable)]])
     optimizer.build(model.trainable_variables)
@@ -73,18 +73,18 @@ def per_network(model, optimizers: dict[str, keras.optimizers.Optimizer]) -> ker
 
 
 def adam_per_network(model, config, updates: int | None = None) -> keras.optimizers.Optimizer:
-    """Adam (arXiv 1412.6980) for each network, its rate `learning_rate` times the network's own factor.
+    """Adam (arXiv 1412.6980) for each network; its rate is `learning_rate` times the network's own factor.
 
-    With `updates`, the rates fall along half a cosine (arXiv 1608.03983) to `final_rate_factor` of themselves in as
-    many steps; without, they stay. Where the config has `discriminator_steps` above 1, the other networks step once
-    in as many, by the mean of their gradients.
+    With `updates`, the rates fall along half a cosine (arXiv 1608.03983) within that many steps, to `final_rate_factor`
+    times their start. Without it, they stay constant. If the config has `discriminator_steps` = k above 1, the other
+    networks step once in k steps, by the mean of their gradients.
     """
     adams, steps = {}, getattr(config, "discriminator_steps", 1)
     for name in model.networks:
         every = 1 if name == "discriminator" else steps
         rate = config.learning_rate * getattr(config, f"{name}_rate_factor", 1.0)
         if updates:
-            # In updates of T: Keras counts gradients for it, also those that are only gathered.
+            # The length is in updates of T: Keras also counts steps in which gradients are only accumulated.
             rate = keras.optimizers.schedules.CosineDecay(rate, updates, alpha=config.final_rate_factor)
         accumulated = every if every > 1 else None  # 1 is an error in Keras
         adams[name] = keras.optimizers.Adam(rate, beta_1=config.beta_1, gradient_accumulation_steps=accumulated)
@@ -92,16 +92,16 @@ def adam_per_network(model, config, updates: int | None = None) -> keras.optimiz
 
 
 def compile_model(model, config, updates: int | None = None, optimizer=adam_per_network):
-    """Give the model its optimiser, XLA where it pays, and memory that is kept."""
+    """Compile the model with its optimiser, and with XLA where that is faster; let the process keep freed memory."""
     keep_freed_memory()
-    # Keras leaves XLA out on a CPU under TensorFlow, where it speeds up all models but AVB; PyTorch has none.
+    # Keras does not use XLA on a CPU under TensorFlow, where it speeds up all models except AVB. PyTorch has no XLA.
     xla = model.faster_with_xla and keras.backend.backend() != "torch"
     model.compile(optimizer(model, config, updates), jit_compile=xla or "auto")
 
 
 @dataclass
 class Outcome:
-    """What a training made. `history` has a list of numbers, one an epoch, for each term and its `val_` twin."""
+    """The result of a training. `history` has a list of numbers, one per epoch, for each term, also with `val_`."""
 
     history: dict[str, list[float]]
     updates: int
@@ -110,7 +110,7 @@ class Outcome:
     stopped_by: str | None = None
 
     def made(self) -> dict:
-        """Updates, epochs, images and seconds that were really made, and why the training stopped early, or None."""
+        """The real updates, epochs, images and seconds, and the reason of early stopping, or None."""
         return {
             "updates": self.updates,
             "epochs": len(self.history.get("updates", [])),
@@ -121,9 +121,9 @@ class Outcome:
 
 
 class History(keras.callbacks.Callback):
-    """Keeps every epoch's logs, a dict of numbers each, and adds them to a CSV file, a line an epoch.
+    """Keeps every epoch's logs, a dict of numbers, and appends them to a CSV file, one line per epoch.
 
-    `rows` are those of the epochs before, in a resumed training.
+    `rows` holds the logs of earlier epochs, in a resumed training.
     """
 
     def __init__(self, path: Path, rows: list[dict[str, float]]):
@@ -133,7 +133,7 @@ class History(keras.callbacks.Callback):
             partial.write_text("".join(f"{line}\n" for line in self.lines()))
 
     def lines(self) -> list[str]:
-        """The header and a line a row; nothing where there are no rows."""
+        """The header and one line per row; no line if there are no rows."""
         names = [",".join(["epoch", *sorted(row)]) for row in self.rows[:1]]
         return names + [self.line(epoch) for epoch in range(len(self.rows))]
 
@@ -146,12 +146,12 @@ class History(keras.callbacks.Callback):
             append_line(self.path, line)
 
     def columns(self) -> dict[str, list[float]]:
-        """A list of numbers, one an epoch, for each name in the logs."""
+        """A list of numbers, one per epoch, for each name in the logs."""
         return {name: [row[name] for row in self.rows] for name in (self.rows[0] if self.rows else ())}
 
 
 def read_history(path: Path) -> dict[str, list[float]]:
-    """The columns of a history.csv but for "epoch": a list of numbers, one an epoch, for each name in the logs."""
+    """The columns of a history.csv, without "epoch": a list of numbers, one per epoch, for each name in the logs."""
     names, *rows = csv.reader(path.read_text().splitlines()) if path.stat().st_size else [[]]
     columns = zip(*([float(value) for value in row] for row in rows), strict=True)
     return {name: list(column) for name, column in zip(names, columns, strict=False) if name != "epoch"}
@@ -169,7 +169,7 @@ class WarmUp(keras.callbacks.Callback):
 
 
 class StopOnNonFinite(keras.callbacks.Callback):
-    """Stops at the first update whose terms are not finite, and gives back the weights of the last good epoch."""
+    """Stops at the first update whose terms are not finite, and restores the weights of the last good epoch."""
 
     reason = None
 
@@ -206,14 +206,14 @@ class StopOnNonFinite(keras.callbacks.Callback):
 class StopOnInterrupt(keras.callbacks.Callback):
     """Ends the training after the update at which Ctrl-C was pressed; a second Ctrl-C ends the process.
 
-    A flag and not an exception, which could leave the model between two states.
+    It sets a flag. An exception could leave the model between two states.
     """
 
     message = "it was interrupted"
     reason = None
 
     def on_train_begin(self, logs=None):
-        self.in_main_thread = threading.current_thread() is threading.main_thread()  # others get no signals
+        self.in_main_thread = threading.current_thread() is threading.main_thread()  # other threads get no signals
         if self.in_main_thread:
             self.earlier_handler = signal.signal(signal.SIGINT, self.interrupt)
 
@@ -231,7 +231,7 @@ class StopOnInterrupt(keras.callbacks.Callback):
 
 
 def image_batches(dataset: Dataset, config) -> tuple[Batches, np.ndarray]:
-    """The training images in batches and the validation images, both in the binarisation of the config."""
+    """The training images in batches, and the validation images, both in the config's binarisation."""
     batches = Batches(dataset.x_train, config.batch_size, config.binarisation, config.seed)
     return batches, targets(dataset.x_val, config, "validation")
 
@@ -239,17 +239,17 @@ def image_batches(dataset: Dataset, config) -> tuple[Batches, np.ndarray]:
 def fit(
     model, batches, validation, config, epochs: int, folder: Path, measures=(), optimizer=adam_per_network
 ) -> Outcome:
-    """Train `model` on `batches` for `epochs`; history.csv, a line an epoch, and checkpoints go into `folder`.
+    """Train `model` on `batches` for `epochs`; history.csv, one line per epoch, and checkpoints go into `folder`.
 
-    If the folder has a checkpoint, the training resumes from it and ends with the same bits as one that never stopped.
+    If the folder has a checkpoint, the training resumes from it. It ends with the same bits as an uninterrupted one.
 
     Args:
-        batches: `Batches` or their like; with `shuffle(epoch)` and `batch_size`.
-        validation: what the model takes in a batch, for the validation images; None for no validation.
+        batches: `Batches`, or another PyDataset with `shuffle(epoch)` and `batch_size`.
+        validation: the validation images in the form of a batch; None for no validation.
         config: has batch_size, learning_rate, final_rate_factor and beta_1, and may have a rate factor for each
             network, warm_up and tensorboard.
-        measures: callbacks whose numbers, put into an epoch's logs, join the history.
-        optimizer: makes an optimiser of model, config and the number of updates.
+        measures: callbacks that add numbers to an epoch's logs, and so to the history.
+        optimizer: a function that makes the optimiser from model, config and the number of updates.
     """
     compile_model(model, config, epochs * len(batches), optimizer)
     begun, content = checkpoint.restore(folder, model)
@@ -259,7 +259,7 @@ def fit(
     before = history.rows[-1]["seconds"] if begun else 0.0
     progress, interrupt = Progress(epochs, len(batches), begun, before), StopOnInterrupt()
     finite = StopOnNonFinite(progress.updates)
-    # Not in Batches.on_epoch_end: Keras calls that before the first epoch too, if the model is new.
+    # This is not in Batches.on_epoch_end, since Keras also calls that before a new model's first epoch.
     order = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: batches.shuffle(epoch))
     callbacks = [order, progress, *measures, finite, interrupt, history, *optional_callbacks(config, epochs, folder)]
     callbacks.append(checkpoint.Checkpoints(folder, epochs, lambda: {"history": history.rows}))
@@ -283,7 +283,7 @@ def fit(
 
 
 def optional_callbacks(config, epochs: int, folder: Path) -> list[keras.callbacks.Callback]:
-    """Those that a Config asks for by `warm_up` and `tensorboard`, where it has them."""
+    """The callbacks for `warm_up` and `tensorboard`, if the Config has these parameters."""
     callbacks = []
     if getattr(config, "warm_up", 0.0):
         callbacks.append(WarmUp(config.warm_up, epochs))
@@ -293,7 +293,7 @@ def optional_callbacks(config, epochs: int, folder: Path) -> list[keras.callback
 
 
 def validation_arguments(validation) -> dict:
-    """How `model.fit` is given the validation images: in batches that leave no small rest."""
+    """The arguments of `model.fit` for the validation images, in batches without a small last one."""
     if validation is None:
         return {}
     count, *shape = keras.tree.flatten(validation)[0].shape

@@ -1,3 +1,3 @@
-"""One question a file, grouped by the paper, or the mistake, that the question is about."""
+"""One question per file, grouped by the paper, or by the mistake, that the question is about."""
 
-import common  # noqa: F401, first: it keeps the backend's log quiet
+import common  # noqa: F401, imported first, since it keeps the backend's log quiet

@@ -25,7 +25,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 @own_style()
 def save_animation(animation: FuncAnimation, path: str | Path, frames_a_second: int = 12) -> None:
-    """Write a GIF under `path` all at once or not at all."""
+    """Write a GIF to `path`, atomically."""
     with whole(path) as unfinished:
         animation.save(unfinished, writer=PillowWriter(frames_a_second), dpi=0.75 * DPI)
 
@@ -34,7 +34,7 @@ def save_animation(animation: FuncAnimation, path: str | Path, frames_a_second: 
 
 
 class Map(NamedTuple):
-    """A panel of `maps`: points (n, 2), the names of the axes, and perhaps marked points (m, 2) without a class."""
+    """A panel of `maps`: points (n, 2), names of the axes, and, if any, marked points (m, 2) without a class."""
 
     name: str
     points: np.ndarray
@@ -44,7 +44,7 @@ class Map(NamedTuple):
 
 @own_style()
 def maps(panels: Sequence[Map], labels: np.ndarray, title: str, description: str, marks: str = "") -> Figure:
-    """Several maps of the same images, two a row, labels (n,) for all; `marks` says what marked points are."""
+    """Several maps of the same images with labels (n,), two per row; `marks` explains the marked points."""
     side, left, up = 4.3, 0.75, 4.95
     rows, columns = -(-len(panels) // 2), min(2, len(panels))
     figure = new_figure((left + side) * columns + 1.45, up * rows + 0.05, title, description)
@@ -52,7 +52,7 @@ def maps(panels: Sequence[Map], labels: np.ndarray, title: str, description: str
         row, column = divmod(number, 2)
         axes = place(figure, left + (left + side) * column, 0.5 + up * (rows - 1 - row), side, side)
         draw_map(axes, panel, labels)
-        if number == columns - 1:  # the last one of the first row has the legend beside it
+        if number == columns - 1:  # the legend is next to the last map of the first row
             marked = any(panel.marked is not None for panel in panels)
             entry = Line2D([], [], color="black", marker="+", linestyle="none", label=textwrap.fill(marks, 14))
             legends(axes, labels, [entry] if marked else [], 1.04)
@@ -60,7 +60,7 @@ def maps(panels: Sequence[Map], labels: np.ndarray, title: str, description: str
 
 
 def draw_map(axes: Axes, panel: Map, labels: np.ndarray) -> None:
-    """A panel's points coloured by labels (n,), and crosses at its marked points."""
+    """Draw a panel's points coloured by labels (n,), and crosses at its marked points."""
     marked = [] if panel.marked is None else [panel.marked]
     draw_codes(axes, panel.points, labels, view(panel.points, *marked), panel.axis_names)
     for points in marked:
@@ -85,7 +85,7 @@ def named_tiles(
 ) -> Figure:
     """Images (rows, columns, h, w) or (rows, columns, d) in [0, 1] under the names of rows and columns; NaN is white.
 
-    x_label: what the columns are. together: rows to a group, 0 for one group. left: inches for the rows' names.
+    x_label: the meaning of the columns. together: rows per group, 0 for one group. left: inches for the rows' names.
     """
     figure, axes, x, y = draw_tiles(as_tiles(images), title, description, together, left=left, bottom=0.5)
     axes.set_xticks(x, columns)
@@ -104,10 +104,12 @@ def codes_and_walks(
     title: str,
     description: str,
 ) -> Figure:
-    """Codes (n, 2) by class over prior samples (m, 2); beside them the images decoded along walks through its modes.
+    """Left: codes (n, 2) by class over prior samples (m, 2). Right: images decoded along walks through the modes.
 
-    labels: (n,). images: (modes, steps, h, w) or (modes, steps, d) in [0, 1], a row a mode, named by its number in the
-    colour of that class. axis_names: of the walk's steps, and of its rows.
+    labels: (n,).
+    images: (modes, steps, h, w) or (modes, steps, d) in [0, 1], one row per mode. A row's name is the mode's number in
+        the colour of that class.
+    axis_names: names for the steps and for the rows of the walks.
     """
     canvas, _, y = canvas_of(as_tiles(images), width=660)
     side, left, gap, bottom = 4.5, 0.75, 0.75, 0.625  # eighths of an inch: whole pixels
@@ -120,24 +122,24 @@ def codes_and_walks(
     axes = place(figure, left, height - MARGIN - side, side, side)
     draw_codes(axes, codes, labels, limits, ("z₁", "z₂"))
     draw_cloud(axes, prior_samples[:CLOUD_POINTS], "prior samples")
-    beside = place(figure, left + side + gap, height - MARGIN - up, across, up)
-    show_canvas(beside, canvas)
-    beside.set_yticks(y, range(len(y)))
-    beside.set(xlabel=axis_names[0], ylabel=axis_names[1])
+    walks = place(figure, left + side + gap, height - MARGIN - up, across, up)
+    show_canvas(walks, canvas)
+    walks.set_yticks(y, range(len(y)))
+    walks.set(xlabel=axis_names[0], ylabel=axis_names[1])
     colours = {look.label: look.colour for look in looks(labels)}
-    for number, name in enumerate(beside.get_yticklabels()):
+    for number, name in enumerate(walks.get_yticklabels()):
         name.set(size=13, weight="bold", color=colours.get(number, "black"))
     return figure
 
 
-# Estimates and spectra, a row a model
+# Estimates and spectra, one row per model
 
 
 @own_style()
 def dots(panels: Mapping[str, Mapping], rows: Sequence[str], title: str, description: str) -> Figure:
-    """Estimates with standard errors, a row a name, panels side by side.
+    """Estimates with standard errors, one row per name, in panels side by side.
 
-    panels: name of the horizontal axis -> series -> row -> (value, standard error); a row may be missing in a series.
+    panels: name of the horizontal axis -> series -> row -> (value, standard error). A series may lack some rows.
     """
     figure = new_figure(10.5, 0.42 * len(rows) + 1.6, title, description, layout="constrained")
     all_axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
@@ -172,34 +174,34 @@ class Spectrum(NamedTuple):
 def spectra(
     rows: Mapping[str, Spectrum], originals: np.ndarray, title: str, description: str, x_label: str, y_label: str
 ) -> Figure:
-    """A row a name: its values as bars on one logarithmic scale, from a thousandth, and its images beside them.
+    """One row per name: its values as bars on a common logarithmic scale, from a thousandth, and its images.
 
-    originals: images (n, h, w) or (n, d) that stand above all.
+    originals: images (n, h, w) or (n, d) above all rows.
     """
     strips = [in_rows(as_images(images), len(images)) for images in (originals, *(row.images for row in rows.values()))]
     canvases = [canvas_of(strip, width=760)[0] for strip in strips]
     across, up = canvases[0].shape[1] / DPI, canvases[0].shape[0] / DPI
     side, left, gap, bottom, down = 3.5, 2.0, 0.375, 0.5, 1.25
     figure = new_figure(left + side + gap + across + MARGIN, bottom + down * len(rows) + up, title, description)
-    top = max(0.1, 2 * max(row.values.max() for row in rows.values()))  # also where all values are 0
+    top = max(0.1, 2 * max(row.values.max() for row in rows.values()))  # above 0 even if all values are 0
     for number, (name, row) in enumerate(rows.items()):
         low = bottom + down * (len(rows) - 1 - number)
         axes = place(figure, left, low, side, down - 0.375)
         draw_spectrum(axes, name, row.values, top)
         axes.tick_params(labelsize=SMALL_SIZE, labelbottom=number == len(rows) - 1)
         axes.set_ylabel(y_label, size=SMALL_SIZE)
-        beside = place(figure, left + side + gap, low, across, up)
-        show_canvas(beside, canvases[number + 1])
-        beside.set_title(row.numbers, size=SMALL_SIZE, loc="left", pad=3)
+        pictures = place(figure, left + side + gap, low, across, up)
+        show_canvas(pictures, canvases[number + 1])
+        pictures.set_title(row.numbers, size=SMALL_SIZE, loc="left", pad=3)
     axes.set_xlabel(x_label, size=SMALL_SIZE)
-    above = place(figure, left + side + gap, bottom + down * len(rows), across, up)
-    show_canvas(above, canvases[0])
-    above.set_ylabel("originals", size=SMALL_SIZE, rotation=0, ha="right", va="center")
+    top_row = place(figure, left + side + gap, bottom + down * len(rows), across, up)
+    show_canvas(top_row, canvases[0])
+    top_row.set_ylabel("originals", size=SMALL_SIZE, rotation=0, ha="right", va="center")
     return figure
 
 
 def draw_spectrum(axes: Axes, name: str, values: np.ndarray, top: float) -> None:
-    """Values (d,) as bars on a logarithmic scale up to `top`, with the row's name to the left."""
+    """Draw values (d,) as bars on a logarithmic scale up to `top`, with the row's name to the left."""
     axes.set(ylim=(1e-3, top), yscale="log", xlim=(0, len(values) + 1))
     axes.bar(np.arange(1, len(values) + 1), values, width=1.0, color=COLOURS[0])
     axes.yaxis.set_major_locator(LogLocator(numticks=9))
@@ -210,11 +212,11 @@ def draw_spectrum(axes: Axes, name: str, values: np.ndarray, top: float) -> None
     axes.text(-0.21, 0.5, wrapped_name, transform=axes.transAxes, **style)
 
 
-# Curves of several seeds
+# Curves over several seeds
 
 
 class Curve(NamedTuple):
-    """A series in `bands`: x (n,), a row of values for each seed (seeds, n), and the style of its line, or "none"."""
+    """A series in `bands`: x (n,), one row of values per seed (seeds, n), and the style of its line, or "none"."""
 
     x: np.ndarray
     values: np.ndarray
@@ -222,7 +224,7 @@ class Curve(NamedTuple):
 
 
 def curve_of(runs: Sequence[Mapping[str, Sequence[float]]], key: str, factor: float = 1.0) -> Curve:
-    """`factor` times `key` against "updates", a row a run; the missing end of a run that stopped early is NaN."""
+    """`factor` times `key` against "updates", one row per run. If a run stopped early, its missing values are NaN."""
     longest = max((run["updates"] for run in runs), key=len)
     values = [
         np.pad(np.array(run[key], float), (0, len(longest) - len(run[key])), constant_values=np.nan) for run in runs
@@ -242,13 +244,14 @@ def bands(
     skipped: float = 0.0,
     shared: bool = False,
 ) -> Figure:
-    """Mean over seeds as a line and their range as a band, panels side by side.
+    """Curves in panels side by side: the mean over seeds as a line, and the seeds' range as a band.
 
-    panels: name of the vertical axis -> series -> curve. A series keeps its colour through all panels; "a: b" has the
-    colour of "a". references: panel -> (value, name), ..., drawn as horizontal lines. x_scale, y_scale: "linear" or
-    "log", the latter for all panels or panel -> scale; a vertical axis with a number of 0 or below stays linear.
-    skipped: the share at the start of every curve that may leave the vertical axis. shared: one vertical scale for all
-    panels.
+    panels: name of the vertical axis -> series -> curve. A series has one colour in all panels; "a: b" has that of "a".
+    references: panel -> (value, name), ..., drawn as horizontal lines.
+    x_scale: "linear" or "log".
+    y_scale: the same for all panels, or panel -> scale. An axis with numbers of 0 or below stays linear.
+    skipped: the share at the start of every curve that may leave the vertical axis.
+    shared: whether all panels have one vertical scale.
     """
     figure = new_figure(max(6.5, 4.2 * len(panels) + 0.4), 4.4, title, description, layout="constrained")
     names = list(dict.fromkeys(name.split(":")[0] for series in panels.values() for name in series))
@@ -272,13 +275,13 @@ def bands(
 
 
 def values_to_hold(series: Mapping[str, Curve], references, skipped: float) -> np.ndarray:
-    """What a vertical axis has to hold, (n,): the references, and all curves but for the `skipped` share of each."""
+    """The values that a vertical axis must hold, (n,): references, and each curve without its `skipped` share."""
     late = [np.asarray(curve.values, float)[:, int(skipped * len(curve.x)) :].ravel() for curve in series.values()]
     return np.concatenate([*late, [value for value, _ in references]])
 
 
 def draw_band(axes: Axes, name: str, curve: Curve, number: int) -> None:
-    """A series in the colour of its `number`: the mean over seeds, and their range if there are several."""
+    """Draw a series in the colour of its `number`: the mean over seeds and, for several seeds, their range."""
     colour, values = COLOURS[number % len(COLOURS)], np.asarray(curve.values, float)
     marker = MARKERS[number % len(MARKERS)] if len(curve.x) < 12 else None
     style = {"color": colour, "linestyle": curve.line, "marker": marker, "markersize": 4}
@@ -291,14 +294,14 @@ def draw_band(axes: Axes, name: str, curve: Curve, number: int) -> None:
 
 
 def draw_levels(axes: Axes, references: Sequence[tuple[float, str]]) -> None:
-    """A horizontal line for each (value, name), the dots of each farther apart than those of the one before."""
+    """Draw a dotted horizontal line for each (value, name); each has wider gaps than the one before."""
     for number, (value, name) in enumerate(references):
         text = f"{name}: {value:.3f}".replace("-", "−")
         axes.axhline(value, color="black", linewidth=1, linestyle=(0, (1, 1 + 2 * number)), label=text)
 
 
 def scale_vertically(axes: Axes, values: np.ndarray, scale: str) -> None:
-    """Limits that hold the finite values, on a "linear" or, if all are above 0, a "log" scale with readable ticks."""
+    """Set limits that hold the finite values. `scale` is "linear" or "log", which needs values above 0."""
     low, high = np.nanmin(values), np.nanmax(values)
     margin = 0.05 * (high - low) or 1.0
     scale = scale if low > 0 else "linear"
@@ -312,7 +315,7 @@ def scale_vertically(axes: Axes, values: np.ndarray, scale: str) -> None:
 
 
 def legend_below(figure: Figure) -> None:
-    """One legend for all panels, a name once, in as many columns as fit."""
+    """Draw one legend for all panels, each name once, in as many columns as fit."""
     lines = [line for axes in figure.axes for line in axes.get_legend_handles_labels()[0]]
     handles = {line.get_label(): line for line in lines}
     columns = max(1, int(figure.get_figwidth() / (0.075 * max(map(len, handles)) + 0.6)))
@@ -324,7 +327,7 @@ def legend_below(figure: Figure) -> None:
 
 
 class Panel(NamedTuple):
-    """A density in `densities`, (cells, cells), the exact log density to compare it with, and a line of numbers."""
+    """A panel of `densities`: a density (cells, cells), the exact log density, and a line of numbers."""
 
     density: np.ndarray
     log_exact: np.ndarray
@@ -335,9 +338,11 @@ class Panel(NamedTuple):
 def densities(
     rows: Mapping[str, Mapping[str, Panel]], planes: Sequence[Plane], axis_names, title: str, description: str
 ) -> Figure:
-    """Densities in the plane as shades, contours of the exact ones that enclose 50 and 95 % of their mass on top.
+    """Densities in the plane as shades, under contours that enclose 50 and 95 % of the exact densities.
 
-    rows: name -> column name -> panel. planes: one a row, where its densities lie; axis_names: two, or a pair a row.
+    rows: name -> column name -> panel.
+    planes: one per row, the plane of its densities.
+    axis_names: two names, or one pair per row.
     """
     columns = max(len(panels) for panels in rows.values())
     side, left, down = 1.75, 0.95, 2.35
@@ -363,7 +368,7 @@ def densities(
 
 
 def draw_density(axes: Axes, panel: Panel, plane: Plane) -> None:
-    """A panel's density as shades, the two contours of the exact one, and its line of numbers."""
+    """Draw a panel's density as shades, the two contours of the exact density, and the line of numbers."""
     exact = np.exp(panel.log_exact)
     (west, south), (east, north) = plane.low, plane.high
     top = np.quantile(exact[exact > exact.max() / 100], 0.98)
@@ -378,7 +383,7 @@ def draw_density(axes: Axes, panel: Panel, plane: Plane) -> None:
 
 
 def bulk(density: np.ndarray, plane: Plane) -> np.ndarray:
-    """The part of the plane, (axis, low and high), that holds all but a thousandth of a density, and some more."""
+    """The part of the plane, (axis, low and high), that holds 99.9 % of a density, with a margin."""
     limits = []
     for axis, edges in enumerate(plane.edges):
         share = np.cumsum(density.sum(axis=1 - axis)) / density.sum()
@@ -391,7 +396,10 @@ def bulk(density: np.ndarray, plane: Plane) -> np.ndarray:
 def codes_in_motion(
     frames: np.ndarray, labels: np.ndarray, captions: Sequence[str], limit: float, title: str, description: str
 ) -> FuncAnimation:
-    """Codes (frames, n, 2) coloured by labels (n,), a frame at a time with its caption, axes from -limit to limit."""
+    """An animation of codes (frames, n, 2) coloured by labels (n,), with a caption per frame.
+
+    The axes go from -limit to limit.
+    """
     figure = new_figure(5.6, 5.2, title, description)
     FigureCanvasAgg(figure)
     axes = place(figure, 0.6, 0.5, 4.5, 4.5)
@@ -408,7 +416,7 @@ def codes_in_motion(
     return FuncAnimation(figure, draw, frames=len(frames))
 
 
-# Models beside one another
+# Models side by side
 
 
 class Column(NamedTuple):
@@ -425,7 +433,7 @@ class Column(NamedTuple):
 def side_by_side(
     columns: Sequence[Column], labels: np.ndarray | None, axis_names: Sequence[str], title: str, description: str
 ) -> Figure:
-    """Models next to one another: codes by class over prior samples, samples, numbers. labels: (n,) or None."""
+    """One column per model: codes by class over prior samples, samples, numbers. labels: (n,) or None."""
     width, side, gap = 2.15, 1.75, 0.6
     figure = new_figure(gap + width * len(columns) + 0.3, 2 * side + 2.0, title, description)
     for number, column in enumerate(columns):
@@ -444,7 +452,7 @@ def side_by_side(
 
 
 def draw_small_codes(axes: Axes, column: Column, labels: np.ndarray | None, names: Sequence[str]) -> None:
-    """A model's codes over some of its prior samples, in small print."""
+    """Draw a model's codes over some of its prior samples, with small text."""
     limits = view(column.codes, column.prior_samples)
     draw_codes(axes, column.codes, labels, limits, names, numbered=False)
     draw_cloud(axes, column.prior_samples[: CLOUD_POINTS // 4], "prior samples")
@@ -455,7 +463,7 @@ def draw_small_codes(axes: Axes, column: Column, labels: np.ndarray | None, name
 
 
 def legend_of_classes(figure: Figure, labels: np.ndarray, height: float) -> None:
-    """A line with every class's colour and marker and the prior's, ending at the right edge at a relative height."""
+    """Draw a one-line legend of all classes and the prior, at the right edge and at a relative height."""
     dots = class_entries(labels)
     for dot in dots:
         dot.set_markersize(4)

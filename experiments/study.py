@@ -1,10 +1,10 @@
-"""The frame of every experiment: each case trained with each seed and measured once, then a table and figures.
+"""The frame of every experiment: trains and measures each case with each seed, then makes a table and figures.
 
-The module of an experiment defines `Config`, `STUDY` and `main`; `run` does the rest. It refuses what is impossible
-before any work, holds the folder results/<group>_<experiment>/<name>/, and makes the parts, a part being a case with a
-seed. Each part's numbers go into runs.json at once, so that a stopped experiment resumes with the part in progress, at
-its last checkpoint. At the end it writes metrics.json (mean and standard deviation over the seeds), table.md and the
-figures.
+The module of an experiment defines `Config`, `STUDY` and `main`; `run` does the rest. It raises an error for impossible
+parameters before any work. It locks the folder results/<group>_<experiment>/<name>/, and makes the parts: a part is one
+case with one seed. Each part's numbers go into runs.json at once. So a stopped experiment resumes with the part in
+progress, at its last checkpoint. At the end, `run` writes metrics.json (mean and standard deviation over the seeds),
+table.md and the figures.
 """
 
 import json
@@ -39,42 +39,42 @@ from common.training import Outcome, StopOnInterrupt, adam_per_network, epochs_f
 import keras
 import numpy as np
 
-SHARED = ("data", "binarisation", "latent_dim", "hidden_units", "networks", "updates")  # mean the same in every Config
+SHARED = ("data", "binarisation", "latent_dim", "hidden_units", "networks", "updates")  # the same in every Config
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:
-    """What every experiment's Config has beside its own parameters."""
+    """The parameters that every experiment has beside its own."""
 
-    seeds: tuple[Seed, ...] = (0, 1, 2)  # of weights, noise, order and binarisation
-    quick: bool = False  # small defaults for all that no other flag sets: minutes, not hours
+    seeds: tuple[Seed, ...] = (0, 1, 2)  # random seeds of weights, noise, order and binarisation
+    quick: bool = False  # small defaults where no other flag sets a value: minutes, not hours
     results: str = "results"  # the folder of all runs
-    name: str = ""  # the folder below results/<group>_<experiment>/; the experiment chooses if empty
-    resume: str = ""  # the folder of a stopped run: resume it, with its own parameters
+    name: str = ""  # the folder below results/<group>_<experiment>/; chosen by the experiment if empty
+    resume: str = ""  # the folder of a stopped experiment, which resumes with its own parameters
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageStudyConfig(StudyConfig):
-    """The same for an experiment on images."""
+    """The parameters that every experiment on images has beside its own."""
 
     data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz or .npy file
 
 
 @dataclass
 class Part:
-    """A case with a seed: what the function of a case is given."""
+    """One case with one seed: the argument of a case's function."""
 
     config: StudyConfig
     dataset: Dataset | None
     seed: int
-    folder: Path  # of this part: history.csv, checkpoints, pictures; made by `train` and `keep`
+    folder: Path  # this part's folder for history.csv, checkpoints and pictures; `train` and `keep` create it
     first: bool  # whether this is the first seed, whose pictures the figures show
-    made: dict = field(default_factory=dict)  # updates, epochs, images, seconds, stopped_by of the training
+    made: dict = field(default_factory=dict)  # the training's updates, epochs, images, seconds and stopped_by
 
     def train(self, model, config, batches=None, validation=None, **options) -> Outcome:
         """Train a model by the Config of its script on the data set, or on `batches` with `validation`.
 
-        `options` are those of `train`. What was made joins the part's numbers.
+        `options` go to the function `train`. The training's `made` numbers join those of the part.
         """
         if batches is None:
             batches, validation = image_batches(self.dataset, config)
@@ -98,7 +98,7 @@ class Part:
 
 
 class Results(NamedTuple):
-    """All that tables and figures are made of."""
+    """The input of tables and figures."""
 
     config: StudyConfig
     dataset: Dataset | None
@@ -106,77 +106,77 @@ class Results(NamedTuple):
     runs: dict[str, dict]  # "<case>, seed <seed>" -> numbers
 
     def of(self, case: str) -> list[dict]:
-        """The numbers of a case, one dict a seed."""
+        """The numbers of a case, one dict per seed."""
         return [self.runs[part_name(case, seed)] for seed in self.config.seeds]
 
     def means(self, case: str, keys) -> dict:
-        """`over_seeds` of a case."""
+        """`over_seeds` for the numbers of a case."""
         return over_seeds(self.of(case), keys)
 
     def pictures(self, case: str) -> dict[str, np.ndarray]:
-        """What `Part.keep` saved for a case. Raises RunError if it is not there."""
+        """The arrays that `Part.keep` saved for a case. Raises RunError if they are missing."""
         name = case if case in self.runs else part_name(case, self.config.seeds[0])  # a case of `once` has no seed
         path = part_folder(self.folder, name) / "pictures.npz"
         with one_line_errors(self.folder), np.load(path) as arrays:
             return dict(arrays)
 
     def updates(self, *cases: str, key: str = "updates") -> str:
-        """How many updates the trainings of some cases made, for a figure: "8,250 updates"."""
+        """The number of updates of some cases' trainings, as text for a figure: "8,250 updates"."""
         made = [run[key] for case in cases for run in self.of(case) if run.get(key) is not None]
         low, high = min(made, default=0), max(made, default=0)
         return f"{low:,} updates" if low == high else f"{low:,} to {high:,} updates"
 
 
 def rows_of_cases(study: "Study", results: Results) -> dict[str, dict]:
-    """A row a case: mean and standard deviation over the seeds of every column."""
+    """One row per case: mean and standard deviation over the seeds of every column."""
     cases = study.cases(results.config, results.dataset)
     rows = {case: results.means(case, (*study.columns, "updates")) for case in cases}
     return rows | {name: results.runs[name] for name in study.once(results.config, results.dataset)}
 
 
 def one_table(study: "Study", results: Results, rows: dict) -> dict[str, str]:
-    """table.md: a row a case, a column a metric."""
+    """table.md: one row per case, one column per metric."""
     return {"table.md": table(rows, study.columns)}
 
 
 def no_requirements(config, dataset):
-    """For an experiment that every data set suits."""
+    """The requirements of an experiment that works with every data set."""
 
 
 def no_cases(config, dataset) -> dict:
-    """For an experiment whose cases all have a seed."""
+    """The cases without a seed, for an experiment that has none."""
     return {}
 
 
 def no_presets(config) -> dict:
-    """For an experiment whose flags change no default of another flag."""
+    """The presets of an experiment whose flags change no default of another flag."""
     return {}
 
 
 class Study(NamedTuple):
-    """An experiment. `config` is its Config, `dataset` the data it names, or None."""
+    """An experiment. In its functions, `config` is its Config, and `dataset` the data set of the Config, or None."""
 
     name: str  # <group>.<experiment>, as in `python -m experiments.<group>.<experiment>`
     cases: Callable  # (config, dataset) -> {case: function of a Part -> numbers}
-    columns: Mapping[str, Metric]  # of the table, by key
+    columns: Mapping[str, Metric]  # columns of the table, by key
     figures: Callable  # (Results, rows) -> {file name without .png: Figure}
     quick: dict  # the defaults of --quick
     requires: Callable = no_requirements  # (config, dataset): raises RunError or DataError before any work
-    once: Callable = no_cases  # the same as `cases`, for cases that no seed changes
-    rows: Callable = rows_of_cases  # (Study, Results) -> {row: means}, which metrics.json holds
+    once: Callable = no_cases  # like `cases`, for cases that do not depend on the seed
+    rows: Callable = rows_of_cases  # (Study, Results) -> {row: means}, the content of metrics.json
     tables: Callable = one_table  # (Study, Results, rows) -> {file name: text}
-    presets: Callable = no_presets  # config -> defaults that its flags beside --quick set, which --quick overrides
+    presets: Callable = no_presets  # config -> defaults that flags other than --quick set; --quick overrides them
 
 
 def run(study: Study, config: StudyConfig) -> dict:
-    """Train and measure what is not saved yet, then write tables and figures; returns what metrics.json holds."""
+    """Train and measure all parts that are not saved yet, then write the results; returns metrics.json's content."""
     config = check(config)
     dataset, folder = begin(study, config)
     return finish(study, Results(config, dataset, folder, make_parts(study, config, dataset, folder)))
 
 
 def begin(study: Study, config: StudyConfig) -> tuple[Dataset | None, Path]:
-    """The data set and the folder of an experiment. Raises RunError or DataError if it cannot be done."""
+    """The data set and the folder of an experiment. Raises RunError or DataError if the experiment cannot run."""
     config = check(config)
     dataset = load_mnist(config.data) if hasattr(config, "data") else None
     if dataset:
@@ -190,7 +190,7 @@ def begin(study: Study, config: StudyConfig) -> tuple[Dataset | None, Path]:
 
 
 def make_parts(study: Study, config: StudyConfig, dataset: Dataset | None, folder: Path) -> dict[str, dict]:
-    """The numbers of every case with every seed, and of every case without one, by the part's name."""
+    """The numbers of all parts by name: every case with every seed, and every case without a seed."""
     cases, once = study.cases(config, dataset), study.once(config, dataset)
     functions = {part_name(case, seed): (cases[case], seed) for seed in config.seeds for case in cases}
     functions |= {case: (function, config.seeds[0]) for case, function in once.items()}
@@ -206,7 +206,7 @@ def make_parts(study: Study, config: StudyConfig, dataset: Dataset | None, folde
 
 
 def each_once(folder: Path, names: Sequence[str], make: Callable[[str], dict]) -> dict[str, dict]:
-    """`make(name)` for every name: what runs.json in `folder` holds, and what is missing there, written at once.
+    """`make(name)` for every name: read from runs.json in `folder`, or made now and written there at once.
 
     Prints how many minutes are left. Raises RunError if runs.json is damaged.
     """
@@ -224,14 +224,14 @@ def each_once(folder: Path, names: Sequence[str], make: Callable[[str], dict]) -
         write_json(path, runs)
         for trained in folder.glob("**/"):
             checkpoint.discard(trained)
-        to_go = len(missing) - number - 1
-        left = (time.perf_counter() - start) / (number + 1) * to_go
-        print(f"{name}: done; {to_go} to go, {left / 60:.0f} minutes left", flush=True)
+        parts_left = len(missing) - number - 1
+        seconds_left = (time.perf_counter() - start) / (number + 1) * parts_left
+        print(f"{name}: done; parts left: {parts_left}, minutes left: {seconds_left / 60:.0f}", flush=True)
     return {name: runs[name] for name in names}
 
 
 def finish(study: Study, results: Results) -> dict:
-    """Write metrics.json, tables and figures into the folder; returns what metrics.json holds."""
+    """Write metrics.json, tables and figures into the folder; returns the content of metrics.json."""
     rows = study.rows(study, results)
     write_json(results.folder / "metrics.json", rows)
     for name, text in study.tables(study, results, rows).items():
@@ -246,7 +246,7 @@ def finish(study: Study, results: Results) -> dict:
 
 
 def run_study(study: Study, config_class):
-    """`run` from the command line: --quick gives the study's small defaults to all that no flag sets."""
+    """`run` from the command line. --quick sets the study's small defaults where no flag sets a value."""
     run_main(lambda config: run(study, config), config_class, lambda config: presets(study, config))
 
 
@@ -255,7 +255,7 @@ def presets(study: Study, config: StudyConfig) -> dict:
     return study.presets(config) | (study.quick if config.quick else {})
 
 
-# Names, tables
+# Names and tables
 
 
 def part_name(case: str, seed: int) -> str:
@@ -264,7 +264,7 @@ def part_name(case: str, seed: int) -> str:
 
 
 def part_folder(folder: Path, name: str) -> Path:
-    """The folder of a part: its name in lower case, signs other than . and + as hyphens."""
+    """The folder of a part: its name in lower case, with hyphens for all signs other than . and +."""
     letters = [letter if letter.isalnum() or letter in ".+" else "-" for letter in name.lower()]
     return folder / "-".join(filter(None, "".join(letters).split("-")))
 
@@ -272,7 +272,10 @@ def part_folder(folder: Path, name: str) -> Path:
 def table(
     rows: Mapping[str, Mapping], columns: Mapping[str, Metric], first: Mapping[str, Mapping] | None = None
 ) -> str:
-    """A row a name, `mean ± standard deviation` of each column; `first` are columns of text: heading -> row -> text."""
+    """One row per name, with `mean ± standard deviation` in each column.
+
+    `first` holds columns of text that come before: heading -> row -> text.
+    """
     first = first or {}
     header = ["", *first, *(metric.heading for metric in columns.values())]
     lines = [
@@ -287,7 +290,7 @@ def table(
 
 
 def reported(numbers: Mapping, dataset: Dataset) -> Mapping:
-    """`numbers` that a paper reports for MNIST, or none: they say nothing about other data."""
+    """`numbers` that a paper reports for MNIST; empty for other data, to which they do not apply."""
     return numbers if dataset.is_mnist else {}
 
 
@@ -295,9 +298,9 @@ def reported(numbers: Mapping, dataset: Dataset) -> Mapping:
 
 
 def claim_folder(folder: Path, requested: dict):
-    """A new folder with config.json, or one whose config.json asks for the same: there the experiment resumes.
+    """Create a folder with config.json. If it exists with the same parameters and data, the experiment resumes in it.
 
-    Raises RunError if other parameters or data made it, or if it cannot be written.
+    Raises RunError if the folder has other parameters or data, or if it cannot be written.
     """
     try:
         if (folder / "config.json").is_file():
@@ -307,7 +310,7 @@ def claim_folder(folder: Path, requested: dict):
                 changed = changed_environment(saved, requested)
             hold(folder)
             if changed:
-                parameters = {"parameters": saved["parameters"]}  # names and paths stay those of the beginning
+                parameters = {"parameters": saved["parameters"]}  # names and paths stay as they were at the start
                 write_json(folder / "config.json", resumed_config(folder, saved, requested) | parameters)
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -320,10 +323,10 @@ def claim_folder(folder: Path, requested: dict):
 def train(
     model, batches, validation, config, folder: Path, epochs=None, measures=(), optimizer=adam_per_network
 ) -> Outcome:
-    """`fit` as one of an experiment's trainings: for `epochs`, or the whole passes nearest to `config.updates`.
+    """`fit` for an experiment: for `epochs`, or for the whole passes that are nearest to `config.updates`.
 
-    Raises KeyboardInterrupt if the training was interrupted, so that the experiment ends. A training that stopped for
-    another reason prints it, and the experiment continues.
+    Raises KeyboardInterrupt if the training was interrupted, so that the experiment ends. If the training stops for
+    another reason, this is printed and the experiment continues.
     """
     folder.mkdir(exist_ok=True)
     epochs = epochs or max(1, round(config.updates / len(batches)))
@@ -331,14 +334,14 @@ def train(
     if outcome.stopped_by == StopOnInterrupt.message:
         raise KeyboardInterrupt
     if outcome.stopped_by:
-        print(f"training stopped: {outcome.stopped_by}; what was learned is measured", flush=True)
+        print(f"training stopped: {outcome.stopped_by}; the trained weights are measured", flush=True)
     return outcome
 
 
 def script_config(script, config: StudyConfig, seed: int, **own):
     """The Config of a script: the SHARED parameters of an experiment's Config, the seed, and the script's `own`.
 
-    AVB's discriminator has the hidden units of the other networks unless `own` says otherwise.
+    AVB's discriminator has the same hidden units as the other networks, unless `own` sets others.
     """
     names = {each.name for each in fields(script.Config)}
     shared = {name: getattr(config, name) for name in SHARED if name in names and hasattr(config, name)}
@@ -348,10 +351,10 @@ def script_config(script, config: StudyConfig, seed: int, **own):
 
 
 def complete_run(script, config, dataset: Dataset) -> tuple[Path, dict]:
-    """The folder of the complete run of `script`, a module, that `config` asks for, and what its training made.
+    """Complete the run of `script`, a module, with `config`; returns its folder and its training's `made` numbers.
 
-    Without `epochs` it makes the whole passes nearest to `updates`, as every training of an experiment does. A stopped
-    run is resumed. Raises RunError if the folder holds a run of other parameters.
+    Without `epochs` it makes the whole passes nearest to `updates`, like every training of an experiment. A stopped run
+    is resumed. Raises RunError if the folder holds a run with other parameters.
     """
     if config.epochs is None:
         config = replace(config, epochs=epochs_for(config.updates, len(dataset.x_train), config.batch_size))
@@ -375,23 +378,23 @@ def complete_run(script, config, dataset: Dataset) -> tuple[Path, dict]:
     return folder, made | {"epochs": epochs, "images": metrics["updates"] * config.batch_size}
 
 
-# Requirements on the data
+# Requirements for the data
 
 
 def require_batch(dataset: Dataset, batch_size: int):
-    """Raises RunError if the training images do not fill a batch."""
+    """Raises RunError if there are fewer training images than a batch has."""
     if len(dataset.x_train) < batch_size:
         raise RunError(f"{dataset.name} has {len(dataset.x_train)} training images; give {batch_size} or more")
 
 
 def require_in_memory(dataset: Dataset):
-    """Raises RunError if the training images stay in their file, and an experiment computes with all at once."""
+    """Raises RunError if the training images stay in their file: the experiment computes with all at once."""
     if not isinstance(dataset.x_train, np.ndarray):
-        raise RunError(f"{dataset.name} stays in its .npy, and this needs all images at once; give it as an .npz")
+        raise RunError(f"{dataset.name} stays in its .npy, but this needs all images at once; give it as an .npz")
 
 
 def require_labels(dataset: Dataset):
-    """Raises RunError if the images have no labels, which an experiment needs."""
+    """Raises RunError if the images have no labels."""
     if dataset.y_train is None:
         raise RunError(f"{dataset.name} has no labels; give a file with y_train and y_test, or with y")
 
@@ -402,6 +405,6 @@ def require_classes(dataset: Dataset):
     missing = np.setdiff1d(np.arange(dataset.classes), dataset.y_train)
     if len(missing):
         raise RunError(
-            f"{dataset.name} has labels to {dataset.classes - 1} and no training image of class {missing[0]}; "
+            f"{dataset.name} has labels up to {dataset.classes - 1}, but no training image of class {missing[0]}; "
             "number the classes from 0, and give images of each"
         )

@@ -266,7 +266,7 @@ def test_the_papers_step_lengths():
     """Rate over 1 - momentum, times the term's weight: what a constant gradient moves the weights by in the end."""
     config = semisupervised.recipe_config(semisupervised.Config(), "paper")
     model = model_of({"cross_entropy": 1.0})
-    optimizer = semisupervised.of_the_paper(10, model, config, updates=5000)
+    optimizer = semisupervised.paper_optimizer(10, model, config, updates=5000)
     by_momentum = {float(inner.momentum): inner for inner in optimizer.optimizers}
     assert set(by_momentum) == {0.1, 0.9} and len(optimizer.optimizers) == 4
     schedule = by_momentum[0.9]._learning_rate

@@ -185,13 +185,13 @@ REFUSALS = {
     "empty folder": (Path.mkdir, "is a folder without .npy files"),
     "pipe": (os.mkfifo, "is neither a file nor a folder"),
     "gzip": (lambda path: path.write_bytes(gzip.compress(b"digits")), "is a text file, not a table of numbers, packed"),
-    "empty file": (Path.touch, "is empty (0 bytes); copy or download it anew"),
+    "empty file": (Path.touch, "is empty (0 bytes); copy or download it again"),
     "text": (lambda path: path.write_text("digits\n" * 100), "is a text file, not a table of numbers; give images"),
     "unknown bytes": (
         lambda path: path.write_bytes(bytes(100)),
         "is neither an .npz nor an .npy file; save its arrays by",
     ),
-    "damaged end": (damaged_end, "is a damaged zip archive (cut short?); copy, download or save it anew"),
+    "damaged end": (damaged_end, "is a damaged zip archive (cut short?); copy, download or save it again"),
     "zip without arrays": (zipped_text("x"), "is a zip archive without arrays; unpack it"),
     "cut .npy": (cut_array, "x is not as long as its shape (20, 2, 2) says (cut short?)"),
     "lengthened .npy": (lengthened_array, "x is not as long as its shape (20, 2, 2) says"),
@@ -207,16 +207,16 @@ REFUSALS = {
     "deep header": (with_text(b"-" * 5000 + b"1"), "x cannot be read"),
     "header of brackets": (with_text(b"(" * 5000), "x cannot be read"),
     "header of code": (with_text(b"__import__('os').system('false')"), "x cannot be read"),
-    "long header": (with_text(b"{}", b"\x02\x00"), "x has no plain numbers (format (2, 0))"),
-    "another format": (with_text(b"{}", b"\x03\x00"), "x has no plain numbers (format (3, 0))"),
-    "no such format": (with_text(b"{}", b"\x09\x00"), "x has no plain numbers (format (9, 0))"),
-    "784 GB": (claimed, "needs 6,272.0 GB of memory, and there are"),
+    "long header": (with_text(b"{}", b"\x02\x00"), "x is in an unknown .npy format ((2, 0))"),
+    "another format": (with_text(b"{}", b"\x03\x00"), "x is in an unknown .npy format ((3, 0))"),
+    "no such format": (with_text(b"{}", b"\x09\x00"), "x is in an unknown .npy format ((9, 0))"),
+    "784 GB": (claimed, "needs 6,272.0 GB of memory, but"),
     "bzip2": (packed(zipfile.ZIP_BZIP2), "x.npy is packed in a way NumPy does not use"),
     "lzma": (packed(zipfile.ZIP_LZMA), "x.npy is packed in a way NumPy does not use"),
     "x twice": (packed(names=("x.npy", "x")), "holds x twice"),
     "encrypted": (encrypted, "x.npy is encrypted; save it without a password"),
     "names that a terminal obeys": (packed(names=("\x1b[2J.npy", "\n.npy")), "holds , ?[2J; needs"),
-    "pickled .npy": (saved(np.array([{}] * 20)), "x holds pickled objects, never loaded"),
+    "pickled .npy": (saved(np.array([{}] * 20)), "x holds pickled objects, which are never loaded"),
     "folder, wrong names": (
         folder_of(first=numbered(20), second=numbered(20)),
         "holds first, second; needs x_train and x_test",
@@ -240,10 +240,10 @@ REFUSALS = {
         savez(**keras_layout(x_val=numbered(5))),
         "has only 2 of y_train, y_val, y_test; give all or none",
     ),
-    "training images alone": (savez(x_train=numbered(20)), "; to have x_train split, np.savez('split.npz', x=x_train)"),
+    "training images alone": (savez(x_train=numbered(20)), "; to split x_train, np.savez('split.npz', x=x_train)"),
     "no test images but validation images": (
         savez(train_images=numbered(20), train_labels=np.zeros(20), val_images=numbered(9)),
-        "; to have x_train split, np.savez('split.npz', x=train_images, y=train_labels)",
+        "; to split x_train, np.savez('split.npz', x=train_images, y=train_labels)",
     ),
     "1-D images": (savez(x=np.zeros(20, np.uint8)), "x has shape (20,)"),
     "5-D images": (savez(x=np.zeros((20, 2, 2, 1, 1), np.uint8)), "x has shape (20, 2, 2, 1, 1)"),
@@ -257,8 +257,8 @@ REFUSALS = {
     ),
     "counts": (
         savez(x=np.arange(80).reshape(20, 4)),
-        "x has dtype int64 and goes from 0 to 79; if 255 is white, save x.astype(np.uint8); if 79 is, save x / 79; "
-        "counts have no likelihood here",
+        "x has dtype int64 and goes from 0 to 79. If 255 is white, save x.astype(np.uint8); if 79 is white, "
+        "save x / 79. These models have no likelihood for counts",
     ),
     "16 bits, integers": (savez(x=np.full((20, 4), 65535, np.uint16)), "pixels from 65535 to 65535; rescale"),
     "integers below 0": (savez(x=np.full((20, 4), -1, np.int8)), "x has pixels from -1 to -1; rescale"),
@@ -279,7 +279,7 @@ REFUSALS = {
     "rows of words": (savez(x=numbered(20), y=np.full((20, 2), "a")), "y has shape (20, 2); give (20,)"),
     "labels of three axes": (savez(x=numbered(20), y=np.zeros((20, 1, 1))), "y has shape (20, 1, 1); give (20,)"),
     "too many test labels": (savez(**keras_layout(y_test=np.zeros(11, int))), "y_test has shape (11,)"),
-    "real labels": (savez(x=numbered(20), y=np.arange(20) / 2), "y has real numbers, such as 0.5; a class is"),
+    "real labels": (savez(x=numbered(20), y=np.arange(20) / 2), "y has real numbers, such as 0.5, but a class is"),
     "labels of NaN": (
         savez(x=numbered(20), y=np.where(np.arange(20) < 7, np.nan, 1)),
         "y has no label (NaN) for 7 of 20 images; leave these images out, by keep = ~np.isnan(y).ravel(); x, y = x",
@@ -305,10 +305,10 @@ REFUSALS = {
         "x has 9 images, so a split would be empty; give at least 10, and 200 for",
     ),
     "too few training images": (savez(**keras_layout(n_train=9)), "x_train has 9 images"),
-    "pickled images": (savez(x=np.array([{}] * 20)), "x holds pickled objects, never loaded"),
+    "pickled images": (savez(x=np.array([{}] * 20)), "x holds pickled objects, which are never loaded"),
     "pickled labels": (
         savez(x=numbered(20), y=np.array([None] * 20)),
-        "y holds pickled objects, never loaded",
+        "y holds pickled objects, which are never loaded",
     ),
 }
 
@@ -325,9 +325,7 @@ def test_refusal(tmp_path, write, fragment):
 
 
 def test_arrays_of_a_run_from_python_are_asked_for_by_the_names_of_files():
-    with pytest.raises(
-        DataError, match=r"pass the same ones .* such as x and y, or x_train, y_train, x_test and y_test"
-    ):
+    with pytest.raises(DataError, match=r"pass the same arrays .* x and y, or x_train, y_train, x_test and y_test"):
         load_mnist(data.IN_MEMORY)
 
 
@@ -378,8 +376,8 @@ def test_what_does_not_fit_into_memory_is_not_unpacked(tmp_path, monkeypatch, pa
     monkeypatch.setattr(data, "memory_available", lambda: 179e6)  # 24 MB as they are, 176 with two copies as floats
     found, peak = peak_of(load_mnist, str(path))
     assert str(found) == (
-        f"{path}: needs 0.2 GB of memory, and there are 0.2; give fewer images, or training images in an .npy, "
-        "from which they are read as they are needed"
+        f"{path}: needs 0.2 GB of memory, but 0.2 GB are available. Give fewer images, or keep training images in an "
+        ".npy file, which is read in parts"
     )
     assert peak < 2e6
 
@@ -792,7 +790,9 @@ def test_auto_falls_back_in_time_and_in_silence_when_the_download_hangs(keras_lo
     released.set()
     assert finished.wait(5)
     printed = capsys.readouterr()
-    assert printed.out.startswith("MNIST could not be loaded (not complete after 0.2 s); using the 5,000")
+    assert printed.out.startswith(
+        "MNIST could not be loaded (the download was not complete after 0.2 s); using the 5,000"
+    )
     assert printed.out.endswith("pass --data path/to/mnist.npz\n")
     assert printed.out.count("\n") == 1
     assert printed.err == ""
@@ -914,7 +914,7 @@ def test_a_named_set_is_refused_when_it_cannot_be_had(keras_loader, monkeypatch,
     monkeypatch.setattr(data, "KERAS_SECONDS", 0.2)
     released = threading.Event()
     keras_loader(lambda: released.wait(30), word)
-    reason = r"MNIST could not be loaded \(not complete after 0.2 s\); try again"
+    reason = r"MNIST could not be loaded \(the download was not complete after 0.2 s\); try again"
     with pytest.raises(DataError, match=reason) as refusal:
         load_mnist(word)
     released.set()
@@ -940,7 +940,7 @@ def test_half_a_fashion_download_is_set_aside(keras_loader, tmp_path, error, kep
             load_mnist("fashion_mnist")
         assert file.exists() == kept
         aside = file.with_name(f"{file.name}.broken-{number}")
-        assert (f"what cannot be read in Keras' cache is now {aside})" in str(refusal.value)) == (not kept)
+        assert (f"damaged files in Keras' cache were renamed to {aside})" in str(refusal.value)) == (not kept)
     assert [path.read_text() for path in sorted(file.parent.glob("*.broken-*"))] == ["half 1", "half 2"] * (not kept)
     assert {path: path.read_bytes() for path in beside} == beside
 

@@ -239,10 +239,10 @@ def test_arrays_from_python_make_the_same_run_as_their_file(tmp_path, data):
     folder = tmp_path / "arrays" / "vae_baseline" / "r"
     saved = json.loads((folder / "config.json").read_text())
     assert saved["parameters"]["data"] == IN_MEMORY and saved["data"]["classes"] == ["0", "1", "2"]
-    with pytest.raises(DataError, match=r"came from Python; pass the same ones as main\(config, data=\.\.\.\)"):
+    with pytest.raises(DataError, match=r"came from Python: pass the same arrays as main\(config, data=\.\.\.\)"):
         evaluate.main(evaluate.Config(str(folder)))
     assert evaluate.main(evaluate.Config(str(folder), data=data))["updates"] == 12
-    with pytest.raises(RunError, match="two sets are given"):
+    with pytest.raises(RunError, match="two data sets are given"):
         vae_baseline.main(small(tmp_path / "both", data=data), data=(x, y))
     dataset = load_mnist(data)
     assert vae_baseline.main(small(tmp_path / "set", name="s"), data=dataset)["updates"] == 12

@@ -98,9 +98,9 @@ def test_every_number_of_the_instruments_is_null_where_there_are_no_codes(undist
 def test_too_little_memory_is_no_bug(tmp_path, data, monkeypatch, capsys):
     monkeypatch.setattr(latent, "c2st_accuracy", fails(MemoryError()))
     metrics = vae_baseline.main(config_in(tmp_path, data))
-    assert metrics["null_because"]["code_c2st_accuracy"] == "it takes more memory than there is"
+    assert metrics["null_because"]["code_c2st_accuracy"] == "there is too little memory"
     assert "failed" not in metrics and not (tmp_path / "vae_baseline" / "r" / FILE).exists()
-    assert "code_c2st_accuracy: not measured, it takes more memory than there is" in capsys.readouterr().out
+    assert "code_c2st_accuracy: not measured, there is too little memory" in capsys.readouterr().out
 
 
 def test_an_error_of_the_code_is_exit_code_1_and_evaluate_makes_up_for_it(tmp_path, data, undisturbed, monkeypatch):
@@ -208,7 +208,7 @@ def test_a_run_that_has_not_ended_is_not_evaluated(tmp_path, data, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_after_checkpoint(patch, 0)
         vae_baseline.main(config_in(tmp_path, data))
-    with pytest.raises(RunError, match="its training has not ended; its script resumes it by --resume"):
+    with pytest.raises(RunError, match="its training has not ended; its script can --resume it"):
         evaluate.main(evaluate.Config(str(tmp_path / "vae_baseline" / "r")))
 
 
@@ -218,7 +218,7 @@ def test_a_folder_with_files_of_the_users_is_left_as_it_is(tmp_path, data, monke
     path.parent.mkdir(parents=True)
     path.write_text('{"mine": 1}')
     monkeypatch.setattr(run, "fit", fails(ValueError("a bug")))
-    with pytest.raises(RunError, match="exists and is left as it is"):
+    with pytest.raises(RunError, match="exists and stays unchanged"):
         vae_baseline.main(config_in(tmp_path, data))
     assert path.read_text() == '{"mine": 1}'
 

@@ -328,7 +328,7 @@ def test_of_two_processes_of_one_name_the_second_is_refused(tmp_path, data, proc
         codes, printed = zip(*map(ended, both), strict=True)
         assert sorted(codes) == [0, 2], printed
         refused = printed[codes.index(2)]
-        assert "exists and is left as it is; choose another --name" in refused or "is in use by another" in refused
+        assert "exists and stays unchanged; choose another --name" in refused or "is in use by another" in refused
         lost += left_by(tmp_path / "vae_baseline" / f"r{number}") != left_by(tmp_path / "vae_baseline" / "r0")
     TABLE.append(("two processes of one name at once", times, lost))
     assert lost == 0

@@ -290,7 +290,7 @@ def test_the_annealed_estimate_is_carried_to_all_images_of_the_bound(data, tmp_p
         ({"prior_scale": 0.0}, "--prior-scale"),
         ({"binarisation": "threshold"}, "--binarisation"),
         ({"name": "a/b"}, "--name"),
-        ({"updates": 7, "few_updates": 6, "data": "tiny.npz"}, "as many passes"),
+        ({"updates": 7, "few_updates": 6, "data": "tiny.npz"}, "the same number of passes"),
         ({}, "100 or more"),
         ({"data": "mapped.npy"}, r"stays in its \.npy"),
     ],

@@ -144,7 +144,7 @@ REFUSED = {
     "0 and 1 as uint8": ((X > 0.5).astype("uint8"), r"goes only from 0 to 1; pass x.astype\('float32'\)"),
     "words": (np.full(X.shape, "a"), "dtype <U1"),
     "complex": (X + 1j, "dtype complex"),
-    "ragged": ([[[1.0]], [[1.0], [2.0]]], "x is no array"),
+    "ragged": ([[[1.0]], [[1.0], [2.0]]], "x is not an array"),
     "one image": (X[0], r"shape \(4, 3\); this model takes \(n, 4, 3\); for one image pass x\[None\]"),
     "one image with a channel": (X[0][..., None], r"this model takes \(n, 4, 3\); for one image pass x\[None\]"),
     "rows": (X.reshape(7, -1), r"pass x.reshape\(-1, 4, 3\)"),
@@ -152,7 +152,7 @@ REFUSED = {
     "colour": (greys(7, (4, 3, 3)), r"x holds colour images, .*, such as by x = x.mean\(axis=3\)"),
     "colour, first": (greys(7, (3, 4, 3)), r"x holds colour images, .*, such as by x = x.mean\(axis=1\)"),
     "five channels": (greys(7, (4, 3, 5)), r"this model takes \(n, 4, 3\)$"),
-    "0 to 16": (as_uint8(X).astype("int64") // 16, r"goes from 0 to 1\d; if 255 is white, save x.astype\(np.uint8\)"),
+    "0 to 16": (as_uint8(X).astype("int64") // 16, r"goes from 0 to 1\d. If 255 is white, save x.astype\(np.uint8\)"),
     "masked": (np.ma.masked_greater(X, 0.5), r"x has masked values; give x.filled\(0\)"),
     "a number": (0.5, r"shape \(\)"),
     "none, of another size": (greys(0, (3, 3)), r"shape \(0, 3, 3\)"),
@@ -205,7 +205,7 @@ def test_codes_of_another_shape_are_refused(codes):
 @pytest.mark.parametrize(
     ("codes", "message"),
     [
-        ([[1], [2, 3]], "z is no array"),
+        ([[1], [2, 3]], "z is not an array"),
         ([["a", "b"]], "z has dtype <U1"),
         (np.ma.masked_equal([[1.0, 2.0]], 2), "z has masked values"),
     ],
@@ -392,7 +392,7 @@ def test_the_discriminator_of_avb_counts_as_a_network_of_images(monkeypatch):
 
 
 def test_too_few_test_images_are_refused_with_what_is_enough():
-    with pytest.raises(DataError, match="numbers and figures need 20: give 200 images in one piece, or 20 in x_test"):
+    with pytest.raises(DataError, match="numbers and figures need 20: give 200 unsplit images, or 20 in x_test"):
         run.require_test_images(dataclasses.replace(data(40), x_test=data(40).x_test[:2]))
 
 

@@ -252,10 +252,10 @@ def test_labels_choose_the_mode_and_reach_the_discriminator_or_not(unseen):
     built = mistakes.mistaken_labels(config, {"labels_unseen": True} if unseen else {}, SHAPE)
     z = np.random.default_rng(0).normal(size=(4, 2)).astype("float32")
     labels = np.array([0, 3, 9, UNLABELLED])
-    seen = to_numpy(built.beside(ops.convert_to_tensor(z), labels))
+    seen = to_numpy(built.joined(ops.convert_to_tensor(z), labels))
     np.testing.assert_array_equal(seen[:, :2], z)
     np.testing.assert_array_equal(seen[:, 2:], np.zeros((4, 11)) if unseen else np.eye(11)[labels])
-    other = to_numpy(built.beside(ops.convert_to_tensor(z), labels[::-1].copy()))
+    other = to_numpy(built.joined(ops.convert_to_tensor(z), labels[::-1].copy()))
     assert np.array_equal(*(to_numpy(built.discriminator(pair)) for pair in (seen, other))) == unseen
     draws = built.prior_draws(ops.convert_to_tensor(np.repeat(3, 1000), "int32"))
     assert np.mean(to_numpy(built.prior.mode_of(draws)) == 3) > 0.95

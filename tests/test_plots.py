@@ -613,8 +613,8 @@ def test_the_finite_part_of_a_curve_is_drawn_and_its_end_is_told():
     history = {"updates": [550, 1100, 1650], "loss": [2.0, 1.0, np.nan], "val_loss": [np.inf] * 3}
     figure = plots.training_curves(history, "t")
     assert figure.axes[0].lines[0].get_xdata().tolist() == [550, 1100]
-    assert "training not finite from updates 1,650" in texts(figure)
-    assert "validation not finite from updates 550" in texts(figure)
+    assert "training is not finite from updates 1,650" in texts(figure)
+    assert "validation is not finite from updates 550" in texts(figure)
     assert np.isfinite(figure.axes[0].get_ylim()).all()
 
 

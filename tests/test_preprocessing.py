@@ -714,7 +714,7 @@ def test_an_open_npz_and_its_pickles(tmp_path):
     np.savez(tmp_path / "bad.npz", x=np.array([None]))
     with np.load(tmp_path / "mine.npz") as stored:
         same(as_dataset(stored), as_dataset((PLAIN, Y)))
-    with np.load(tmp_path / "bad.npz") as stored, pytest.raises(DataError, match="x is no array"):
+    with np.load(tmp_path / "bad.npz") as stored, pytest.raises(DataError, match="x is not an array"):
         as_dataset(stored)
 
 
@@ -736,15 +736,15 @@ class Sealed:
 
 
 NO_DATA = {
-    "a path": ("mnist.npz", "data: is a path; give arrays, or Config(data=...) the path"),
+    "a path": ("mnist.npz", "data: is a path; give arrays, or give the path as Config(data=...)"),
     "three arrays": ((PLAIN, Y, Y), "data: give (x, y), not 3 arrays"),
     "no arrays": ((), "data: give (x, y), not 0 arrays"),
     "three in a pair": (((PLAIN, Y, Y), (PLAIN, Y)), "data: give ((x_train, y_train), (x_test, y_test))"),
-    "rows of different lengths": ([[1, 2], [3], [4]], "data: x is no array (setting an array element"),
+    "rows of different lengths": ([[1, 2], [3], [4]], "data: x is not an array (setting an array element"),
     "nothing": (None, "data: x holds objects; give an array of numbers"),
     "a generator": ((each for each in PLAIN), "data: x holds objects"),
     "a number": (7, "data: x has shape (); give (n, height, width)"),
-    "a sealed array": (Sealed(), "data: x is no array (on another device)"),
+    "a sealed array": (Sealed(), "data: x is not an array (on another device)"),
     "an empty dict": ({}, "data: holds nothing; needs x_train and x_test"),
     "too few": (PLAIN[:9], "data: x has 9 images"),
     "fields": (np.zeros(20, "u1, u1"), "data: x has named or nested fields; give a plain array"),
@@ -764,32 +764,32 @@ def test_what_is_no_data(given_data, message):
 
 X = (PLAIN / 255).astype(np.float32)
 WRONG = {
-    "8 bits": ({"x_val": PLAIN}, "x_val is no float32 array"),
+    "8 bits": ({"x_val": PLAIN}, "x_val is not a float32 array"),
     "beyond 1": ({"x_test": X * 255}, "x_test has pixels from 0.0 to 255.0, not in [0, 1]"),
     "NaN": ({"x_train": X * np.float32(np.nan)}, "x_train has pixels from nan to nan"),
     "another shape": ({"x_test": X[:, 1:]}, "x_test has images (3, 5), x_train (4, 5)"),
-    "empty": ({"x_test": X[:0]}, "x_test is no float32 array"),
+    "empty": ({"x_test": X[:0]}, "x_test is not a float32 array"),
     "some labels": ({"y_val": None}, "only some of y_train, y_val and y_test are None"),
-    "labels of another type": ({"y_val": Y.astype(np.uint8)}, "y_val has no number of a class"),
-    "labels of another length": ({"y_test": Y[1:]}, "y_test has no number of a class"),
-    "negative labels": ({"y_train": Y - 1}, "y_train has no number of a class"),
-    "labels beyond the classes": ({"y_train": Y + 1, "class_values": WORDS}, "y_train has no number of a class"),
-    "words": ({"y_train": WORDS[Y]}, "y_train has no number of a class"),
-    "a list of labels": ({"y_val": Y.tolist()}, "y_val has no number of a class"),
-    "a list of images": ({"x_val": X.tolist()}, "x_val is no float32 array"),
-    "no pixels": ({"x_train": X[:, :0]}, "x_train is no float32 array, (n, height, width) or (n, d), none of them 0"),
-    "masked": ({"x_train": np.ma.masked_equal(X, 1)}, "x_train is no float32 array"),
-    "no test images": ({"x_test": X[:0], "y_test": Y[:0]}, "x_test is no float32 array"),
-    "no test labels": ({"y_test": Y[:0]}, "y_test has no number of a class"),
+    "labels of another type": ({"y_val": Y.astype(np.uint8)}, "y_val does not hold an int64 class"),
+    "labels of another length": ({"y_test": Y[1:]}, "y_test does not hold an int64 class"),
+    "negative labels": ({"y_train": Y - 1}, "y_train does not hold an int64 class"),
+    "labels beyond the classes": ({"y_train": Y + 1, "class_values": WORDS}, "y_train does not hold an int64 class"),
+    "words": ({"y_train": WORDS[Y]}, "y_train does not hold an int64 class"),
+    "a list of labels": ({"y_val": Y.tolist()}, "y_val does not hold an int64 class"),
+    "a list of images": ({"x_val": X.tolist()}, "x_val is not a float32 array"),
+    "no pixels": ({"x_train": X[:, :0]}, "x_train is not a float32 array, (n, height, width) or (n, d), without a 0"),
+    "masked": ({"x_train": np.ma.masked_equal(X, 1)}, "x_train is not a float32 array"),
+    "no test images": ({"x_test": X[:0], "y_test": Y[:0]}, "x_test is not a float32 array"),
+    "no test labels": ({"y_test": Y[:0]}, "y_test does not hold an int64 class"),
     "white of 16": ({"white": 16}, "white is 16; give 255, or 1"),
     "white of 0": ({"white": 0}, "white is 0; give"),
     "white of a letter": ({"white": "a"}, "white is 'a'; give"),
-    "a list of classes": ({"class_values": ["a", "b", "c"]}, "class_values is no array of integers or words"),
+    "a list of classes": ({"class_values": ["a", "b", "c"]}, "class_values is not an array of integers or words"),
     "classes that are objects": (
         {"class_values": WORDS.astype(object)},
-        "class_values is no array of integers or words",
+        "class_values is not an array of integers or words",
     ),
-    "rows of classes": ({"class_values": WORDS[None]}, "class_values is no array of integers or words"),
+    "rows of classes": ({"class_values": WORDS[None]}, "class_values is not an array of integers or words"),
     "no name": ({"name": None}, "name is None; give text"),
     "a number as name": ({"name": 5}, "name is 5; give text"),
 }

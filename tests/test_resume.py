@@ -238,7 +238,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(config, undistur
     latest.write_bytes(bad[harm])
     resumed(config)
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "is damaged" in line]
-    assert line == f"{latest} is damaged, its checksum is wrong: the one before it is used, or none"
+    assert line == f"{latest} is damaged (its checksum is wrong); the checkpoint before it is used if there is one"
     assert left_by(folder) == undisturbed
 
 
@@ -341,7 +341,7 @@ def test_rates_that_fall_fall_as_in_the_longer_training_from_there_on(config, fi
     finished(config)
     assert resumed(config, epochs=8)["updates"] == 96
     assert (
-        "rates and weights follow the longer training from here on: it is not the same as one that long"
+        "rates and weights now follow the longer training: the result differs from one training of that length"
         in capsys.readouterr().out
     )
 
@@ -564,7 +564,7 @@ def test_an_experiment_of_earlier_code_resumes(tmp_path, data, monkeypatch, caps
     monkeypatch.setattr(sys, "argv", ["clustering.py", "--resume", str(folder)])
     run_main(clustering.main, clustering.Config)
     printed = capsys.readouterr().out
-    assert "3 clusters, seed 1: done; 0 to go" in printed and "seed 0: done" not in printed
+    assert "3 clusters, seed 1: done; parts left: 0" in printed and "seed 0: done" not in printed
     assert json.loads((folder / "runs.json").read_text()) == runs
 
 
@@ -588,5 +588,5 @@ def test_what_is_no_checkpoint_is_passed_over_though_its_checksum_is_right(tmp_p
     model = vae_baseline.build(config, (8, 6))
     training.compile_model(model, config)
     assert checkpoint.restore(tmp_path, model) == (0, {})
-    assert f"{path} is damaged, it is no checkpoint" in capsys.readouterr().out
+    assert f"{path} is damaged (it is not a checkpoint)" in capsys.readouterr().out
     assert not path.exists()

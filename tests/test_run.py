@@ -109,7 +109,7 @@ def test_flags_are_refused_in_one_line_or_taken(arguments, message):
 
 def test_a_seed_twice_is_refused():
     """It would be trained once, and two seeds reported that agree to the last digit."""
-    with pytest.raises(RunError, match="--seeds names one thing twice: 0 1 0"):
+    with pytest.raises(RunError, match="--seeds has a value twice: 0 1 0"):
         check(toy.Config(seeds=(0, 1, 0)))
 
 
@@ -135,7 +135,7 @@ def test_help_lists_every_flag_with_its_comment(script, capsys):
     printed = capsys.readouterr().out
     for field in dataclasses.fields(script.Config):
         assert "--" + field.name.replace("_", "-") in printed
-    assert "images an update" in printed
+    assert "images per update" in printed
 
 
 WHOLE, REAL = int, float
@@ -275,7 +275,7 @@ def test_a_run_is_never_written_over(tmp_path, data):
     taken = tmp_path / "aae_deterministic" / "taken"
     taken.mkdir(parents=True)
     (taken / "metrics.json").write_text("mine")
-    with pytest.raises(RunError, match="taken exists and is left as it is; choose another --name"):
+    with pytest.raises(RunError, match="taken exists and stays unchanged; choose another --name"):
         aae_deterministic.main(aae_deterministic.Config(data=data, results=str(tmp_path), name="taken"))
     assert [(path.name, path.read_text()) for path in taken.iterdir()] == [("metrics.json", "mine")]
 
@@ -534,7 +534,7 @@ def test_a_folder_without_a_run_is_refused_and_left_as_it_is(tmp_path, data):
     folder = tmp_path / "vae_baseline" / "r"
     folder.mkdir(parents=True)
     (folder / "thesis.txt").write_text("mine")
-    with pytest.raises(RunError, match="r exists and is left as it is; choose another --name") as refused:
+    with pytest.raises(RunError, match="r exists and stays unchanged; choose another --name") as refused:
         complete_run(vae_baseline, asked_for(tmp_path, data), load_mnist(data))
     assert "\n" not in str(refused.value)
     assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("thesis.txt", "mine")]
@@ -592,7 +592,7 @@ def test_parts_are_made_once_and_saved_one_by_one(tmp_path, capsys):
         each_once(tmp_path, ["a", "b", "c"], make)
     made.pop()
     assert each_once(tmp_path, ["a", "b", "c"], make) == {"a": {"updates": 1}, "b": {"updates": 2}, "c": {"updates": 2}}
-    assert made == ["a", "c"] and "c: done; 0 to go" in capsys.readouterr().out
+    assert made == ["a", "c"] and "c: done; parts left: 0" in capsys.readouterr().out
 
 
 # Defaults that --quick sets

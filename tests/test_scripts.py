@@ -493,7 +493,7 @@ def test_ctrl_c_ends_the_training_and_keeps_what_it_learnt(quick, place, data, m
     ended = finish(vae_baseline, place(vae_baseline), capsys, data=data["labelled"], **SMALL | {"epochs": 9})
     assert signal.getsignal(signal.SIGINT) is before
     assert ended.metrics["stopped_by"] == "it was interrupted"
-    assert "training stopped: it was interrupted; what was learned is kept" in ended.printed
+    assert "training stopped: it was interrupted; the trained weights are kept" in ended.printed
     assert ended.metrics["updates"] == 17
     assert len(history_of(ended.folder)) == 2
     assert {file.stem for file in ended.folder.iterdir()} == PLANE | {

@@ -242,7 +242,7 @@ def test_a_damaged_file_is_trained_anew_and_replaced(trained, tmp_path, capsys, 
     copy = tmp_path / path.name
     copy.write_bytes(path.read_bytes()[:2000])
     Classifier(data, tmp_path)
-    assert "trained anew" in capsys.readouterr().out
+    assert "trained again" in capsys.readouterr().out
     no_training(monkeypatch)
     assert Classifier(data, tmp_path).accuracy.value > 0.98
 

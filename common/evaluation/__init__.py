@@ -1,1 +1,1 @@
-"""Metrics, a file for each kind of question: arrays in, numbers out. Each is tested against known answers."""
+"""Metrics, one file per kind of question: functions from arrays to numbers, each tested against known answers."""

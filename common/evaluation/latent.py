@@ -1,4 +1,4 @@
-"""Does the latent code fill its prior, and what does it say about the images? NumPy in, numbers out."""
+"""Does the latent code fill its prior, and how much does it tell about the images? From NumPy arrays to numbers."""
 
 import warnings
 from typing import NamedTuple
@@ -26,15 +26,15 @@ IMQ_SCALES = (
     2.0,
     5.0,
     10.0,
-)  # of the summed kernels, as in the code of Tolstikhin et al.
-ROWS = 500  # of an (n, n) matrix in memory at a time
+)  # scales of the summed kernels, as in the code of Tolstikhin et al.
+ROWS = 500  # rows of an (n, n) matrix that are in memory at a time
 COINCIDE = "half of the codes and prior samples coincide, or more"
 CONSTANT = "all codes are the same"
 NOT_FINITE = "some codes or features are infinite or not a number"
 
 
 def precise(codes: np.ndarray) -> np.ndarray:
-    """Codes of any shape as they are or, where their squares go beyond single precision, in double precision."""
+    """Codes of any shape, in double precision if their squares go beyond single precision, else unchanged."""
     return codes.astype("float64") if np.abs(codes).max() > 1e15 else codes
 
 
@@ -42,7 +42,7 @@ def precise(codes: np.ndarray) -> np.ndarray:
 
 
 def moments(codes: np.ndarray) -> dict[str, float]:
-    """Norm of the mean code, and the smallest and largest standard deviation of its dimensions; (n, latent_dim)."""
+    """Norm of the mean code, and smallest and largest standard deviation of a dimension; codes are (n, latent_dim)."""
     codes = precise(codes)
     deviations = codes.std(axis=0)
     return {
@@ -55,8 +55,8 @@ def moments(codes: np.ndarray) -> dict[str, float]:
 def kolmogorov_smirnov(codes: np.ndarray, prior_samples: np.ndarray) -> np.ndarray:
     """Largest difference between the distribution functions of codes and prior, for each dimension: (latent_dim,).
 
-    Two-sample Kolmogorov-Smirnov distance of (n, latent_dim) and (m, latent_dim), between 0 and 1. It sees only the
-    marginals.
+    This is the two-sample Kolmogorov-Smirnov distance of (n, latent_dim) and (m, latent_dim), between 0 and 1. It
+    compares only the marginals.
     """
     return np.array([ks_2samp(a, b, method="asymp").statistic for a, b in zip(codes.T, prior_samples.T, strict=True)])
 
@@ -67,11 +67,11 @@ def kolmogorov_smirnov_critical(n: int, m: int, level: float = 0.05) -> float:
 
 
 def c2st_accuracy(codes: np.ndarray, prior_samples: np.ndarray, seed: int = 0) -> Estimate | Absent:
-    """Accuracy of a new classifier that tells codes from prior samples, on the halves held out from its training.
+    """Accuracy of a new classifier that tells codes from prior samples, on samples held out from its training.
 
     Classifier two-sample test (Lopez-Paz & Oquab, arXiv 1610.06545): 0.5 is a perfect match. Both arrays are
-    (n, latent_dim) with the same n. Half of each trains the classifier and the other half is scored, so the
-    standard error is at most 0.5 / sqrt(n). Absent if one of them is not finite.
+    (n, latent_dim) with the same n. One half of each trains the classifier, and the other half tests it. So the
+    standard error is at most 0.5 / sqrt(n). `Absent` if a value is not finite.
     """
     if not (np.isfinite(codes).all() and np.isfinite(prior_samples).all()):
         return Absent(NOT_FINITE)
@@ -83,14 +83,14 @@ def c2st_accuracy(codes: np.ndarray, prior_samples: np.ndarray, seed: int = 0) -
     network = MLPClassifier((64, 64), max_iter=80, tol=0.0, n_iter_no_change=80, random_state=seed)
     network = make_pipeline(StandardScaler(), network)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the number of passes is fixed on purpose
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the number of epochs is fixed on purpose
         network.fit(np.concatenate([codes[:half], prior_samples[:half]]), labels)
         hits = network.predict(np.concatenate([codes[-half:], prior_samples[-half:]])) == labels
     return share_of(hits)
 
 
 class Discrepancy(NamedTuple):
-    """A squared maximum mean discrepancy, its standard error, and the share of relabellings with one as large."""
+    """A squared maximum mean discrepancy, its standard error, and the share of permutations with one as large."""
 
     value: float
     standard_error: float
@@ -102,12 +102,17 @@ def mmd(
 ) -> Discrepancy | Absent:
     """Squared maximum mean discrepancy between codes and prior samples; it is unbiased, so it can be below 0.
 
-    Gretton et al., JMLR 13 (2012), eq. 3: mean k(z, z') + mean k(p, p') - 2 mean k(z, p) over distinct pairs, of at
-    most `points` rows of each. Kernels: "imq", the sum of c / (c + |a - b|^2) over c = 2 latent_dim variance scale
-    for seven scales (Tolstikhin et al., arXiv 1711.01558); "rbf", exp(-|a - b|^2 / 2 h^2), h the median distance. Both
-    widths come from the pooled samples, so a relabelling keeps them. The standard error comes from the variance of
-    the witness function, corrected for its noise. It is at least the spread over the relabellings. Costs 4 points^2
-    kernel values, and as many products for each of the permutations. Absent where a kernel would have no width.
+    Gretton et al., JMLR 13 (2012), eq. 3: mean k(z, z') + mean k(p, p') - 2 mean k(z, p) over distinct pairs. It takes
+    at most `points` rows of each array. The kernels:
+
+    - "imq": the sum of c / (c + |a - b|^2) over c = 2 latent_dim variance scale, for seven scales (Tolstikhin et al.,
+      arXiv 1711.01558).
+    - "rbf": exp(-|a - b|^2 / 2 h^2), where h is the median distance.
+
+    Both widths come from the pooled samples, so a permutation of the labels does not change them. The standard error
+    comes from the variance of the witness function, corrected for its noise. It is at least the spread over the
+    permutations. Costs 4 points^2 kernel values, and the same number of products per permutation. `Absent` if a kernel
+    would have no width.
     """
     random = np.random.default_rng(seed)
     n = min(points, len(codes), len(prior_samples))
@@ -132,7 +137,7 @@ def mmd(
 
 
 def kernel_width(points: np.ndarray, kernel: str) -> float:
-    """The squared distance that a kernel is measured by: 2 latent_dim sigma^2 ("imq"), or h^2 ("rbf").
+    """The squared width of a kernel: 2 latent_dim sigma^2 ("imq"), or h^2 ("rbf").
 
     Raises ValueError if there is no such kernel.
     """
@@ -164,8 +169,8 @@ def hole_fraction(
     """Fraction of prior samples where the aggregated posterior is thinner than at 99 % of the encoded test images.
 
     The density at a point falls with the distance to its 10th nearest neighbour among the `training_codes`,
-    (m, latent_dim). The threshold is the 1 % quantile of that density at `codes`, those of held-out images. A code
-    that fills its prior gives 0.01. The standard error includes that of the quantile.
+    (m, latent_dim). The threshold is the 1 % quantile of that density at `codes`, the codes of held-out images. If the
+    codes fill their prior, the result is 0.01. The standard error includes the error of the quantile.
     """
     training_codes, codes, prior_samples = map(precise, (training_codes, codes, prior_samples))
     search = NearestNeighbors(n_neighbors=min(neighbours, len(training_codes))).fit(training_codes)
@@ -183,8 +188,8 @@ def hole_fraction(
 def active_units(draws: np.ndarray, threshold: float = 0.01) -> int:
     """Number of code dimensions u with Var_x(E[z_u|x]) above `threshold` (Burda et al., arXiv 1509.00519).
 
-    `draws` is (draws, n, latent_dim): at least two z ~ q(z|x) for each of n images. The variance of an average
-    of k draws is too large by E_x[Var(z|x)] / k, which is estimated from the draws and subtracted.
+    `draws` is (draws, n, latent_dim): at least two z ~ q(z|x) for each of n images. The variance of an average of k
+    draws is too large by E_x[Var(z|x)] / k. This excess is estimated from the draws and subtracted.
     """
     draws = precise(draws)
     between = draws.mean(axis=0).var(axis=0, ddof=1)
@@ -193,9 +198,9 @@ def active_units(draws: np.ndarray, threshold: float = 0.01) -> int:
 
 
 def active_dimensions(means: np.ndarray, threshold: float = 0.01) -> np.ndarray:
-    """Which dimensions u of the code have Var_x(E[z_u|x]) above `threshold`, as truth values: (latent_dim,).
+    """Whether dimension u of the code has Var_x(E[z_u|x]) above `threshold`, for each u: (latent_dim,).
 
-    `active_units` where the means E[z|x] are known, (n, latent_dim).
+    It is `active_units` for known means E[z|x], (n, latent_dim).
     """
     return means.var(axis=0, ddof=1) > threshold
 
@@ -204,7 +209,7 @@ def participation_ratio(codes: np.ndarray) -> float | Absent:
     """(sum lambda)^2 / sum lambda^2 over the eigenvalues of the codes' covariance: dimensions in use, 1 to latent_dim.
 
     Gao et al., bioRxiv 214262, eq. 5; codes are (n, latent_dim). It is latent_dim if all directions are equally wide.
-    Absent if all codes are the same, or some are not finite.
+    `Absent` if all codes are the same, or some are not finite.
     """
     if not np.isfinite(codes).all():
         return Absent(NOT_FINITE)
@@ -212,7 +217,7 @@ def participation_ratio(codes: np.ndarray) -> float | Absent:
         return Absent(CONSTANT)
     if codes.shape[1] <= len(codes):
         covariance = np.atleast_2d(np.cov(codes, rowvar=False))
-    else:  # the codes' products have the same eigenvalues but for a factor and zeros, and take less memory
+    else:  # the codes' products take less memory; their eigenvalues are the same up to a factor and zeros
         centred = codes - codes.mean(axis=0, dtype="float64")
         covariance = centred @ centred.T
     return float(np.trace(covariance) ** 2 / (covariance**2).sum())
@@ -221,7 +226,7 @@ def participation_ratio(codes: np.ndarray) -> float | Absent:
 def kl_per_dimension(means: np.ndarray, log_vars: np.ndarray, prior_scale: float = 1.0) -> np.ndarray:
     """KL(N(mean_u, var_u) || N(0, prior_scale^2)) in nats, averaged over images: two (n, latent_dim) -> (latent_dim,).
 
-    Their sum is the KL of a diagonal Gaussian q(z|x).
+    The sum over u is the KL of a diagonal Gaussian q(z|x).
     """
     columns = (ops.convert_to_tensor(array.reshape(-1, 1)) for array in (means, log_vars))
     divergences = to_numpy(gaussian_kl(*columns, prior_scale))
@@ -229,14 +234,14 @@ def kl_per_dimension(means: np.ndarray, log_vars: np.ndarray, prior_scale: float
 
 
 def elbo_surgery(means, log_vars, codes, log_prior) -> dict[str, Estimate]:
-    """The mean KL(q(z|x) || p(z)) as mutual information between image and code plus KL(q(z) || p(z)), in nats.
+    """Parts of the mean KL(q(z|x) || p(z)), in nats: mutual information of image and code, and KL(q(z) || p(z)).
 
     Hoffman & Johnson, "ELBO surgery", 2016: q(z) = 1/N sum_j q(z|x_j) over the same N images, so the information is
-    at most log N. `means`, `log_vars` and `codes` are (N, latent_dim), with one draw z ~ q(z|x) an image; `log_prior`
+    at most log N. `means`, `log_vars` and `codes` are (N, latent_dim), with one draw z ~ q(z|x) per image. `log_prior`
     is log p(z), (N,). Costs N^2 latent_dim multiplications in float64.
     """
     means, log_vars, codes = (np.asarray(array, "float64") for array in (means, log_vars, codes))
-    with np.errstate(all="ignore"):  # deviations beyond double precision: what comes of them is no number
+    with np.errstate(all="ignore"):  # deviations beyond double precision give NaN
         precisions = np.exp(-log_vars)
         constant = -0.5 * (means**2 * precisions + log_vars + np.log(2.0 * np.pi)).sum(axis=1)
         log_aggregated = np.empty(len(codes))
@@ -255,10 +260,14 @@ def neighbour_entropy(points: np.ndarray, neighbours: int = 5) -> Estimate:
     """Differential entropy in nats from nearest neighbours: psi(n) - psi(k) + log V_d + d mean log r_k.
 
     Kozachenko & Leonenko, 1987; Kraskov et al., arXiv cond-mat/0305641, eq. 20. Points are (n, d), and r_k is the
-    distance to the k-th neighbour. The points are whitened by their own covariance first, and its log determinant is
-    added back: without it the entropy of 1,000 draws in 8-D, deviations from 0.01 to 1, came out 4 nats too high.
-    Minus infinity where the points lie in fewer dimensions, as n <= d do, or k + 1 of them coincide. The error is that
-    of the mean alone: the bias falls with n, slowly in many dimensions. NaN where a point is not finite.
+    distance to the k-th neighbour.
+
+    The points are first whitened by their own covariance, and its log determinant is added to the result. Without this,
+    the entropy of 1,000 draws in 8-D with deviations from 0.01 to 1 was 4 nats too high.
+
+    The result is minus infinity if the points lie in fewer dimensions, as n <= d points do, or if k + 1 points
+    coincide. It is NaN if a point is not finite. The error is only that of the mean: the bias falls with n, slowly in
+    many dimensions.
     """
     count, dimensions = points.shape
     if not np.isfinite(points).all():
@@ -288,8 +297,8 @@ def neighbour_kl(entropy: Estimate, log_prior: np.ndarray) -> Estimate:
 def neighbour_information(entropy: Estimate, entropies: np.ndarray) -> Estimate:
     """Mutual information between image and code in nats, h(z) - mean h(z|x), for any q(z|x) with a density.
 
-    `entropy` is that of one draw for each of many images; `entropies` are those of many draws for each of some images,
-    (images,). It is an estimate for the whole distribution of images, which log N does not bound.
+    `entropy` is from one draw for each of many images. `entropies`, (images,), are from many draws for each of some
+    images. The estimate is for the whole distribution of images, so log N does not bound it.
     """
     noise = mean_of(entropies)
     return Estimate(entropy.value - noise.value, float(np.hypot(entropy.standard_error, noise.standard_error)))

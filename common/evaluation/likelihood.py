@@ -1,8 +1,8 @@
 """How likely are held-out images under a decoder? log p(x) in nats, bounded and estimated.
 
-A decoder is given by its `log_likelihood(images, codes)`, tensors (n, *image_shape) and (n, latent_dim) to (n,) nats,
-and by a prior with `sample` and `log_prob`; p(x) is the integral of p(x|z) p(z). The evidence lower bound and its
-importance-weighted relatives bound log p(x) from below. Annealed importance sampling bounds it from both sides.
+p(x) is the integral of p(x|z) p(z). A decoder is given as `log_likelihood(images, codes)`, from tensors (n,
+*image_shape) and (n, latent_dim) to (n,) nats. A prior has `sample` and `log_prob`. The evidence lower bound and the
+importance-weighted bounds lie below log p(x). Annealed importance sampling bounds it from both sides.
 """
 
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ from scipy.interpolate import interp1d
 from scipy.ndimage import gaussian_filter1d
 from scipy.special import logsumexp
 
-ROWS = 2000  # codes decoded at a time, fewer for large images, so that memory stays below a few 100 MiB
-TARGET_ACCEPTANCE = 0.65  # of Hamiltonian proposals (Neal, arXiv 1206.1901, section 4.4)
+ROWS = 2000  # codes decoded at a time; fewer for large images, so that memory stays below a few 100 MiB
+TARGET_ACCEPTANCE = 0.65  # acceptance of Hamiltonian proposals (Neal, arXiv 1206.1901, section 4.4)
 LEAPFROG_STEPS = 10
-PILOT_TEMPERATURES = 100  # of the pilot run that sets the step sizes
+PILOT_TEMPERATURES = 100  # temperatures of the pilot run that sets the step sizes
 
 
 def of_decoder(decoder):
@@ -29,13 +29,13 @@ def of_decoder(decoder):
     return lambda images, codes: bernoulli_log_likelihood(images, decoder(codes))
 
 
-# Bounds from a proposal that the encoder makes
+# Bounds from a proposal of the encoder
 
 
 def importance_log_weights(log_likelihood, prior, images, means, deviations, samples: int, seed: int, progress=None):
     """log p(x|z) + log p(z) - log r(z|x) in nats for `samples` draws z ~ r(z|x) = N(means, deviations^2): (n, samples).
 
-    `means` and `deviations` are (n, latent_dim): those of q(z|x) itself if it is a diagonal Gaussian, else the
+    `means` and `deviations` are (n, latent_dim). They are those of q(z|x) if it is a diagonal Gaussian, else the
     moments of many draws from it. Costs n * samples passes of the decoder.
     """
     random = np.random.default_rng(seed)
@@ -59,18 +59,18 @@ def importance_log_weights(log_likelihood, prior, images, means, deviations, sam
 def importance_weighted_bound(log_weights: np.ndarray, samples: int | None = None) -> np.ndarray:
     """E log 1/k sum_i w_i for each image, in nats: a lower bound on log p(x) that rises with k; (n, m) -> (n,).
 
-    Burda et al., arXiv 1509.00519, eq. 8, with k = `samples` (all m by default). The m draws form m // k groups,
-    over which the bound is averaged. k = 1 is the evidence lower bound.
+    Burda et al., arXiv 1509.00519, eq. 8, with k = `samples` (all m by default). The m draws form m // k groups, and
+    the result is the mean over the groups. k = 1 gives the evidence lower bound.
     """
     samples = samples or log_weights.shape[1]
     groups = log_weights.shape[1] // samples
     log_weights = log_weights[:, : groups * samples].reshape(-1, groups, samples)
-    with np.errstate(all="ignore"):  # weights of images that no code explains: what comes of them is no number
+    with np.errstate(all="ignore"):  # weights of images that no code explains give NaN
         return (logsumexp(log_weights, axis=2) - np.log(samples)).mean(axis=1)
 
 
 def effective_sample_size(log_weights: np.ndarray) -> np.ndarray:
-    """(sum w)^2 / sum w^2 for each row of log weights, between 1 and their number: (n, m) -> (n,)."""
+    """(sum w)^2 / sum w^2 for each row of log weights, between 1 and m: (n, m) -> (n,)."""
     with np.errstate(all="ignore"):  # as above
         return np.exp(2.0 * logsumexp(log_weights, axis=1) - logsumexp(2.0 * log_weights, axis=1))
 
@@ -86,16 +86,16 @@ class Annealed:
     acceptance: float
 
     def lower(self) -> np.ndarray:
-        """Forward chains: log of the mean weight, in expectation at most log p(x): (images,)."""
+        """The lower bound from forward chains: log of the mean weight, on average at most log p(x): (images,)."""
         return importance_weighted_bound(self.log_weights)
 
     def upper(self) -> np.ndarray:
-        """Reverse chains from exact posterior draws: −log of the mean inverse weight, on average at least log p(x)."""
+        """The upper bound from reverse chains: −log of the mean inverse weight, on average at least log p(x)."""
         return -importance_weighted_bound(-self.log_weights)
 
 
 def joined(parts: list[Annealed]) -> Annealed:
-    """The chains of groups of images together."""
+    """The chains of several groups of images as one result."""
     log_weights = np.concatenate([part.log_weights for part in parts])
     shares = [len(part.log_weights) / len(log_weights) for part in parts]
     return Annealed(log_weights, sum(share * part.acceptance for share, part in zip(shares, parts, strict=True)))
@@ -104,13 +104,13 @@ def joined(parts: list[Annealed]) -> Annealed:
 class AnnealedImportanceSampling:
     """Chains between the prior and the posterior of each image, through p(z) p(x|z)^beta with beta from 0 to 1.
 
-    Neal, arXiv physics/9803008; for decoders Wu et al., arXiv 1611.04273. Hamiltonian moves of ten leapfrog steps
-    with a full Metropolis test. A pilot run fits the step sizes, one for each image and temperature, to an acceptance
-    of 0.65. They stay fixed afterwards, so that the weights are unbiased: E w = p(x). All chains of all images move in
-    one batch; the temperatures lie on a sigmoid.
+    Neal, arXiv physics/9803008; for decoders Wu et al., arXiv 1611.04273. Each move is a Hamiltonian trajectory of ten
+    leapfrog steps with a full Metropolis test. A pilot run fits the step sizes, one for each image and temperature, to
+    an acceptance of 0.65. They stay fixed afterwards, so that the weights are unbiased: E w = p(x). All chains of all
+    images move in one batch, and the temperatures lie on a sigmoid.
 
     Costs images * chains * temperatures * 10 passes through the decoder and back for each direction, and 100
-    temperatures for the pilot. `progress(text, done, total)` is called after every move.
+    temperatures for the pilot run. Calls `progress(text, done, total)` after every move.
     """
 
     def __init__(self, log_likelihood, prior, images, chains: int = 16, seed: int = 0, progress=None):
@@ -127,8 +127,8 @@ class AnnealedImportanceSampling:
     def reverse(self, temperatures: int, codes) -> Annealed:
         """From `codes`, (images, latent_dim), each an exact draw from its image's posterior, back to the prior.
 
-        Known only where the images were drawn from the model itself: image i from p(x | codes[i]), codes[i] from
-        the prior (bidirectional Monte Carlo; Grosse et al., arXiv 1511.02543).
+        Such draws exist only for images of the model itself: codes[i] is drawn from the prior, and image i from
+        p(x | codes[i]). This is bidirectional Monte Carlo (Grosse et al., arXiv 1511.02543).
         """
         return self.anneal(np.repeat(codes, self.chains, axis=0), sigmoid_schedule(temperatures)[::-1], "reverse")
 
@@ -136,7 +136,7 @@ class AnnealedImportanceSampling:
         """Sum of |beta_t - beta_t-1| log p(x|z) along chains that move at every temperature between the two ends."""
         z = ops.convert_to_tensor(codes, "float32")
         state = (z, *self.start(self.rows, z))
-        log_steps = self.log_steps  # of the pilot run, which is made now if it has not been
+        log_steps = self.log_steps  # makes the pilot run the first time
         log_weights, accepted = np.zeros(len(self.rows)), []
         for t in range(1, len(betas)):
             log_weights += abs(betas[t] - betas[t - 1]) * to_numpy(state[1]).astype("float64")
@@ -152,7 +152,7 @@ class AnnealedImportanceSampling:
         `state` is z, log p(x|z) and its gradient; `steps` is (images,); the probabilities are (images, chains).
         """
         shape = tuple(state[0].shape)
-        # Step lengths vary by a fifth: with equal ones a trajectory can be periodic and return to its start.
+        # Step lengths vary by a fifth: with equal lengths, a trajectory can be periodic and return to its start.
         lengths = np.repeat(steps, self.chains) * self.random.uniform(0.8, 1.2, shape[0])
         momentum, uniform = self.random.standard_normal(shape), self.random.uniform(size=shape[0])
         numbers = (ops.convert_to_tensor(number, "float32") for number in (beta, lengths[:, None], momentum, uniform))
@@ -192,9 +192,9 @@ def sigmoid_schedule(temperatures: int, steepness: float = 4.0) -> np.ndarray:
 def hamiltonian_move(log_likelihood, prior):
     """The Metropolis-tested leapfrog trajectory that leaves p(z) p(x|z)^beta invariant (Neal, arXiv 1206.1901).
 
-    The returned function takes x (n, *image_shape), z (n, latent_dim), log p(x|z) (n,), its gradient
-    (n, latent_dim), beta (), the step (n, 1), a standard normal momentum (n, latent_dim) and a uniform number (n,). It
-    returns the next z, log p(x|z) and gradient, and the probability of acceptance (n,).
+    The returned function takes the state: x (n, *image_shape), z (n, latent_dim), log p(x|z) (n,) and its gradient
+    (n, latent_dim). Further arguments are beta (), the step (n, 1), a standard normal momentum (n, latent_dim) and a
+    uniform number (n,). It returns the next z, log p(x|z) and gradient, and the probability of acceptance (n,).
     """
 
     def move(x, z, fit, fit_gradient, beta, step, momentum, uniform):
@@ -226,8 +226,8 @@ def hamiltonian_move(log_likelihood, prior):
 def parzen_log_likelihood(samples, images, sigma: float) -> np.ndarray:
     """log 1/m sum_j N(x; sample_j, sigma^2 I) for each image in nats, as a density over pixels in [0, 1]: (n,).
 
-    The window estimate of Goodfellow et al. (arXiv 1406.2661) and of the AAE paper's table 1. It ranks models wrongly
-    (Theis et al., arXiv 1511.01844) and serves to show that. float64; costs n * m * d multiplications.
+    This is the window estimate of Goodfellow et al. (arXiv 1406.2661) and of the AAE paper's table 1. It ranks models
+    wrongly (Theis et al., arXiv 1511.01844), and is here to show that. Costs n * m * d multiplications in float64.
     """
     return parzen_of_distances(squared_distances(samples, images), np.prod(np.shape(images)[1:]), sigma)
 
@@ -235,7 +235,7 @@ def parzen_log_likelihood(samples, images, sigma: float) -> np.ndarray:
 def parzen_of_distances(distances: np.ndarray, dimensions: int, sigma: float) -> np.ndarray:
     """`parzen_log_likelihood` from the `squared_distances`, (n, m) -> (n,)."""
     nearest = distances.min(axis=1, keepdims=True)
-    windows = nearest - distances  # in place from here on: with millions of pairs, memory takes the time
+    windows = nearest - distances  # changed in place below: with millions of pairs, memory traffic costs the time
     windows *= 0.5 / sigma**2
     summed = np.log(np.exp(windows, out=windows).mean(axis=1)) - 0.5 * nearest[:, 0] / sigma**2
     return summed - 0.5 * dimensions * np.log(2.0 * np.pi * sigma**2)
@@ -244,7 +244,7 @@ def parzen_of_distances(distances: np.ndarray, dimensions: int, sigma: float) ->
 def parzen_sigma(samples, validation_images, grid=None) -> float:
     """The sigma of the grid that makes the validation images likeliest.
 
-    Raises ValueError if it lies on the edge of the grid, as when the samples are the images.
+    Raises ValueError if it lies on the edge of the grid, for example if the samples are the images.
     """
     grid = np.geomspace(0.05, 1.0, 31) if grid is None else np.asarray(grid)
     distances = squared_distances(samples, validation_images)
@@ -257,7 +257,7 @@ def parzen_sigma(samples, validation_images, grid=None) -> float:
 
 
 def squared_distances(samples, images) -> np.ndarray:
-    """|x_i - sample_j|^2 in float64: (n, m). Samples may be `common.model.Decoded`, and are taken in chunks."""
+    """|x_i - sample_j|^2 in float64: (n, m). Samples may be `common.model.Decoded`, which is read in chunks."""
     images = np.asarray(images, "float64").reshape(len(images), -1)
     own = (images**2).sum(axis=1)[:, None]
     return np.concatenate(

@@ -1,4 +1,4 @@
-"""Probes: how well does the latent code tell the class?"""
+"""Probes: how well can a classifier predict the class from the latent code?"""
 
 import warnings
 
@@ -20,7 +20,7 @@ MANY_CLASSES = f"more than {MOST_CLASSES:,} classes take a classifier too much m
 
 
 def nothing_to_tell(training_labels: np.ndarray | None) -> str | None:
-    """Why there is nothing for a classifier to learn, or None: it takes labels, (n,), of 2 to MOST_CLASSES classes."""
+    """Why a classifier cannot learn from these labels, (n,), or None: it needs 2 to MOST_CLASSES classes."""
     if training_labels is None:
         return NO_LABELS
     classes = len(np.unique(training_labels))
@@ -31,8 +31,8 @@ def probe_accuracy(probe: str, train_codes, train_labels, test_codes, test_label
     """Accuracy on test codes, (m, latent_dim), of a new classifier trained on the training codes, (n, latent_dim).
 
     Probes: "knn", the majority of the 15 nearest (Euclidean); "logistic", linear; "mlp", one layer of 100 ReLU units.
-    Absent without labels or with codes that are not finite; but for "knn", also with one class, and with more than
-    MOST_CLASSES. Raises ValueError if there is no such probe.
+    `Absent` without labels, or with codes that are not finite. All probes except "knn" need 2 to MOST_CLASSES classes,
+    and are `Absent` for other numbers. Raises ValueError if there is no such probe.
     """
     if probe not in ("knn", "logistic", "mlp"):
         raise ValueError(f"probe must be knn, logistic or mlp, not {probe!r}")
@@ -48,7 +48,7 @@ def probe_accuracy(probe: str, train_codes, train_labels, test_codes, test_label
     else:
         classifier = make_pipeline(StandardScaler(), MLPClassifier((100,), max_iter=30, random_state=seed))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the number of passes is part of the probe
-        warnings.filterwarnings("ignore", message="The number of unique classes")  # labels they are, however many
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the number of epochs is part of the probe
+        warnings.filterwarnings("ignore", message="The number of unique classes")  # they are labels, even if many
         classifier.fit(precise(train_codes), train_labels)
     return share_of(classifier.predict(precise(test_codes)) == test_labels)

@@ -1,4 +1,4 @@
-"""Two reference lines for a reconstruction in nats: the optimum of all models, and the optimum without a code."""
+"""Two reference values for a reconstruction in nats: the optimum of all models, and the optimum without a code."""
 
 from common.arrays import chunks
 
@@ -7,7 +7,7 @@ from scipy.special import xlogy
 
 
 def cross_entropy_floor(images: np.ndarray) -> float:
-    """Least possible Bernoulli cross-entropy of the images, in nats: summed over pixels, averaged over images.
+    """The lowest possible Bernoulli cross-entropy of the images, in nats: summed over pixels, averaged over images.
 
     It is the entropy of the pixels themselves: 0 for binary images, 45.5 nats for greyscale MNIST.
     """
@@ -20,13 +20,13 @@ def cross_entropy_floor(images: np.ndarray) -> float:
 def mean_image_cross_entropy(train_images, images: np.ndarray) -> float:
     """Cross-entropy of `images` under independent pixels with the training images' means, in nats.
 
-    Summed over pixels, averaged over images; training images may be mapped from a file. A model that ignores its code
-    ends here, at 205.8 nats on MNIST.
+    It is summed over pixels and averaged over images. Training images may be mapped from a file. A model that ignores
+    its code ends at this value, which is 205.8 nats on MNIST.
     """
     total = np.zeros(train_images.shape[1:])
     for chunk in chunks(train_images):  # image by image, in the order of a sum over the whole array
         total = np.concatenate([total[None], chunk]).sum(axis=0)
-    # One more image of 0.5: without it a pixel that is always 0 in training makes any other value impossible.
+    # One more image with pixels of 0.5: else a pixel that is always 0 in training makes any other value impossible.
     pixel_means = (total + 0.5) / (len(train_images) + 1)
     image_means = images.mean(axis=0, dtype="float64")
     return float(-(xlogy(image_means, pixel_means) + xlogy(1.0 - image_means, 1.0 - pixel_means)).sum())

@@ -17,17 +17,17 @@ from keras import layers, ops
 from sklearn import config_context
 from sklearn.neighbors import NearestNeighbors
 
-FEATURES = 64  # of an image, in the classifier's last layer but one
+FEATURES = 64  # numbers per image, in the classifier's last hidden layer
 CLASSIFIER_EPOCHS = 4
-SEARCH_NUMBERS = 2**22  # pixels that scikit-learn's search takes at a time, in float64; it takes 256 images at most
+SEARCH_NUMBERS = 2**22  # pixels that scikit-learn's search takes at a time, in float64; at most 256 images
 NOT_FINITE = "some images are infinite or not a number"
 
 
 class Classifier:
-    """A small network for the classes of the data in use: features (n, 64) and classes (n,) of images.
+    """A small classifier for the data in use: it gives features (n, 64) and classes (n,) of images.
 
     It is convolutional if images have height and width, else fully connected. It is trained once on the grey training
-    images, in a few passes, and saved in `folder` under the data's checksum. `accuracy` is that on the test images.
+    images, for a few epochs, and saved in `folder` under the data's checksum. `accuracy` is measured on test images.
     Raises DataError without training labels of 2 to MOST_CLASSES classes.
     """
 
@@ -48,7 +48,7 @@ class Classifier:
             self.network.load_weights(path)
         except (OSError, ValueError, KeyError) as error:
             if path.exists():
-                print(f"{path} cannot be used ({' '.join(str(error).split())}): trained anew", flush=True)
+                print(f"{path} cannot be used ({' '.join(str(error).split())}): it is trained again", flush=True)
             self.train(progress or (lambda text, done, total: None))
             path.parent.mkdir(parents=True, exist_ok=True)
             with whole(path) as unfinished:
@@ -56,7 +56,7 @@ class Classifier:
         self.accuracy = share_of(self.classes(dataset.x_test) == dataset.y_test)
 
     def train(self, progress):
-        """A few passes over the training images; `progress(text, done, total)` is called after every update."""
+        """Train for a few epochs; calls `progress(text, done, total)` after every update."""
         network = keras.Model(self.network.input, self.network.outputs[1])
         images = self.dataset.x_train
         batch = min(len(images), 128, max(1, BATCH_NUMBERS // math.prod(self.dataset.image_shape)))
@@ -94,9 +94,9 @@ def hidden_features(x, random: np.random.Generator):
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) of the means and covariances of two sets of features, (n, d).
 
-    Dowson & Landau, 1982; on a classifier's features, Heusel et al., arXiv 1706.08500. They use the Inception network,
-    here it is the `Classifier`, so that numbers can only be compared within one data set. Between two samples of n rows
-    from one distribution the value is too large by about d^2 / 2n times the variance of a feature.
+    Dowson & Landau, 1982; on a classifier's features, Heusel et al., arXiv 1706.08500. They use the Inception network.
+    This project uses its `Classifier`, so numbers can only be compared within one data set. Between two samples of n
+    rows from one distribution, the value is too large by about d^2 / 2n times the variance of a feature.
     """
     means = [features.mean(axis=0, dtype="float64") for features in (first, second)]
     covariances = [np.cov(features, rowvar=False, dtype="float64") for features in (first, second)]
@@ -108,8 +108,8 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
 def frechet_estimate(first: np.ndarray, second: np.ndarray, resamples: int = 20, seed: int = 0) -> Estimate | Absent:
     """`frechet_distance`, with the spread over resampled rows of both (bootstrap) as its standard error.
 
-    The error is right for sets that differ; between samples of one distribution it is up to twice too large. Absent if
-    features are not finite.
+    The error is right for sets that differ. Between samples of one distribution it is up to twice too large. `Absent`
+    if features are not finite.
     """
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
         return Absent(NOT_FINITE)
@@ -125,11 +125,11 @@ def frechet_estimate(first: np.ndarray, second: np.ndarray, resamples: int = 20,
 def nearest_images(images: np.ndarray, train_images) -> tuple[np.ndarray, np.ndarray]:
     """Index of the training image nearest to each image, and the Euclidean distance over pixels: two of (n,).
 
-    Training images, (m, *image_shape), may be mapped from a file. Of several equally near ones it is any.
+    Training images, (m, *image_shape), may be mapped from a file. If several are equally near, it returns any of them.
     """
     flat = images.reshape(len(images), -1)
     indices, distances, start = np.zeros(len(images), int), np.full(len(images), np.inf), 0
-    at_once = int(np.clip(SEARCH_NUMBERS // flat.shape[1], 20, 256))  # of both sets, in each thread; 20 at least
+    at_once = int(np.clip(SEARCH_NUMBERS // flat.shape[1], 20, 256))  # images of both sets in each thread
     for chunk in chunks(train_images):
         search = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(chunk.reshape(len(chunk), -1))
         with config_context(pairwise_dist_chunk_size=at_once):

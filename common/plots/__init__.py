@@ -1,8 +1,8 @@
 """Figures from NumPy arrays: codes, samples, reconstructions and training.
 
-Every function returns a `Figure` built without pyplot, so that no backend is chosen and no figure stays open.
-Each figure carries a title and, below it, a description of what is shown and of how many images. All text is taken as
-it is written: callers escape nothing. A reader's matplotlibrc changes no figure.
+Every function returns a `Figure` built without pyplot, so that no backend is chosen and no figure stays open. Each
+figure has a title and, below it, a description with the number of images. All text is shown as it is written, so
+callers need not escape anything. A reader's matplotlibrc changes no figure.
 """
 
 from common.plots.curves import annealing_curves, training_curves

@@ -1,4 +1,4 @@
-"""Classes in a figure: which are shown, how they look, and their legend."""
+"""The classes in a figure: their selection, their look and their legend."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-MOST_CLASSES = 60  # that have a colour and marker of their own, six markers of ten colours
+MOST_CLASSES = 60  # classes with a colour and marker of their own: six markers in ten colours
 ROWS_IN_LEGEND = 15
 NAME_WIDTH = 1.65  # inches: a number of 20 digits, or about as many letters; longer names are shortened
 SPACING = 1.2  # between columns, in letter heights
@@ -18,7 +18,7 @@ OTHERS = "0.7"  # grey
 
 
 class Look(NamedTuple):
-    """A class that a figure tells apart: its label, its name as `literal` gives it, and its colour and marker."""
+    """How a figure shows one class: its label, its name in the form of `literal`, its colour and its marker."""
 
     label: int
     name: str
@@ -27,10 +27,10 @@ class Look(NamedTuple):
 
 
 def looks(labels: np.ndarray | None, class_names: Sequence[str] | None = None) -> list[Look]:
-    """The classes that are in labels (n,), in their order, at most MOST_CLASSES: then the largest ones.
+    """The looks of the classes in labels (n,), in order; of the largest classes if there are more than MOST_CLASSES.
 
-    Colour and marker go by rank among them, since labels can be negative or far apart. class_names: the name of class
-    k at index k; a class without one has its number for a name.
+    A class's rank determines colour and marker, since labels can be negative or far apart.
+    class_names: the name of class k at index k; a class without a name shows its number.
     """
     if labels is None:
         return []
@@ -49,18 +49,18 @@ def looks(labels: np.ndarray | None, class_names: Sequence[str] | None = None) -
 
 
 def other_classes(labels: np.ndarray | None) -> int:
-    """How many classes of labels (n,) have no look of their own."""
+    """The number of classes in labels (n,) that have no look of their own."""
     return 0 if labels is None else max(0, len(np.unique(labels)) - MOST_CLASSES)
 
 
 def not_told_apart(labels: np.ndarray | None) -> str:
-    """What a description says of classes without a look of their own, or nothing."""
+    """Text for a description about classes without a look of their own; empty if there are none."""
     others = other_classes(labels)
     return f" · in colour: the {MOST_CLASSES} largest of {MOST_CLASSES + others:,} classes" if others else ""
 
 
 def class_entries(labels: np.ndarray | None, class_names: Sequence[str] | None = None) -> list[Line2D]:
-    """The legend's entry for every class with a look of its own, and one for all others."""
+    """Legend entries: one for every class with a look of its own, and one for all other classes."""
     style = {"linestyle": "none"}
     entries = [
         Line2D([], [], color=look.colour, marker=look.marker, label=look.name, **style)
@@ -76,7 +76,7 @@ def class_entries(labels: np.ndarray | None, class_names: Sequence[str] | None =
 def legends(
     axes: Axes, labels: np.ndarray | None, shown: list, x: float, class_names: Sequence[str] | None = None
 ) -> None:
-    """Right of the axes, from `x` in their widths: the classes above, whatever else is shown below."""
+    """Draw legends right of the axes, from `x` in axes widths: the classes at the top, `shown` at the bottom."""
     style = {"frameon": False, "fontsize": TEXT_SIZE, "borderaxespad": 0, "handletextpad": 0.5}
     if shown:
         corner = {"loc": "lower left", "bbox_to_anchor": (x, 0), "bbox_transform": axes.transAxes}
@@ -93,10 +93,10 @@ def legend_width(labels: np.ndarray | None, class_names: Sequence[str] | None = 
     if not widths:
         return 0.0
     letter, parts = TEXT_SIZE / 72, np.array_split(widths, columns(len(widths)))
-    beside = 2.5 * len(parts) + SPACING * (len(parts) - 1) + 0.8  # symbols, gaps, and the legend's own edge
-    return sum(part.max() for part in parts) + beside * letter + MARGIN
+    extra = 2.5 * len(parts) + SPACING * (len(parts) - 1) + 0.8  # symbols, gaps, and the legend's own edge
+    return sum(part.max() for part in parts) + extra * letter + MARGIN
 
 
 def columns(entries: int) -> int:
-    """Of a legend."""
+    """The number of columns of a legend."""
     return -(-entries // ROWS_IN_LEGEND)

@@ -1,4 +1,4 @@
-"""Curves over training, and of annealed estimates over the number of temperatures."""
+"""Curves: terms over training, and annealed estimates over the number of temperatures."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -23,9 +23,9 @@ REVERSE = {"linestyle": "--", "marker": "s", "color": COLOURS[2]}
 def annealing_curves(curve: Sequence[Mapping], title: str, description: str, test_images: str) -> Figure:
     """Annealed estimates of log p(x) in nats against the number of temperatures, with standard errors.
 
-    Each point of the curve has "temperatures" and three pairs of value and standard error, which is that of the
-    difference from the best estimate: "test", and for images of the model itself "simulated_lower" and
-    "simulated_upper", between which their true value lies.
+    Each point of the curve has "temperatures" and three pairs of value and standard error. The error is that of the
+    difference from the best estimate. "test" is for test images. "simulated_lower" and "simulated_upper" are for images
+    of the model itself; the true value lies between them.
     """
     figure = new_figure(8.6, 4.2, title, description, layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -54,9 +54,9 @@ def training_curves(
     reference_lines: Mapping[str, Sequence[tuple[float, str]]] | None = None,
     description: str = "Each term of the objective, mean over the images of an epoch",
 ) -> Figure:
-    """A panel a term, in nats per image: training solid, its `val_` twin dashed.
+    """One panel per term, in nats per image: training images solid, validation images (`val_`) dashed.
 
-    history: name -> a value an epoch, with "epoch" (or "updates") for the horizontal axis.
+    history: name -> one value per epoch, with "epoch" (or "updates") for the horizontal axis.
     reference_lines: term -> (value in nats, name without the value), ...
     """
     unit = next((name for name in ("epoch", "updates") if name in history), "epoch")
@@ -91,7 +91,7 @@ def draw_term(
     unit: str,
     references: Sequence[tuple[float, str]],
 ) -> None:
-    """One term's curves and reference values; a note below the axes tells what they cannot show."""
+    """One term's curves and reference values; a note below the axes lists values that they cannot show."""
     finite, notes = [], []
     for prefix, label, line, dot, colour in CURVES:
         values = np.array(history.get(prefix + term, ()), float)
@@ -103,7 +103,7 @@ def draw_term(
             axes.plot(x[shown], values[shown], label=label, **style)
         if len(values) and not shown[-1]:
             lost = x[np.flatnonzero(shown)[-1] + 1] if shown.any() else x[0]
-            notes.append(f"{label} not finite from {unit} {lost:,.0f} on")
+            notes.append(f"{label} is not finite from {unit} {lost:,.0f} on")
     notes += scale_values(axes, np.concatenate(finite), references)
     axes.set_title(literal(term), loc="left", size=10, weight="bold")
     axes.set_xlabel(unit)
@@ -116,7 +116,7 @@ def draw_term(
 
 
 def scale_values(axes: Axes, values: np.ndarray, references: Sequence[tuple[float, str]]) -> list[str]:
-    """Fit the vertical axis to the curves' values and the references near them; returns notes on what is left out."""
+    """Fit the vertical axis to the curves' values and to near references; returns notes on values left out."""
     values = values if len(values) else np.array([value for value, _ in references] or [0.0])
     low, high = robust_range(values)
     reach = max(high - low, 0.1 * abs(high), 1e-6)
@@ -136,7 +136,7 @@ def scale_values(axes: Axes, values: np.ndarray, references: Sequence[tuple[floa
 
 
 def robust_range(values: np.ndarray) -> tuple[float, float]:
-    """Lowest and highest of the values (n,), without outliers, up to a tenth at either end, that squash all others."""
+    """The range of the values (n,) without outliers: up to a tenth at either end, if they lie far from the others."""
     ordered, tail = np.sort(values), len(values) // 10
     low, high = ordered[tail], ordered[-1 - tail]
     margin = 5 * max(high - low, 0.1 * abs(np.median(values)))
@@ -144,7 +144,7 @@ def robust_range(values: np.ndarray) -> tuple[float, float]:
 
 
 def draw_references(axes: Axes, references: Mapping[float, str]) -> None:
-    """A dotted line a value, its name to the right of the axes, where no curve can cross it."""
+    """One dotted line per value, with its name to the right of the axes, where no curve can cross it."""
     low, high = axes.get_ylim()
     heights = spread((np.array(list(references))[:, None] - low) / (high - low), 0.17)[:, 0]
     for (value, name), height in zip(references.items(), heights, strict=True):

@@ -1,4 +1,4 @@
-"""The frame of every figure: sizes in inches, colours, text as it is written, headings that wrap, whole PNG files."""
+"""The frame of every figure: sizes in inches, colours, literal text, headings that wrap, atomic PNG files."""
 
 import functools
 import textwrap
@@ -19,26 +19,26 @@ from matplotlib.textpath import text_to_path
 DPI = 128  # a power of two: whole pixels remain whole when they pass through inches
 MARGIN = 0.125  # inches around everything
 TITLE_SIZE, TEXT_SIZE, SMALL_SIZE = 12, 9, 8  # points
-FONT = "DejaVu Sans"  # that of matplotlib's own style, which it brings along
-MOST_LINES = 16  # of a title, and of a description
-COLOURS = np.array(color_sequences["petroff10"])  # told apart by colour-blind readers as well
+FONT = "DejaVu Sans"  # the font of matplotlib's own style; it comes with matplotlib
+MOST_LINES = 16  # lines of a title, and of a description
+COLOURS = np.array(color_sequences["petroff10"])  # colour-blind readers can tell these apart too
 MARKERS = "o^sDvP*X"  # the first for the first ten classes, the second for the next ten, ...
 HALO = [withStroke(linewidth=2.5, foreground="white")]
 
-# Decorator, and context, in which a reader's matplotlibrc (usetex, colours, fonts) changes no figure; it is as it was
-# afterwards. What makes a figure and what saves it need this, since matplotlib reads its settings at both times.
+# A decorator, and a context, in which a reader's matplotlibrc (usetex, colours, fonts) changes no figure. Functions
+# that make a figure and functions that save it need this, since matplotlib reads its settings at both times.
 own_style = functools.partial(style.context, "default")
 
 
 @own_style()
 def save(figure: Figure, path: str | Path) -> None:
-    """Write a PNG under `path` all at once or not at all, whatever interrupts it."""
+    """Write a PNG to `path`, atomically."""
     with whole(path) as unfinished:
         figure.savefig(unfinished, dpi=DPI, format="png")
 
 
 def new_figure(width: float, height: float, title: str, description: str, **options) -> Figure:
-    """A figure with `width` x `height` inches of room below a heading that is as high as its lines need."""
+    """A figure with `width` x `height` inches of space below its heading, which is as high as its lines need."""
     title = wrapped(title, TITLE_SIZE, "bold", width - 2 * MARGIN)
     description = wrapped(description, TEXT_SIZE, "normal", width - 2 * MARGIN)
     below_title = MARGIN + lines_height(title, TITLE_SIZE)
@@ -59,7 +59,7 @@ def lines_height(text: str, size: float) -> float:
 
 
 def wrapped(text: str, size: float, weight: str, width: float) -> str:
-    """`text`, as it is written, in as many lines as it needs to fit `width` inches, at most MOST_LINES."""
+    """`text` in as many lines as it needs to fit `width` inches, at most MOST_LINES; no character is markup."""
     text = printable(text)
     characters = int(0.93 * width / max(length(text, size, weight), 1e-9) * len(text))  # lines differ from the mean
     while True:
@@ -78,10 +78,10 @@ def length(text: str, size: float, weight: str = "normal") -> float:
 
 
 def literal(text, width: float | None = None, size: float = TEXT_SIZE) -> str:
-    """What matplotlib draws as `text` itself, on one line: no mathematics, no character that the font lacks.
+    """A string that matplotlib draws as `text` itself, on one line: no mathematics, no character that the font lacks.
 
-    width: inches; a longer text loses its middle, so that names that differ at either end stay apart.
-    To be called once a text: a second call would show the first one's backslashes.
+    width: inches; a longer text loses its middle, so that names that differ at either end stay different.
+    Call this once per text: a second call would show the backslashes of the first.
     """
     text = printable(text)
     kept = len(text)
@@ -93,12 +93,12 @@ def literal(text, width: float | None = None, size: float = TEXT_SIZE) -> str:
 
 
 def escaped(text: str) -> str:
-    """A dollar that matplotlib draws as one, not as the start of a formula."""
+    """`text` with dollar signs that matplotlib draws as such, and not as the start of a formula."""
     return text.replace("$", r"\$")
 
 
 def printable(text) -> str:
-    """`text` on one line: control characters as spaces, invisible ones left out, what the font lacks as "?"."""
+    """`text` on one line: control characters as spaces, invisible ones left out, others that the font lacks as "?"."""
     glyphs = characters_of_fonts()
     shown = []
     for character in unicodedata.normalize("NFC", str(text)):
@@ -112,21 +112,21 @@ def printable(text) -> str:
 
 @functools.cache
 def characters_of_fonts() -> set[int]:
-    """Code points of which both fonts of a figure, regular and bold, have the glyph."""
+    """Code points that both fonts of a figure, regular and bold, can draw."""
     fonts = [get_font(findfont(FontProperties(family=FONT, weight=weight))) for weight in ("normal", "bold")]
     return set.intersection(*(set(font.get_charmap()) for font in fonts))
 
 
 def place(figure: Figure, left: float, bottom: float, width: float, height: float, **options) -> Axes:
-    """Axes at a place given in inches from the figure's lower left corner."""
+    """Axes at a position in inches from the figure's lower left corner."""
     across, up = figure.get_size_inches()
     return figure.add_axes((left / across, bottom / up, width / across, height / up), **options)
 
 
 def name_axis(axis: Axis, name: str, powers: tuple[int, int] = (-2, 4), **text) -> None:
-    """Label an axis whose limits are set, with the power of ten or the offset that its numbers are without.
+    """Label an axis whose limits are set, with the power of ten or the offset that its tick numbers leave out.
 
-    Beside the axis, where matplotlib writes them, other axes may lie. powers: where such numbers begin.
+    matplotlib writes these beside the axis, where other axes may lie. powers: where such numbers begin.
     """
     formatter = axis.get_major_formatter()
     formatter.set_powerlimits(powers)
@@ -138,7 +138,7 @@ def name_axis(axis: Axis, name: str, powers: tuple[int, int] = (-2, 4), **text) 
 
 
 def spread(positions: np.ndarray, distance: float) -> np.ndarray:
-    """Positions (n, d) moved apart until hardly two are nearer than `distance`, so that text is legible."""
+    """Positions (n, d), moved until almost none are nearer than `distance` to another, so that text is legible."""
     positions = positions + 1e-3 * distance * np.random.default_rng(0).normal(size=positions.shape)
     for _ in range(100):
         difference = positions[:, None] - positions[None]  # (n, n, d)

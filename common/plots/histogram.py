@@ -27,37 +27,39 @@ def latent_histogram(
     description: str = "",
     class_names: Sequence[str] | None = None,
 ) -> Figure:
-    """Codes (n, 1) of held-out images over the prior's density; below, a histogram for each class, one to a row.
+    """Codes (n, 1) of held-out images over the prior's density; below, one row with a histogram for each class.
 
-    labels: (n,) class numbers, or None for no rows. prior_samples: (m, 1). prior_log_prob: (k, 1) -> (k,) nats;
-    without it the histogram of the samples. class_names: the name of class k at index k, else its number.
+    labels: (n,) class numbers, or None for no rows.
+    prior_samples: (m, 1).
+    prior_log_prob: (k, 1) -> (k,) nats; without it, the figure shows a histogram of the samples.
+    class_names: the name of class k at index k; a class without a name shows its number.
     """
     clouds = {"codes": codes, "prior samples": prior_samples}
     limits = view(*clouds.values())
     edges = np.linspace(*limits[0], BINS + 1)
     description = description or f"Codes of {len(codes):,} held-out images over the prior p(z)"
     if labels is not None:
-        description += " · rows: the codes of each class, its highest bar to full height"
+        description += " · rows: the codes of each class, scaled to the same highest bar"
     rows = rows_of(codes, labels, class_names)
     left = 0.75 + max([0.0, *(length(name, TEXT_SIZE) - 0.3 for name, *_ in rows)])
     down = 0.6 + (ROW * len(rows) + 0.2 if rows else 0.0)
     notes = not_told_apart(labels) + not_shown(limits, clouds)
     figure = new_figure(left + 5.6 + 2.2, down + 2.85, title, description + notes)
-    above = place(figure, left, down, 5.6, 2.8)
-    shown = draw_densities(above, codes, prior_samples, prior_log_prob, edges)
+    density_axes = place(figure, left, down, 5.6, 2.8)
+    shown = draw_densities(density_axes, codes, prior_samples, prior_log_prob, edges)
     corner = {"loc": "upper left", "bbox_to_anchor": (1.02, 1), "borderaxespad": 0}
-    above.legend(handles=shown, frameon=False, fontsize=TEXT_SIZE, **corner)
-    lowest = above
+    density_axes.legend(handles=shown, frameon=False, fontsize=TEXT_SIZE, **corner)
+    bottom_axes = density_axes
     if rows:
-        above.tick_params(labelbottom=False)
-        lowest = place(figure, left, 0.6, 5.6, ROW * len(rows), sharex=above)
-        draw_rows(lowest, rows, edges)
-    name_axis(lowest.xaxis, "z")
+        density_axes.tick_params(labelbottom=False)
+        bottom_axes = place(figure, left, 0.6, 5.6, ROW * len(rows), sharex=density_axes)
+        draw_rows(bottom_axes, rows, edges)
+    name_axis(bottom_axes.xaxis, "z")
     return figure
 
 
 def rows_of(codes: np.ndarray, labels: np.ndarray | None, class_names: Sequence[str] | None) -> list[tuple]:
-    """(name, colour, codes (k, 1)) of every class with a look of its own and, last, of all others."""
+    """(name, colour, codes (k, 1)) of every class with a look of its own and, last, of all other classes."""
     classes = looks(labels, class_names)
     rows = [(look.name, look.colour, codes[labels == look.label]) for look in classes]
     others = other_classes(labels)
@@ -74,7 +76,7 @@ def draw_densities(
     log_prob: Callable[[np.ndarray], np.ndarray] | None,
     edges: np.ndarray,
 ) -> list:
-    """Density of all codes (n, 1) as bars, the prior's as a line; returns the legend's entries."""
+    """Draw the density of all codes (n, 1) as bars and the prior's as a line; returns the legend's entries."""
     axes.stairs(density(codes, edges), edges, color=ALL_CODES, fill=True)
     if log_prob is None:
         axes.stairs(density(prior_samples, edges), edges, color="black")
@@ -91,12 +93,12 @@ def draw_densities(
 
 
 def density(cloud: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Histogram of a cloud (n, 1), divided by all of its points, whether the edges hold them or not."""
+    """Histogram of a cloud (n, 1), divided by the number of all its points, also of those outside the edges."""
     return np.histogram(cloud, edges)[0] / (max(len(cloud), 1) * (edges[1] - edges[0]))
 
 
 def draw_rows(axes: Axes, rows: Sequence[tuple], edges: np.ndarray) -> None:
-    """A histogram for each (name, colour, codes (k, 1)), the first on top."""
+    """Draw a histogram for each (name, colour, codes (k, 1)), the first at the top."""
     for number, (_, colour, codes) in enumerate(rows):
         heights = np.histogram(codes, edges)[0]
         bottom = len(rows) - 1 - number

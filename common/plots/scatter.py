@@ -25,10 +25,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-CLOUD_POINTS = 1000  # prior samples that are drawn one by one: enough to show where they lie, codes stay visible
-POINTS_OF_A_NAME = 5  # fewer points of a class have no middle that a name could mark
-MOST_WIDENINGS = 10  # of the grid, each by a quarter, for a contour that leaves it
-CONTOURS = {0.5: "solid", 0.9: "dashed", 0.99: "dotted"}  # prior mass enclosed: line style
+CLOUD_POINTS = 1000  # prior samples that are drawn one by one: so few that the codes stay visible
+POINTS_OF_A_NAME = 5  # a class with fewer points has no middle that a name could mark
+MOST_WIDENINGS = 10  # the grid is widened at most so often, each time by a quarter, to hold a whole contour
+CONTOURS = {0.5: "solid", 0.9: "dashed", 0.99: "dotted"}  # enclosed prior mass: line style
 
 
 @own_style()
@@ -43,9 +43,11 @@ def latent_scatter(
 ) -> Figure:
     """Codes (n, 2) of held-out images over the prior, with the histograms of both along the axes.
 
-    labels: (n,) class numbers, or None for one colour. prior_samples: (m, 2). prior_log_prob: (k, 2) -> (k,)
-    nats, drawn as contours that enclose stated prior mass; without it up to CLOUD_POINTS of the samples.
-    class_names: the name of class k at index k, else its number.
+    labels: (n,) class numbers, or None for one colour.
+    prior_samples: (m, 2).
+    prior_log_prob: (k, 2) -> (k,) nats, drawn as contours that enclose stated prior mass; without it, the figure shows
+        up to CLOUD_POINTS samples.
+    class_names: the name of class k at index k; a class without a name shows its number.
     """
     clouds = {"codes": codes, "prior samples": prior_samples}
     description = description or f"Codes of {len(codes):,} held-out images and the prior p(z)"
@@ -57,9 +59,9 @@ def latent_scatter(
     axes = place(figure, left, 0.6, side, side)
     draw_codes(axes, codes, labels, limits, ("z₁", "z₂"), class_names=class_names)
     shown = draw_contours(axes, prior) if prior else draw_cloud(axes, prior_samples[:CLOUD_POINTS], "prior samples")
-    above = place(figure, left, 5.88, side, 1.0, sharex=axes)
-    beside = place(figure, 6.03, 0.6, 1.0, side, sharey=axes)
-    shown += draw_marginals(above, beside, codes, prior_samples)
+    top_axes = place(figure, left, 5.88, side, 1.0, sharex=axes)
+    side_axes = place(figure, 6.03, 0.6, 1.0, side, sharey=axes)
+    shown += draw_marginals(top_axes, side_axes, codes, prior_samples)
     legends(axes, labels, shown, (right - left) / side, class_names)
     return figure
 
@@ -75,7 +77,8 @@ def latent_planes(
 ) -> Figure:
     """Codes (n, 3) of held-out images in the three coordinate planes, over up to CLOUD_POINTS prior samples (m, 3).
 
-    labels: (n,) class numbers, or None for one colour. class_names: the name of class k at index k, else its number.
+    labels: (n,) class numbers, or None for one colour.
+    class_names: the name of class k at index k; a class without a name shows its number.
     """
     clouds = {"codes": codes, "prior samples": prior_samples}
     limits = view(*clouds.values())
@@ -107,7 +110,7 @@ def projection_scatter(
     """Codes of any size after a projection to two dimensions (n, 2), e.g. PCA or t-SNE, coloured by class.
 
     prior_points: (m, 2) prior samples through the same projection; up to CLOUD_POINTS are drawn, in black.
-    class_names: the name of class k at index k, else its number.
+    class_names: the name of class k at index k; a class without a name shows its number.
     """
     prior_points = None if prior_points is None else prior_points[:CLOUD_POINTS]
     clouds = {"codes": points} | ({} if prior_points is None else {"prior samples": prior_points})
@@ -124,19 +127,19 @@ def projection_scatter(
 
 
 def view(*clouds: np.ndarray) -> np.ndarray:
-    """Limits of equal lengths, (axis, low and high), that hold 99.9 % of every cloud (n, d) but not an outlier."""
+    """Limits of equal lengths, (axis, low and high), that hold 99.9 % of every cloud (n, d), without outliers."""
     kept = np.concatenate([central(np.asarray(cloud, float)) for cloud in clouds])
     if not len(kept):
         return np.array([[-1.0, 1.0]] * kept.shape[1])
     low, high = kept.min(axis=0), kept.max(axis=0)
     middle, half = (low + high) / 2, 0.55 * (high - low).max()
-    if half <= 1e-9 * np.abs(middle).max():  # one point, as far as an axis can tell
+    if half <= 1e-9 * np.abs(middle).max():  # an axis shows all points as one
         half = max(1.0, 0.05 * np.abs(middle).max())
     return np.stack([middle - half, middle + half], axis=1)
 
 
 def central(cloud: np.ndarray) -> np.ndarray:
-    """The finite points of `cloud` (n, d) without the 0.1 %, and at least one, that lie farthest out."""
+    """The finite points of `cloud` (n, d) without the outermost 0.1 %, which is at least one point."""
     cloud = cloud[np.isfinite(cloud).all(axis=1)]
     if len(cloud) < 3:
         return cloud
@@ -145,7 +148,7 @@ def central(cloud: np.ndarray) -> np.ndarray:
 
 
 def not_shown(limits: np.ndarray, clouds: Mapping[str, np.ndarray]) -> str:
-    """A sentence on the points that the axes leave out, or nothing."""
+    """Text for a description about points that the axes leave out; empty if there are none."""
     counts = []
     for name, cloud in clouds.items():
         finite = np.isfinite(cloud).all(axis=1)
@@ -165,13 +168,13 @@ def draw_codes(
     numbered: bool = True,
     class_names: Sequence[str] | None = None,
 ) -> None:
-    """Codes (n, 2) coloured by class, each class's name written at its median unless not `numbered`."""
+    """Draw codes (n, 2) coloured by class. If `numbered`, each class's name is written at its median."""
     axes.set(xlim=limits[0], ylim=limits[1], aspect="equal")
     axes.tick_params(labelsize=TEXT_SIZE)
     for axis, name in zip((axes.xaxis, axes.yaxis), axis_names, strict=True):
         name_axis(axis, literal(name))
     finite = np.flatnonzero(np.isfinite(codes).all(axis=1))
-    shuffled = np.random.default_rng(0).permutation(finite)  # sorted, the last class would cover the others
+    shuffled = np.random.default_rng(0).permutation(finite)  # in order, the last class would cover the others
     codes = codes[shuffled]
     classes = looks(labels, class_names)
     style = {"s": np.clip(3e4 / max(len(codes), 1), 4, 25), "alpha": 0.65, "linewidths": 0, "zorder": 2}
@@ -194,9 +197,9 @@ def draw_codes(
 
 
 def write_names(axes: Axes, groups: Sequence[tuple[Look, np.ndarray]]) -> None:
-    """Each class's name at the median of its codes (n, 2), unless names are so many or so long that they hide codes.
+    """Write each class's name at the median of its codes (n, 2), unless names are so many or long that they hide codes.
 
-    A class of fewer than POINTS_OF_A_NAME codes goes without.
+    A class with fewer than POINTS_OF_A_NAME codes gets no name.
     """
     longest = max(len(look.name) for look, _ in groups)
     groups = [(look.name, codes) for look, codes in groups if len(codes) >= POINTS_OF_A_NAME]
@@ -219,15 +222,16 @@ def write_names(axes: Axes, groups: Sequence[tuple[Look, np.ndarray]]) -> None:
 
 
 def draw_cloud(axes: Axes, points: np.ndarray, name: str) -> list:
-    """Points (m, 2) as small black dots, black being no class's colour; returns the legend's entry."""
+    """Draw points (m, 2) as small black dots, a colour that no class has; returns the legend's entry."""
     axes.scatter(*points.T, s=4, color="black", linewidths=0, zorder=3)
     return [Line2D([], [], color="black", marker="o", markersize=3, linestyle="none", label=f"{len(points):,} {name}")]
 
 
 class Density:
-    """A prior's log density on a grid that holds its outermost contour whole.
+    """A prior's log density on a grid that holds the whole outermost contour.
 
-    levels: log densities that enclose the masses of CONTOURS, masses: those that they enclose of the samples.
+    levels: log densities of the contours, which enclose the masses of CONTOURS.
+    masses: the shares of the samples that they really enclose.
     corners: (2, 2), the lowest and the highest point of the outermost contour.
     """
 
@@ -246,14 +250,14 @@ class Density:
                 break
             limits = limits + 0.125 * np.ptp(limits, axis=1, keepdims=True) * [-1.0, 1.0]
         else:
-            inside = np.zeros_like(inside)  # no end is near: the axes need not look for it
-        self.values = np.maximum(density, self.levels.min() - 10)  # contours cannot be drawn beside -inf
+            inside = np.zeros_like(inside)  # the contour has no near end: the axes do not try to hold it
+        self.values = np.maximum(density, self.levels.min() - 10)  # contours cannot be drawn next to -inf
         enclosed = np.stack([self.x[inside], self.y[inside]], axis=1)
         self.corners = np.stack([enclosed.min(axis=0), enclosed.max(axis=0)]) if len(enclosed) else np.empty((0, 2))
 
 
 def draw_contours(axes: Axes, prior: Density) -> list:
-    """The prior's highest-density regions; returns the legend's entries, with the mass that each encloses."""
+    """Draw the prior's highest-density regions; returns the legend's entries, with the mass that each encloses."""
     lines = []
     for level, mass, style in zip(prior.levels, prior.masses, CONTOURS.values(), strict=False):
         axes.contour(
@@ -265,28 +269,28 @@ def draw_contours(axes: Axes, prior: Density) -> list:
 
 
 def contour_levels(log_prob: np.ndarray, masses: Sequence[float]) -> np.ndarray:
-    """The log densities above which lie the stated masses of the samples whose log densities (m,) are given.
+    """Levels of log density: the stated masses of samples, whose log densities (m,) are given, lie above them.
 
-    A flat prior has one level for all masses; it is then given once.
+    A flat prior has one level for all masses, which is then returned once.
     """
     levels = np.quantile(log_prob, 1 - np.asarray(masses)).round(4)
     return np.unique(levels)[::-1] - 1e-4  # a plateau lies above its contour
 
 
-def draw_marginals(above: Axes, beside: Axes, codes: np.ndarray, prior: np.ndarray) -> list:
-    """Densities of codes and prior, both (n, 2), along the two axes; returns the legend's entries."""
-    for axis, (axes, orientation) in enumerate(((above, "vertical"), (beside, "horizontal"))):
+def draw_marginals(top_axes: Axes, side_axes: Axes, codes: np.ndarray, prior: np.ndarray) -> list:
+    """Draw densities of codes and prior, both (n, 2), along the two axes; returns the legend's entries."""
+    for axis, (axes, orientation) in enumerate(((top_axes, "vertical"), (side_axes, "horizontal"))):
         low, high = axes.get_xlim() if axis == 0 else axes.get_ylim()
         edges = np.linspace(low, high, 61)
         for points, style in ((codes, {"color": "0.85", "fill": True}), (prior, {"color": "black"})):
-            # divided by all points, whether the axes show them or not
+            # divided by the number of all points, also of those outside the axes
             density = np.histogram(points[:, axis], edges)[0] / (max(len(points), 1) * (edges[1] - edges[0]))
             axes.stairs(density, edges, orientation=orientation, **style)
         axes.tick_params(labelbottom=axis == 1, labelleft=axis == 0, labelsize=SMALL_SIZE)
         axes.spines[["top", "right"]].set_visible(False)
-    above.yaxis.set_major_locator(MaxNLocator(3))
-    beside.xaxis.set_major_locator(MaxNLocator(3, prune="lower"))  # 0 would touch the scatter plot's last label
-    name_axis(above.yaxis, "density", (-4, 5), size=SMALL_SIZE)
-    name_axis(beside.xaxis, "density", (-4, 5), size=SMALL_SIZE)
+    top_axes.yaxis.set_major_locator(MaxNLocator(3))
+    side_axes.xaxis.set_major_locator(MaxNLocator(3, prune="lower"))  # 0 would touch the scatter plot's last label
+    name_axis(top_axes.yaxis, "density", (-4, 5), size=SMALL_SIZE)
+    name_axis(side_axes.xaxis, "density", (-4, 5), size=SMALL_SIZE)
     names = ("codes, marginal", "prior, marginal")
     return [Patch(color="0.85", label=names[0]), Line2D([], [], color="black", label=names[1])]

@@ -7,16 +7,16 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-MOST_PIXELS = 2000  # of all tiles together, across and down
+MOST_PIXELS = 2000  # of all tiles together, in width and in height
 LONGEST_STRIP = 100  # numbers in one line of pixels; longer rows are wrapped
-SHORTEST_SIDE = 16  # pixels of a side that another side's length does not take away
+SHORTEST_SIDE = 16  # pixels that a side keeps, however long the other side is
 
 
 def thumbnails(images: np.ndarray, columns: int, rows: int = 1) -> np.ndarray:
-    """Images (n, h, w) or (n, d) as small as `columns` x `rows` of them are shown: (n, h', w'), means of blocks.
+    """Images (n, h, w) or (n, d) as small as a figure of `columns` x `rows` shows them: (n, h', w'), means of blocks.
 
-    What is small already stays as it is. So images can be decoded and reduced in batches, and the functions below take
-    the thumbnails. `tile_note` says what was done.
+    Small images stay unchanged. So images can be decoded and reduced in batches, and the functions below accept the
+    thumbnails. `tile_note` describes the reduction.
     """
     images = as_images(images)
     images = images.astype(np.result_type(images.dtype, np.float32), copy=False)
@@ -30,7 +30,7 @@ def thumbnails(images: np.ndarray, columns: int, rows: int = 1) -> np.ndarray:
 
 
 def tile_note(shape: tuple[int, ...], columns: int, rows: int = 1) -> str:
-    """What a description says of how `thumbnails` shows images of a shape, (h, w) or (d,); nothing if as they are."""
+    """Text for a description on how `thumbnails` changes images of a shape, (h, w) or (d,); empty if it does not."""
     high, wide = as_images(np.empty((0, *shape))).shape[1:]
     down, across = blocks((high, wide), columns, rows)
     numbers = int(np.prod(shape))
@@ -42,9 +42,9 @@ def tile_note(shape: tuple[int, ...], columns: int, rows: int = 1) -> str:
 
 
 def blocks(shape: tuple[int, int], columns: int, rows: int) -> tuple[int, int]:
-    """Pixels of an image (h, w), down and across, whose mean a thumbnail shows, so that all tiles fit MOST_PIXELS.
+    """Height and width of the blocks of an image (h, w) whose means a thumbnail shows, so that all fit MOST_PIXELS.
 
-    The same for both, but a side that fits keeps SHORTEST_SIDE pixels.
+    Both are the same, except that a side that fits keeps SHORTEST_SIDE pixels.
     """
     room = [max(1, MOST_PIXELS // count - 1) for count in (rows, columns)]
     least = [-(-side // most) for side, most in zip(shape, room, strict=True)]
@@ -53,7 +53,7 @@ def blocks(shape: tuple[int, int], columns: int, rows: int) -> tuple[int, int]:
 
 
 def block_means(image: np.ndarray, down: int, across: int) -> np.ndarray:
-    """Means of blocks of an image (h, w) over their pixels that are no NaN; the last ones may be smaller."""
+    """Means of blocks of an image (h, w) over their pixels that are not NaN; the last blocks may be smaller."""
     shown = ~np.isnan(image)
     sums, counts = (
         np.add.reduceat(
@@ -68,20 +68,20 @@ def block_means(image: np.ndarray, down: int, across: int) -> np.ndarray:
 
 @own_style()
 def image_grid(images: np.ndarray, title: str, description: str, columns: int = 10) -> Figure:
-    """Images (n, h, w) or (n, d) in [0, 1] as tiles, in reading order."""
+    """A figure of images (n, h, w) or (n, d) in [0, 1] as tiles, in reading order."""
     figure, *_ = draw_tiles(in_rows(images, columns), title, description)
     return figure
 
 
 @own_style()
 def image_pairs(
-    above: np.ndarray, below: np.ndarray, names: tuple[str, str], title: str, description: str, columns: int = 10
+    upper: np.ndarray, lower: np.ndarray, names: tuple[str, str], title: str, description: str, columns: int = 10
 ) -> Figure:
     """Each image above its partner, such as reconstruction and original; both (n, h, w) or (n, d) in [0, 1].
 
-    names: of the upper and the lower of each pair.
+    names: of the upper and the lower image of each pair.
     """
-    pairs = [in_rows(images, columns) for images in (above, below)]
+    pairs = [in_rows(images, columns) for images in (upper, lower)]
     tiles = np.stack(pairs, axis=1)  # (rows, 2, columns, *shape)
     tiles = tiles.reshape(-1, *tiles.shape[2:])
     figure, axes, _, y = draw_tiles(tiles, title, description, together=2, left=1.0)
@@ -106,9 +106,9 @@ def manifold(images: np.ndarray, percentiles: np.ndarray, title: str, descriptio
 
 @own_style()
 def interpolations(images: np.ndarray, title: str, description: str) -> Figure:
-    """Decoded points on the way between the codes of two held-out images: (rows, steps, h, w) in [0, 1].
+    """Decoded points on the line between the codes of two held-out images: (rows, steps, h, w) in [0, 1].
 
-    One pair of images a row.
+    There is one row per pair of images.
     """
     figure, axes, x, _ = draw_tiles(images, title, description, bottom=0.5)
     axes.set_xticks(x, sparse([f"{way:.2g}" for way in np.linspace(0, 1, len(x))], x, 28))
@@ -117,20 +117,20 @@ def interpolations(images: np.ndarray, title: str, description: str) -> Figure:
 
 
 def name_columns(axes: Axes, name: str) -> None:
-    """Label the horizontal axis, from its left end if it is shorter than the name."""
+    """Label the horizontal axis; if the name is longer than the axis, it starts at the left end."""
     width = axes.get_position().width * axes.figure.get_figwidth()
     axes.set_xlabel(name, loc="center" if length(name, TEXT_SIZE) < width else "left")
 
 
 def sparse(names: list[str], places: np.ndarray, distance: float) -> list[str]:
-    """Names of ticks, those left empty that would stand nearer than `distance` pixels to the one before."""
+    """Names of ticks. A name is empty if it would be nearer than `distance` pixels to the one before."""
     pitch = places[1] - places[0] if len(places) > 1 else distance
     step = int(np.ceil(distance / pitch))
     return [name if number % step == 0 else "" for number, name in enumerate(names)]
 
 
 def as_images(images: np.ndarray) -> np.ndarray:
-    """(n, h, w) as it is; (n, d) as squares where d is a square number, else as strips (n, 1, d).
+    """(n, h, w) unchanged; (n, d) as squares if d is a square number, else as strips (n, 1, d).
 
     More than LONGEST_STRIP numbers in a row, or in an image with a side of 1, are wrapped into lines. The last line is
     filled up with NaN.
@@ -152,7 +152,7 @@ def as_images(images: np.ndarray) -> np.ndarray:
 
 
 def as_tiles(images: np.ndarray) -> np.ndarray:
-    """(rows, columns, h, w) as it is; (rows, columns, d) as `as_images` shows them."""
+    """(rows, columns, h, w) unchanged; (rows, columns, d) as `as_images` shows them."""
     tiles = as_images(images.reshape(-1, *images.shape[2:]))
     return tiles.reshape(*images.shape[:2], *tiles.shape[1:])
 
@@ -177,11 +177,11 @@ def draw_tiles(
     left: float = MARGIN,
     bottom: float = MARGIN,
 ) -> tuple[Figure, Axes, np.ndarray, np.ndarray]:
-    """Tiles (rows, columns, *shape) in [0, 1] with hairlines between, `together` rows to a group.
+    """Tiles (rows, columns, *shape) in [0, 1] with hairlines between them, in groups of `together` rows.
 
-    left, bottom: inches of room for labels. Returns figure, axes, and the centres of columns and of rows.
-    Each pixel of a tile covers a whole number of the figure's: nothing is blurred, and hairlines are even. Where tiles
-    are reduced or wrapped, the description says so.
+    left, bottom: inches of space for labels. Returns figure, axes, and the centres of columns and of rows. Each pixel
+    of a tile covers a whole number of the figure's pixels: nothing is blurred, and hairlines are even. If tiles are
+    reduced or wrapped, the description says so.
     """
     note = tile_note(tiles.shape[2:], tiles.shape[1], tiles.shape[0])
     canvas, x, y = canvas_of(as_tiles(tiles), together)
@@ -196,14 +196,14 @@ def draw_tiles(
 def canvas_of(tiles: np.ndarray, together: int = 0, width: int = 900) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Tiles (rows, columns, h, w) as one image about `width` pixels across, and the centres of columns and of rows.
 
-    Large ones are reduced: see `thumbnails`.
+    Large tiles are reduced: see `thumbnails`.
     """
     rows, columns = tiles.shape[:2]
     small = thumbnails(tiles.reshape(-1, *tiles.shape[2:]), columns, rows)
     high, wide = small.shape[1:]
     scale = max(1, min(12, round(width / (columns * wide)), MOST_PIXELS // (rows * high)))
     tall = max(scale, 16 // high)  # strips of a single row stay visible
-    broad = max(scale, min(12, 16 // wide))  # and narrow columns
+    broad = max(scale, min(12, 16 // wide))  # narrow columns stay visible
     small = small.reshape(rows, columns, high, wide)
     x = np.arange(columns) * (wide * broad + 1)
     y = np.arange(rows) * (high * tall + 1) + (8 * (np.arange(rows) // together) if together else 0)
@@ -215,7 +215,7 @@ def canvas_of(tiles: np.ndarray, together: int = 0, width: int = 900) -> tuple[n
 
 
 def show_canvas(axes: Axes, canvas: np.ndarray, interpolation: str = "nearest") -> None:
-    """The image of `canvas_of`, NaN white, in axes of as many pixels, or of any size with interpolation "auto"."""
+    """Show the image of `canvas_of`, with NaN as white, in axes of the same size, or of any size with "auto"."""
     axes.imshow(canvas, colormaps["gray"].with_extremes(bad="white"), vmin=0, vmax=1, interpolation=interpolation)
     axes.spines[:].set_visible(False)
     axes.set(xticks=[], yticks=[])

@@ -1,9 +1,9 @@
 """The adversarial autoencoder with a categorical head, q(y, z|x), and batches with labels.
 
-Makhzani et al., arXiv 1511.05644, sections 4 to 6: y is the category of an image, z its style. One discriminator holds
-y to Cat(y), one-hot, and another holds z to N(0, I). With labels for some images, a cross-entropy makes the categories
-the classes (section 4). Without labels they are clusters (section 5). With a decoder that takes W_C y + z, they make a
-map (section 6).
+Makhzani et al., arXiv 1511.05644, sections 4 to 6: y is the category of an image, and z its style. One discriminator
+holds y to Cat(y), one-hot, and another holds z to N(0, I). With labels for some images, a cross-entropy turns the
+categories into the classes (section 4). Without labels, the categories are clusters (section 5). With a decoder that
+takes W_C y + z, they form a map (section 6).
 """
 
 from collections.abc import Mapping
@@ -23,12 +23,12 @@ from keras import layers, ops
 
 
 class CategoricalPrior:
-    """A one-hot y of `categories` equally likely ones beside z ~ N(0, I): codes (y, z) in one vector.
+    """A one-hot y over `categories` equally likely categories, and z ~ N(0, I): codes (y, z) in one vector.
 
     AAE paper, sections 4 to 6.
     """
 
-    no_density = "the prior is discrete in part: it has no density"
+    no_density = "a part of the prior is discrete: it has no density"
     modes = 0
     scale = 1.0
 
@@ -39,7 +39,7 @@ class CategoricalPrior:
     def sample(self, count, seed, labels=None):
         """`count` codes, (count, categories + style_dim). `seed` is a `SeedGenerator` or an integer.
 
-        Raises ValueError if labels are given: which category is which class is not known.
+        Raises ValueError if labels are given, since no category belongs to a fixed class.
         """
         if labels is not None:
             raise ValueError("categories have no fixed classes: this prior cannot be sampled with labels")
@@ -49,19 +49,23 @@ class CategoricalPrior:
 
 
 class CategoricalAAE(LatentModel):
-    """q(y, z|x): softmax and point on shared hidden layers, each held to its prior by a discriminator of its own.
+    """q(y, z|x): a softmax y and a point z on shared hidden layers; a discriminator holds each of them to its prior.
 
     A batch is images, (batch, *image_shape). If the cross-entropy has a weight, it is {"images", "labelled_images",
     "labels"} instead, with a class number for each labelled image, (labelled,). Codes are (batch, categories +
     style_dim), y before z.
 
-    `weights`: the factor of each term by its name, 1 by default. Three terms are added only if they have a weight:
-    "cross_entropy" of the labels; "consistency", the KL of q(y|x) to q(y|x augmented), whose gradient goes through the
-    latter alone; and "heads" (see `crowding`). With labels, a `WarmUp` raises the weights of the categories' generator
-    and of consistency. So the first updates leave it to the labels what the categories are.
+    `weights`: the factor of each term by its name, 1 by default. Three terms are added only if they have a weight.
 
-    In training alone, labelled images are augmented and all images are corrupted. Noise N(0, input_noise^2) is added to
-    every pixel. Dropout sets a share `input_dropout` of the pixels to 0 and scales up the others to the same mean.
+    - "cross_entropy" of the labels.
+    - "consistency": the KL of q(y|x) to q(y|x augmented). Its gradient goes only through q(y|x augmented).
+    - "heads": see `crowding`.
+
+    With labels, a `WarmUp` raises the weights of the categories' generator and of consistency. So in the first updates,
+    only the labels decide what the categories are.
+
+    Only in training, labelled images are augmented and all images are corrupted. Noise N(0, input_noise^2) is added to
+    every pixel. Dropout sets a share `input_dropout` of the pixels to 0, and scales up the others to the same mean.
     """
 
     title = "AAE with categories"
@@ -73,7 +77,7 @@ class CategoricalAAE(LatentModel):
         "category_discriminator",
         "style_discriminator",
     )
-    faster_with_xla = False  # three times slower with it, on a core, by random numbers and batch normalisation
+    faster_with_xla = False  # on one core, random numbers and batch normalisation make XLA three times slower
 
     def __init__(
         self,
@@ -92,13 +96,13 @@ class CategoricalAAE(LatentModel):
         self.distortion, self.shift = distortion, shift
 
     def corrupted(self, images):
-        """`images` as training shows them: (batch, *image_shape), some pixels outside [0, 1]."""
+        """`images` as the encoder sees them in training: (batch, *image_shape), some pixels outside [0, 1]."""
         if self.input_dropout:
             images = keras.random.dropout(images, self.input_dropout, seed=self.seed_generator)
         return images + self.input_noise * self.noise(ops.shape(images)) if self.input_noise else images
 
     def augmented(self, images):
-        """`images`, (batch, height, width), each under a random affine map about its middle, with bilinear values.
+        """Augmentation: `images`, (batch, height, width), each under a random affine map about its middle, bilinear.
 
         Pixel p shows the value at (I + distortion E) p + shift e, or 0 if that is outside. All entries of E and e are
         N(0, 1), and `shift` is in pixels.
@@ -128,7 +132,7 @@ class CategoricalAAE(LatentModel):
             seen["labelled_"] = self.augmented(x["labelled_images"]) if training else x["labelled_images"]
         if "consistency" in self.terms:
             seen["augmented_"] = self.augmented(images)
-        # All in one batch, so that batch normalisation treats them alike.
+        # All images go through the encoder in one batch, so that batch normalisation treats them alike.
         inferred = self.infer(ops.concatenate(list(seen.values())), training)
         outputs, start = {}, 0
         for name, shown in seen.items():
@@ -158,16 +162,16 @@ class CategoricalAAE(LatentModel):
         return {name: self.weight(name) * term for name, term in terms.items()}
 
     def weight(self, term: str):
-        """The factor of a term in the loss, at this moment of the warm-up."""
+        """The present factor of a term in the loss; it may rise in the warm-up."""
         warms_up = "cross_entropy" in self.terms and term in ("category_generator", "consistency")
         return self.weights_of_terms.get(term, 1.0) * (self.warm_up_weight if warms_up else 1.0)
 
     def heads(self):
-        """The rows of W_C, the cluster heads, of a decoder on a map: (categories, style_dim)."""
+        """The cluster heads, which are the rows of W_C in a decoder on a map: (categories, style_dim)."""
         return self.decoder.get_layer("head_distance").scale * self.decoder.get_layer("heads").kernel
 
     def crowding(self):
-        """By how much the distance of two cluster heads is below `head_distance`, summed over all pairs; a scalar."""
+        """How far the distance of two cluster heads is below `head_distance`, summed over all pairs; a scalar."""
         heads = self.heads()
         squared = ops.sum((heads[:, None] - heads[None]) ** 2, axis=-1)
         lacking = ops.relu(self.decoder.get_layer("head_distance").scale - ops.sqrt(squared + 1e-6))
@@ -178,7 +182,7 @@ class CategoricalAAE(LatentModel):
         return self.inferred(images)["category_logits"]
 
     def represent(self, images) -> np.ndarray:
-        """W_C y + z of any number of images, if the decoder is one on a map: (n, style_dim)."""
+        """W_C y + z of any number of images, for a decoder on a map: (n, style_dim)."""
         to_map = keras.Model(self.decoder.input, self.decoder.get_layer("map").output)
         return np.concatenate([to_numpy(to_map(batch)) for batch in in_batches(self.encode(images))])
 
@@ -199,9 +203,9 @@ def categorical_kl(log_first, log_second):
 def networks_of(
     prior: CategoricalPrior, image_shape, config, seed: int, balanced: bool = False, head_distance: float = 0.0
 ) -> dict:
-    """The four untrained networks by name, with the hidden_units, discriminator_units and normalised of `config`.
+    """The four untrained networks by name, with hidden_units, discriminator_units and normalised from `config`.
 
-    `balanced` is that of `encoder`; `head_distance` makes the `decoder` one on a map.
+    For `balanced` see `encoder`. A `head_distance` makes the decoder one on a map: see `decoder`.
     """
     random = np.random.default_rng(seed)
     judges = {"category": prior.categories, "style": prior.style_dim}
@@ -219,8 +223,8 @@ def encoder(
 ):
     """Images to the logits of y and to z, on shared hidden layers: (batch, *image_shape) -> (batch, latent_dim).
 
-    If `balanced`, every category's logit has mean 0 over a batch, so that no category starts without images. Once the
-    softmax is sure of the others, no gradient brings such a category back.
+    If `balanced`, every category's logit has mean 0 over a batch, so that no category starts without images. Such a
+    category would stay empty: once the softmax is sure of the others, it gets no gradient.
     """
     images = layers.Input(image_shape, name="images")
     hidden = networks.hidden_layers(layers.Flatten()(images), hidden_units, random, normalised=normalised)
@@ -241,10 +245,10 @@ def decoder(
 ):
     """Codes (y, z) to the logits of independent Bernoulli pixels: (batch, latent_dim) -> (batch, *image_shape).
 
-    If `head_distance` is not 0, it is a decoder on a map (AAE paper, section 6): the hidden layers see W_C y + z alone,
-    of as many numbers as z. W_C is `head_distance` times the kernel of "heads": without the factor, Adam's steps are
-    too short to separate the heads. W_C starts at N(0, 1), as wide as z: heads that start far apart would keep the
-    images of the first updates for good.
+    If `head_distance` is not 0, it is a decoder on a map (AAE paper, section 6). Its hidden layers see only W_C y + z,
+    which has as many numbers as z. W_C is `head_distance` times the kernel of "heads". Without this factor, Adam's
+    steps would be too short to separate the heads. W_C starts at N(0, 1), as wide as z. Heads that start far apart
+    would keep their first images for ever.
     """
     code = layers.Input((prior.latent_dim,), name="code")
     seen = code
@@ -259,9 +263,9 @@ def decoder(
 
 
 class PartlyLabelledBatches(Batches):
-    """`Batches`, each with `labelled_batch_size` labelled images beside it, drawn with replacement for every batch.
+    """`Batches` that also have `labelled_batch_size` labelled images, drawn with replacement for every batch.
 
-    `labelled` are the indices of the labelled training images, (n,).
+    `labelled` holds the indices of the labelled training images, (n,).
     """
 
     def __init__(self, dataset: Dataset, labelled: np.ndarray, labelled_batch_size: int, batch_size: int, seed: int):
@@ -277,12 +281,12 @@ class PartlyLabelledBatches(Batches):
 
 
 def all_labelled(images, labels) -> dict:
-    """Images that are all labelled, such as validation images, as a model with a cross-entropy takes them."""
+    """A batch of images that are all labelled, such as validation images, for a model with a cross-entropy."""
     return {"images": images, "labelled_images": images, "labels": labels}
 
 
 class ErrorCurve(keras.callbacks.Callback):
-    """Puts `error_of(model)`, for example on validation images, into the logs of every epoch as "val_error"."""
+    """Writes `error_of(model)`, for example on validation images, into the logs of every epoch as "val_error"."""
 
     def __init__(self, error_of):
         super().__init__()
@@ -293,10 +297,10 @@ class ErrorCurve(keras.callbacks.Callback):
 
 
 def error_curve(outcome: Outcome) -> dict:
-    """The numbers of a part from its `ErrorCurve`: the curve, and the error of the weights at the end.
+    """The numbers of a part from its `ErrorCurve`: the curve, and the error of the final weights.
 
-    A training that stopped early ends with the weights of the pass before. If it stopped in the first pass, that error
-    is None.
+    A training that stopped early has the weights of the epoch before. If it stopped in the first epoch, the error is
+    None.
     """
     curve = {"updates": outcome.history["updates"], "error": outcome.history["val_error"]}
     kept = curve["error"][:-1] if outcome.stopped_by else curve["error"]
@@ -307,7 +311,7 @@ def require_augmentable(dataset: Dataset, config):
     """Raises RunError if the Config asks for augmentation and the images have no height and width."""
     if (config.distortion or config.shift) and len(dataset.image_shape) != 2:
         raise RunError(
-            f"{dataset.name} has images {dataset.image_shape}, and only images of (height, width) can be augmented; "
+            f"{dataset.name} has images {dataset.image_shape}, but only images of (height, width) can be augmented; "
             "set --distortion 0 --shift 0"
         )
 
@@ -325,18 +329,18 @@ class LabelledBatches(Batches):
 
 
 def balanced_draw(labels: np.ndarray, count: int, draw: int) -> np.ndarray:
-    """Indices of `count` images, as many of each class, for experiments that know only some labels: (count,).
+    """Indices of `count` images, with equal numbers of each class, for experiments with few labels: (count,).
 
-    Different draws are disjoint; the same draw always returns the same images. Raises DataError if `count` is no
+    Different draws are disjoint; the same draw always returns the same images. Raises DataError if `count` is not a
     multiple of the number of classes, or if a class has too few images for this draw.
     """
     classes = np.unique(labels)
     each = count // len(classes)
     if each * len(classes) != count or not each:
-        raise DataError(f"{count} labels cannot be as many of each of {len(classes)} classes; give a multiple of that")
+        raise DataError(f"{count} labels cannot be split equally among {len(classes)} classes; give a multiple of that")
     random = np.random.default_rng(SPLIT_SEED)
     orders = [random.permutation(np.flatnonzero(labels == label)) for label in classes]
     if min(map(len, orders)) < (draw + 1) * each:
         fewest = min(map(len, orders)) // each
-        raise DataError(f"there are {fewest} disjoint draws of {count} labels, numbered from 0; {draw} is none of them")
+        raise DataError(f"there are {fewest} disjoint draws of {count} labels, numbered from 0; {draw} is too high")
     return np.concatenate([order[draw * each : (draw + 1) * each] for order in orders])

@@ -1,28 +1,33 @@
 """Do the categories of an adversarial autoencoder without labels match the digits?
 
-Makhzani et al., arXiv 1511.05644, section 5 and Table 3: the encoder's two heads, q(y|x) over more categories than
-there are classes and the style z, each held to its prior by a discriminator, no label anywhere. Every network minimises
-its own terms, in nats per image, all in one step:
+Makhzani et al., arXiv 1511.05644, section 5 and Table 3. The encoder has two heads: q(y|x), over more categories than
+there are classes, and the style z. A discriminator holds each of them to its prior. The training uses no labels. Every
+network minimises its own terms, in nats per image, all in one step:
 
     encoder, decoder            E_x [ -log p(x|y, z) ]                  reconstruction, summed over the pixels
     encoder                     category_weight E_x [ -log D(y) ] + style_weight E_x [ -log D(z) ]
-                                consistency_weight E_x KL(q(y|x) || q(y|x augmented))   not the paper's, see below
+                                consistency_weight E_x KL(q(y|x) || q(y|x augmented))   not in the paper, see below
     category_discriminator      E_Cat(y) [ -log D(y) ] + E_x [ -log(1 - D(y)) ]
-    style_discriminator         the same for z and N(0, I)
+    style_discriminator         E_p(z) [ -log D(z) ] + E_x [ -log(1 - D(z)) ]
 
 The encoder's last term keeps an image and its augmented copy in one category. Augmentation: small random rotations,
 shears, scalings and shifts. The paper's networks have no such prior knowledge about images. With
---consistency-weight 0 --no-balanced the objective and the encoder are the paper's.
+--consistency-weight 0 --no-balanced, the objective and the encoder are the paper's.
 
-After the training a category gets the label of one validation image, the one with the highest q(y|x) (the paper's
-rule), or the label of most of its validation images. Test images of another label than their category's are errors. The
-paper says "validation examples"; here they are 5,000 images that no training sees. Hyperparameters were chosen by the
-error of the same images under the majority rule. That takes their labels, which the paper's rule takes too.
+After the training, validation images name the categories. By the paper's rule, a category gets the label of the image
+with the highest q(y|x). By the majority rule, it gets the label of most of its images. A test image whose label differs
+from its category's is an error. The paper says "validation examples". Here they are 5,000 images outside the training.
+Hyperparameters were chosen by the majority error on the same images. That uses their labels, but so does the paper's
+rule.
 
-Run: python -m experiments.aae.clustering --data mnist.npz (--help lists every flag); --quick on the sample.
-Leaves in results/aae_clustering/<name>/: metrics.json and table.md (errors, mean and standard deviation over the
-seeds), runs.json (every seed), error.png, clusters-<number>.png of the first seed, and for each training a folder with
-history.csv and, of the first seed, its networks. Resumes if interrupted.
+Run: python -m experiments.aae.clustering --data mnist.npz (--help lists every flag). --quick is a short run on the
+sample. Resumes if interrupted. Results in results/aae_clustering/<name>/:
+
+    metrics.json, table.md      errors: mean and standard deviation over the seeds
+    runs.json                   errors of every seed
+    error.png                   errors over training
+    clusters-<number>.png       clusters of the first seed
+    a folder per training       history.csv and, for the first seed, the networks
 """
 
 from dataclasses import dataclass
@@ -58,32 +63,32 @@ COLUMNS = {
     "ari": Metric("adjusted Rand index", "", 3, "higher", "agreement of clusters and classes beyond chance"),
     "clusters_in_use": Metric("clusters in use", "", 1, "", "clusters that have a test image"),
 }
-MEMBERS = 16  # images shown of a cluster
+MEMBERS = 16  # images per cluster in the figure
 QUICK = {"data": "sample", "clusters": (16,), "seeds": (0,), "updates": 800, "hidden_units": (300, 300)}
 
 
 @dataclass(frozen=True)
 class Config(ImageStudyConfig):
-    """The paper's values where a comment says so; the others were chosen on validation images."""
+    """The paper's values where the text says so. All others were chosen on validation images."""
 
-    clusters: tuple[Annotated[int, AtLeast(2)], ...] = (16, 30)  # categories of y (the paper's)
-    seeds: tuple[Seed, ...] = (0, 1, 2, 3, 4)  # of weights, noise and order
-    style_dim: PositiveCount = 5  # dimensions of z (the paper's)
-    hidden_units: tuple[PositiveCount, ...] = (1000, 1000)  # ReLU units a layer of encoder and decoder (paper: 3000)
-    discriminator_units: tuple[PositiveCount, ...] = (250, 250)  # ReLU units a layer of each (paper: 3000)
+    clusters: tuple[Annotated[int, AtLeast(2)], ...] = (16, 30)  # numbers of categories of y (as in the paper)
+    seeds: tuple[Seed, ...] = (0, 1, 2, 3, 4)  # random seeds of weights, noise and order
+    style_dim: PositiveCount = 5  # dimensions of z (as in the paper)
+    hidden_units: tuple[PositiveCount, ...] = (1000, 1000)  # ReLU units per layer of encoder and decoder (paper: 3000)
+    discriminator_units: tuple[PositiveCount, ...] = (250, 250)  # ReLU units per layer (paper: 3000)
     normalised: bool = True  # batch normalisation in encoder and decoder; never in a discriminator
     balanced: bool = True  # batch normalisation of the logits of y: no category starts without images
-    input_noise: Factor = 0.1  # standard deviation of the noise on the pixels, in training alone
-    input_dropout: Fraction = 0.0  # share of pixels that are dropped out, in training alone (paper: 0.2)
-    category_weight: Factor = 30.0  # on the nats of y's generator
-    style_weight: Factor = 3.0  # on the nats of z's generator
-    consistency_weight: Factor = 300.0  # on the nats between q(y|x) and q(y|x augmented)
-    distortion: Factor = 0.1  # of the augmentation: standard deviation added to each entry of a 2 x 2 unit matrix
-    shift: Factor = 1.0  # of the augmentation: standard deviation of shifts up and sideways, in pixels
-    updates: PositiveCount = 5500  # steps of the optimiser: 10 passes over MNIST (paper: 1500)
-    batch_size: PositiveCount = 100  # images an update (the paper's)
-    learning_rate: Positive = 1e-3  # of Adam, at the start
-    final_rate_factor: Factor = 0.01  # times learning_rate: where a cosine takes it by the last update
+    input_noise: Factor = 0.1  # standard deviation of the noise on the pixels, only in training
+    input_dropout: Fraction = 0.0  # share of pixels that are dropped out, only in training (paper: 0.2)
+    category_weight: Factor = 30.0  # factor on the loss of y's generator
+    style_weight: Factor = 3.0  # factor on the loss of z's generator
+    consistency_weight: Factor = 300.0  # factor on the KL of q(y|x) to q(y|x augmented)
+    distortion: Factor = 0.1  # augmentation: standard deviation of the noise on each entry of a 2 x 2 unit matrix
+    shift: Factor = 1.0  # augmentation: standard deviation of vertical and horizontal shifts, in pixels
+    updates: PositiveCount = 5500  # optimiser steps: 10 passes over MNIST (paper: 1500)
+    batch_size: PositiveCount = 100  # images per update (as in the paper)
+    learning_rate: Positive = 1e-3  # Adam's rate at the start
+    final_rate_factor: Factor = 0.01  # the rate falls along a cosine to this factor times learning_rate
     beta_1: Fraction = 0.5  # Adam's decay of the mean gradient
 
 
@@ -108,7 +113,7 @@ def build(config: Config, number: int, image_shape, seed: int) -> CategoricalAAE
 
 
 def errors(model: CategoricalAAE, naming, images, labels) -> dict:
-    """Errors on images (n, *image_shape) with labels (n,); `naming`, such images and labels, names the clusters."""
+    """Errors on images (n, *image_shape) with labels (n,). `naming` holds the images and labels that name clusters."""
     number, logits = model.prior.categories, model.category_logits(naming[0])
     assigned = model.category_logits(images).argmax(axis=1)
     names_by_rule = {
@@ -121,7 +126,7 @@ def errors(model: CategoricalAAE, naming, images, labels) -> dict:
 
 
 def case(number: int, part: Part) -> dict:
-    """Train with `number` categories and name them on validation images; errors of the test images."""
+    """Train with `number` categories, and name them by validation images; returns the errors of the test images."""
     config, dataset, naming = part.config, part.dataset, (part.dataset.x_val, part.dataset.y_val)
     model = build(config, number, dataset.image_shape, part.seed)
     outcome = part.train(
@@ -138,7 +143,7 @@ def case(number: int, part: Part) -> dict:
 
 
 def heads_and_members(model: CategoricalAAE, dataset: Dataset) -> dict[str, np.ndarray]:
-    """For each cluster: its head, decoded with z = 0; the first test images that it holds; and its name.
+    """For each cluster: its head, decoded with z = 0; its first test images; and its name.
 
     "images": (clusters, 1 + MEMBERS, *image_shape), NaN where a cluster has fewer; "names": (clusters,).
     """
@@ -163,20 +168,20 @@ def cases(config: Config, dataset: Dataset) -> dict:
 
 
 def requires(config: Config, dataset: Dataset):
-    """Raises RunError unless there are labels, batches, and images that the augmentation can take."""
+    """Raises RunError unless there are labels, enough images for a batch, and images that can be augmented."""
     study.require_batch(dataset, config.batch_size)
     study.require_labels(dataset)
     require_augmentable(dataset, config)
 
 
 def tables(declared: Study, results: Results, rows: dict) -> dict[str, str]:
-    """A row for each number of clusters, the paper's error first."""
+    """One row per number of clusters, with the paper's error first."""
     paper = {name_of(number): text for number, text in study.reported(REPORTED, results.dataset).items()}
     return {"table.md": study.table(rows, COLUMNS, {"reported, %": paper})}
 
 
 def all_figures(results: Results, rows: dict) -> dict:
-    """Errors over training, and a figure of the clusters for each number of them."""
+    """Errors over training, and a figure of the clusters for each number of clusters."""
     return {"error": curves(results)} | {
         f"clusters-{number}": clusters_figure(results, number) for number in results.config.clusters
     }
@@ -194,13 +199,13 @@ def curves(results: Results):
         "updates",
         f"Clustering {dataset.name} with adversarial autoencoders",
         f"Share of {len(dataset.x_val):,} validation images outside their cluster's commonest class, "
-        f"{config.batch_size} images an update: {of_seeds('mean and range', config.seeds)}",
+        f"{config.batch_size} images per update: {of_seeds('mean and range', config.seeds)}",
         y_scale="log",
     )
 
 
 def clusters_figure(results: Results, number: int):
-    """Cluster heads and members with the first seed, as in the paper's Fig. 9, without empty clusters."""
+    """Cluster heads and members of the first seed, as in the paper's Fig. 9, without empty clusters."""
     pictures, dataset = results.pictures(name_of(number)), results.dataset
     order = np.argsort(pictures["names"], kind="stable")
     order = order[np.isfinite(pictures["images"][order, 1].reshape(number, -1)).all(axis=1)]
@@ -210,8 +215,8 @@ def clusters_figure(results: Results, number: int):
         ["head", *(str(member + 1) for member in range(MEMBERS))],
         "head, decoded with z = 0, and the first test images of the cluster",
         f"{number} clusters of {dataset.name} by an adversarial autoencoder",
-        f"A cluster a row, named by the validation image that it is surest of; those without test images "
-        f"({number - len(order)}) are left out. {results.updates(name_of(number))} without labels, "
+        f"One cluster per row, named by its validation image with the highest q(y|x). Clusters without test images, "
+        f"{number - len(order)}, are left out. {results.updates(name_of(number))} without labels, "
         f"seed {results.config.seeds[0]}",
     )
 
@@ -220,7 +225,7 @@ STUDY = Study("aae.clustering", cases, COLUMNS, all_figures, QUICK, requires, ta
 
 
 def main(config: Config = Config()) -> dict:
-    """Run the experiment; returns what metrics.json holds."""
+    """Run the experiment; returns the content of metrics.json."""
     return study.run(STUDY, config)
 
 

@@ -1,4 +1,4 @@
-"""Are clusters classes? Names for clusters, the error of these names, and agreement without names. NumPy arrays in."""
+"""Are clusters classes? Names for clusters, the error of these names, and agreement without names, in NumPy."""
 
 from common.numbers import Estimate, share_of
 
@@ -7,15 +7,15 @@ from scipy.optimize import linear_sum_assignment
 from scipy.special import logsumexp
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-NAMELESS = -1  # the name of a cluster without images, which is wrong for every image
+NAMELESS = -1  # the name of a cluster without images; it counts as an error for every image
 
 
 def names_by_confidence(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """A cluster takes the label of the image with its highest q(y_i|x): (n, clusters), (n,) -> (clusters,).
 
-    This is the AAE paper's rule (section 5), for validation images. `logits` are those of q(y|x), of two or more
+    This is the AAE paper's rule (section 5), for validation images. `logits` are those of q(y|x), for two or more
     clusters. The code compares log q(y_i|x) / (1 - q(y_i|x)), which orders images as q does. Many q are so close to 1
-    that in float32 rounding would choose among them.
+    that in float32, rounding would choose among them.
     """
     logits = logits.astype(float)
     others = [logsumexp(np.delete(logits, cluster, axis=1), axis=1) for cluster in range(logits.shape[1])]
@@ -23,7 +23,7 @@ def names_by_confidence(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def names_by_majority(assigned: np.ndarray, labels: np.ndarray, clusters: int) -> np.ndarray:
-    """A cluster takes the commonest label of its images, or the smallest of several: (n,), (n,) -> (clusters,).
+    """A cluster takes the most common label of its images; of several, the smallest: (n,), (n,) -> (clusters,).
 
     A cluster without images is NAMELESS.
     """
@@ -51,7 +51,7 @@ def matched_error(assigned: np.ndarray, labels: np.ndarray, clusters: int) -> Es
 def agreement(assigned: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Normalised mutual information (by the arithmetic mean of the entropies) and the adjusted Rand index.
 
-    Both are 1 if the clusters are the classes under other names. Chance has an index of 0 on average.
+    Both are 1 if the clusters are the classes under other names. Random clusters have an index of 0 on average.
     """
     return {
         "nmi": float(normalized_mutual_info_score(labels, assigned)),

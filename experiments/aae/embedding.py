@@ -1,32 +1,35 @@
 """Can an adversarial autoencoder draw a map of the digits, with and without labels?
 
-Makhzani et al., arXiv 1511.05644, section 6 and Fig. 11: the encoder has two heads, q(y|x) over some categories and
-the style z. The decoder sees only their sum, the representation W_C y + z of a few numbers. The rows of W_C are the
-cluster heads, and z ~ N(0, I) spreads around them. Every network minimises its own terms, in nats per image, all in
-one step:
+Makhzani et al., arXiv 1511.05644, section 6 and Fig. 11. The encoder has two heads: q(y|x) over some categories, and
+the style z. The decoder sees only the representation W_C y + z, which has few numbers. The rows of W_C are the cluster
+heads, and z ~ N(0, I) spreads around them. Every network minimises its own terms, in nats per image, all in one step:
 
     encoder, decoder            E_x [ -log p(x|W_C y + z) ]             reconstruction, summed over the pixels
-    W_C, in the decoder         heads_weight sum over pairs of [ head_distance - |w_i - w_j| ]+
+    W_C, in the decoder         heads_weight sum_pairs [ head_distance - |w_i - w_j| ]+
     encoder                     category_weight E_x [ -log D(y) ] + style_weight E_x [ -log D(z) ]
                                 supervised_weight E_labelled [ -log q(y|x) ]            where there are labels
                                 consistency_weight E_x KL(q(y|x) || q(y|x augmented))   as in semisupervised.py
     category_discriminator      E_Cat(y) [ -log D(y) ] + E_x [ -log(1 - D(y)) ]
-    style_discriminator         the same for z and N(0, I)
+    style_discriminator         E_p(z) [ -log D(z) ] + E_x [ -log(1 - D(z)) ]
 
-With labels, as many of each class, there are as many categories as classes. An image in another category than its
-class is an error. Without labels there are 20 categories, which validation images name as in clustering.py, and the
-weight of D(y) is cluster_weight. A baseline stands beside the 2-D maps: t-SNE of the same test images, which has a map
-for them and for no other image.
+With labels, equally many of each class, there is one category per class. An image in another category than its class is
+an error. Without labels there are 20 categories, and validation images name them as in clustering.py. The weight of
+D(y) is then cluster_weight. The baseline for the 2-D maps is t-SNE of the same test images. It can map these images,
+but no new image.
 
 The ratios of the weights are those of semisupervised.py and, without labels, of clustering.py, with two changes. With
-labels, the cross-entropy weighs ten times as much and the warm-up is shorter: in two dimensions, reconstruction
-competes with the labels for y. At a tenth of the weight and with a warm-up of nine passes, one of the draws of 100
-labels lost its classes for good.
+labels, the cross-entropy weighs ten times as much, and the warm-up is shorter. The reason: in two dimensions, the
+reconstruction competes with the labels for y. With a tenth of the weight and a warm-up of nine epochs, one of the draws
+of 100 labels lost its classes for good.
 
-Run: python -m experiments.aae.embedding --data mnist.npz (--help lists every flag); --quick on the sample.
-Leaves in results/aae_embedding/<name>/: metrics.json and table.md (test error, mean and standard deviation over the
-seeds), runs.json (every seed), map.png and error.png, and for each training a folder with history.csv and, of the first
-seed, its networks. Resumes if interrupted.
+Run: python -m experiments.aae.embedding --data mnist.npz (--help lists every flag). --quick is a short run on the
+sample. Resumes if interrupted. Results in results/aae_embedding/<name>/:
+
+    metrics.json, table.md      test error: mean and standard deviation over the seeds
+    runs.json                   errors of every seed
+    map.png                     the maps of the first seed
+    error.png                   errors over training
+    a folder per training       history.csv and, for the first seed, the networks
 """
 
 from dataclasses import dataclass
@@ -75,38 +78,38 @@ QUICK |= {"hidden_units": (300, 300), "map_images": 500}
 
 @dataclass(frozen=True)
 class Config(ImageStudyConfig):
-    """The paper's values where a comment says so; the others were chosen on validation images."""
+    """The paper's values where the text says so. All others were chosen on validation images."""
 
-    labels: tuple[Count, ...] = (0, 100, 1000)  # images whose class is known, for the maps of two dimensions (Fig. 11)
-    larger_labels: tuple[Count, ...] | None = (100,)  # the same for the larger representation; None for none of it
-    larger_dim: Annotated[int, AtLeast(3)] = 10  # its dimensions (the paper's)
-    seeds: tuple[Seed, ...] = (0, 1, 2, 3, 4)  # of weights, noise and order; the draws of the labelled images
-    clusters: Annotated[int, AtLeast(2)] = 20  # categories where there are no labels (the paper's)
-    hidden_units: tuple[PositiveCount, ...] = (500, 500)  # ReLU units a layer of encoder and decoder
-    discriminator_units: tuple[PositiveCount, ...] = (250, 250)  # ReLU units a layer of each
+    labels: tuple[Count, ...] = (0, 100, 1000)  # numbers of labelled images, for the maps of two dimensions (Fig. 11)
+    larger_labels: tuple[Count, ...] | None = (100,)  # the same for the larger representation; None leaves it out
+    larger_dim: Annotated[int, AtLeast(3)] = 10  # dimensions of the larger representation (as in the paper)
+    seeds: tuple[Seed, ...] = (0, 1, 2, 3, 4)  # random seeds of weights, noise, order and the choice of labelled images
+    clusters: Annotated[int, AtLeast(2)] = 20  # number of categories without labels (as in the paper)
+    hidden_units: tuple[PositiveCount, ...] = (500, 500)  # ReLU units per layer of encoder and decoder
+    discriminator_units: tuple[PositiveCount, ...] = (250, 250)  # ReLU units per layer
     normalised: bool = True  # batch normalisation in encoder and decoder; never in a discriminator
-    input_noise: Factor = 0.1  # standard deviation of the noise on the pixels, in training alone
-    style_weight: Factor = 10.0  # on the nats of z's generator
-    category_weight: Factor = 10.0  # on those of y's, with labels
-    cluster_weight: Factor = 30.0  # the same without
-    supervised_weight: Factor = 1000.0  # on the cross-entropy's nats
-    consistency_weight: Factor = 300.0  # on the nats between q(y|x) and q(y|x augmented)
-    distortion: Factor = 0.1  # of the augmentation: standard deviation added to each entry of a 2 x 2 unit matrix
-    shift: Factor = 1.0  # of the augmentation: standard deviation of shifts up and sideways, in pixels
-    warm_up: Fraction = 0.2  # with labels: share of the passes in which the weights of D(y) and consistency rise from 0
-    heads_weight: Factor = 10.0  # on what cluster heads lack to their distance
-    head_distance: Positive = 6.0  # that cluster heads keep, in standard deviations of z
-    updates: PositiveCount = 5500  # steps of the optimiser: 10 passes over MNIST
-    batch_size: PositiveCount = 100  # images an update
-    labelled_batch_size: PositiveCount = 100  # labelled images an update, drawn with replacement
-    learning_rate: Positive = 1e-3  # of Adam, at the start
-    final_rate_factor: Factor = 0.01  # times learning_rate: where a cosine takes it by the last update
+    input_noise: Factor = 0.1  # standard deviation of the noise on the pixels, only in training
+    style_weight: Factor = 10.0  # factor on the loss of z's generator
+    category_weight: Factor = 10.0  # factor on the loss of y's generator, with labels
+    cluster_weight: Factor = 30.0  # factor on the loss of y's generator, without labels
+    supervised_weight: Factor = 1000.0  # factor on the cross-entropy
+    consistency_weight: Factor = 300.0  # factor on the KL of q(y|x) to q(y|x augmented)
+    distortion: Factor = 0.1  # augmentation: standard deviation of the noise on each entry of a 2 x 2 unit matrix
+    shift: Factor = 1.0  # augmentation: standard deviation of vertical and horizontal shifts, in pixels
+    warm_up: Fraction = 0.2  # with labels: share of the epochs in which the weights of D(y) and consistency rise from 0
+    heads_weight: Factor = 10.0  # factor on the term that keeps cluster heads apart
+    head_distance: Positive = 6.0  # distance that cluster heads keep, in standard deviations of z
+    updates: PositiveCount = 5500  # optimiser steps: 10 passes over MNIST
+    batch_size: PositiveCount = 100  # images per update
+    labelled_batch_size: PositiveCount = 100  # labelled images per update, drawn with replacement
+    learning_rate: Positive = 1e-3  # Adam's rate at the start
+    final_rate_factor: Factor = 0.01  # the rate falls along a cosine to this factor times learning_rate
     beta_1: Fraction = 0.5  # Adam's decay of the mean gradient
     map_images: PositiveCount = 5000  # test images in the figure
 
 
 class Case(NamedTuple):
-    """The size of a representation, and how many labels there are."""
+    """The dimensions of a representation, and the number of labels."""
 
     dimensions: int
     labels: int
@@ -116,7 +119,7 @@ class Case(NamedTuple):
 
 
 def cases_of(config: Config) -> list[Case]:
-    """The cases that a Config asks for: the maps, then the larger representations."""
+    """The cases of a Config: the maps, then the larger representations."""
     larger = [Case(config.larger_dim, labels) for labels in config.larger_labels or ()]
     return [Case(2, labels) for labels in config.labels] + larger
 
@@ -143,9 +146,9 @@ def build(config: Config, case: Case, image_shape, classes: int, seed: int) -> C
 
 
 def errors(model: CategoricalAAE, case: Case, naming, images, labels) -> dict:
-    """Errors on images (n, *image_shape) with labels (n,); `naming`, such images and labels, names the categories.
+    """Errors on images (n, *image_shape) with labels (n,). `naming` holds the images and labels that name categories.
 
-    With labels the categories are the classes: both rules of naming then give their error.
+    With labels the categories are the classes, so that both rules of naming give the same error.
     """
     assigned = model.category_logits(images).argmax(axis=1)
     if case.labels:
@@ -160,7 +163,7 @@ def errors(model: CategoricalAAE, case: Case, naming, images, labels) -> dict:
 
 
 def neighbour_error(points: np.ndarray, labels: np.ndarray) -> float:
-    """Share of points (n, d) whose class is not the commonest among their 15 nearest, themselves left out."""
+    """Share of points (n, d) whose class is not the most common one among their 15 nearest other points."""
     near = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(points) - 1)).fit(points).kneighbors()[1]
     votes = np.apply_along_axis(np.bincount, 1, labels[near], minlength=int(labels.max()) + 1)
     return float(np.mean(votes.argmax(axis=1) != labels))
@@ -176,7 +179,7 @@ def training_data(config: Config, dataset: Dataset, case: Case, seed: int) -> tu
 
 
 def train_map(case: Case, part: Part) -> dict:
-    """Train the model of a case; its errors on the test images."""
+    """Train the model of a case; returns its errors on the test images."""
     config, dataset, naming = part.config, part.dataset, (part.dataset.x_val, part.dataset.y_val)
     model = build(config, case, dataset.image_shape, dataset.classes, part.seed)
     batches, validation = training_data(config, dataset, case, part.seed)
@@ -205,7 +208,7 @@ def cases(config: Config, dataset: Dataset) -> dict:
 
 
 def once(config: Config, dataset: Dataset) -> dict:
-    """The baseline, which no seed changes."""
+    """The baseline, which does not depend on the seed."""
     return {BASELINE: baseline}
 
 
@@ -220,7 +223,7 @@ def requires(config: Config, dataset: Dataset):
 
 
 def tables(declared: Study, results: Results, rows: dict) -> dict[str, str]:
-    """A row a case, the paper's error first, and one for the baseline."""
+    """One row per case, with the paper's error first, and one for the baseline."""
     reported = study.reported(REPORTED, results.dataset)
     paper = {str(case): reported[case] for case in cases_of(results.config) if case in reported}
     return {"table.md": study.table(rows, COLUMNS, {"reported, %": paper})}
@@ -232,7 +235,7 @@ def all_figures(results: Results, rows: dict) -> dict:
 
 
 def curves(results: Results):
-    """Validation error against updates, a series a case."""
+    """Validation error against updates, one series per case."""
     config, dataset = results.config, results.dataset
     series = {
         str(case): figures.curve_of([run["curve"] for run in results.of(str(case))], "error", 100.0)
@@ -243,13 +246,13 @@ def curves(results: Results):
         "updates",
         f"Maps of {dataset.name} by adversarial autoencoders",
         f"Share of {len(dataset.x_val):,} validation images in the wrong category (without labels: named by majority), "
-        f"{config.batch_size} images an update: {of_seeds('mean and range', config.seeds)}",
+        f"{config.batch_size} images per update: {of_seeds('mean and range', config.seeds)}",
         y_scale="log",
     )
 
 
 def maps(results: Results):
-    """The first seed's 2-D maps beside t-SNE of the same test images."""
+    """The first seed's 2-D maps, and t-SNE of the same test images."""
     config, dataset = results.config, results.dataset
     flat_cases = [case for case in cases_of(config) if case.dimensions == 2]
     panels = []
@@ -263,9 +266,9 @@ def maps(results: Results):
         panels,
         dataset.y_test[: len(points)],
         f"{dataset.name} on a map: adversarial autoencoders and t-SNE",
-        f"The same {len(points):,} test images in all panels, by class; AAEs after "
-        f"{results.updates(*map(str, flat_cases))}, seed {config.seeds[0]}, the number of labels among "
-        f"{len(dataset.x_train):,} training images above each",
+        f"The same {len(points):,} test images in all panels, coloured by class. AAEs: "
+        f"{results.updates(*map(str, flat_cases))}, seed {config.seeds[0]}. Titles give the number of labels among "
+        f"{len(dataset.x_train):,} training images",
         marks="cluster heads, rows of W_C",
     )
 
@@ -274,7 +277,7 @@ STUDY = Study("aae.embedding", cases, COLUMNS, all_figures, QUICK, requires, onc
 
 
 def main(config: Config = Config()) -> dict:
-    """Run the experiment; returns what metrics.json holds."""
+    """Run the experiment; returns the content of metrics.json."""
     return study.run(STUDY, config)
 
 

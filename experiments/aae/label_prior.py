@@ -2,25 +2,32 @@
 
 Makhzani et al., arXiv 1511.05644. The encoder is deterministic, z = encoder(x), and never sees a label. The prior p(z)
 is a mixture of ten Gaussians or a swiss roll. Class y owns the mode p(z|y), the y-th Gaussian or the y-th tenth of the
-roll. The discriminator sees a label beside the code: a one-hot vector of eleven, whose last entry means "unlabelled". A
+roll. The discriminator sees the code and a label: a one-hot vector of eleven, whose last entry means "unlabelled". One
 fifth of the images has labels. Every network minimises its own terms, in nats per image, all in one step:
 
     encoder, decoder    E_x [ -log p(x|z) ]                                  reconstruction, summed over the pixels
     encoder             adversarial_weight E_x,y [ -log D(z, y) ]            generator
     discriminator       E_y,p(z|y) [ -log D(z, y) ] + E_x,y [ -log(1 - D(z, y)) ]
 
-where p(z|unlabelled) is the whole prior. `python -m experiments.pitfalls.known_mistakes --mistakes labels_unseen` shows
-what happens if the labels choose the prior's mode and never reach the discriminator.
+Here p(z|unlabelled) is the whole prior. `python -m experiments.pitfalls.known_mistakes --mistakes labels_unseen` shows
+the result if the labels choose the prior's mode but never reach the discriminator.
 
-Run: python -m experiments.aae.label_prior --data mnist.npz (--help lists every flag); --quick on the sample.
-`--classes 0 1 2` leaves all other classes without labels. To expect: at least 93 % of held-out codes in their own mode
-of the mixture. At the adversarial weight of aae_deterministic.py, 40, classes settle in one another's modes, and the
-reconstruction holds them there. Weights of 100, 200 and 400 put 0.943, 0.940 and 0.936 of the validation images into
-their own mode (2 x 500 units, 3,000 updates, seed 100), so 100 is the default. Half of every batch has labels: at their
-share of the images, a fifth, few updates do not order the classes of the sample.
-Leaves in results/aae_label_prior/<name>/: metrics.json and table.md (means and standard deviations over the seeds),
-runs.json (every seed), a figure for each prior, <prior>.png, of the first seed, and for each training a folder with
-history.csv. Resumes if interrupted.
+Expected result: at least 93 % of held-out codes lie in their own mode of the mixture. At the adversarial weight of
+aae_deterministic.py, 40, classes settle in each other's modes, and the reconstruction keeps them there. The weight was
+chosen by the share of validation images in their own mode (2 x 500 units, 3,000 updates, seed 100). It was 0.943 at a
+weight of 100, 0.940 at 200, and 0.936 at 400. So 100 is the default.
+
+Half of every batch has labels. At a fifth, their share of the images, few updates do not order the classes of the
+sample.
+
+Run: python -m experiments.aae.label_prior --data mnist.npz (--help lists every flag). --quick is a short run on the
+sample. `--classes 0 1 2` leaves all other classes without labels. Resumes if interrupted. Results in
+results/aae_label_prior/<name>/:
+
+    metrics.json, table.md      means and standard deviations over the seeds
+    runs.json                   numbers of every seed
+    <prior>.png                 codes and decoded walks of the first seed
+    a folder per training       history.csv
 """
 
 from dataclasses import dataclass
@@ -47,12 +54,12 @@ import keras
 import numpy as np
 from keras import ops
 
-UNLABELLED = MODES  # the label of an image without one: the eleventh
-LABELLED_SHARE = 0.5  # of a batch
+UNLABELLED = MODES  # the eleventh label: the image has no class
+LABELLED_SHARE = 0.5  # the share of labelled images in a batch
 WALK = 10  # images along each mode
-CLASS_POINTS = 500  # codes, and as many draws of its mode, for a class's discrepancy
-FEWEST_OF_A_CLASS = 4  # test images: with fewer a class gets no numbers
-AXES = {  # prior: what a step of the walk is, what a row is
+CLASS_POINTS = 500  # codes of a class, and the same number of draws from its mode, for the discrepancy
+FEWEST_OF_A_CLASS = 4  # a class with fewer test images gets no numbers
+AXES = {  # prior: the meaning of a walk's steps, and of a row
     "mixture": ("along the mode's long axis, outwards", "mode"),
     "swiss_roll": ("along the roll, outwards", "tenth of the roll"),
 }
@@ -74,21 +81,21 @@ QUICK = {"data": "sample", "hidden_units": (200, 200), "updates": 1000, "seeds":
 
 @dataclass(frozen=True)
 class Config(ImageStudyConfig):
-    """The paper's values where it gives them; whatever is not here is as in aae_deterministic.py."""
+    """The paper's values where it gives them. All other parameters are as in aae_deterministic.py."""
 
     data: str = "auto"  # auto, mnist, fashion_mnist, sample, or an .npz file; with labels from 0 to 9
-    labelled_images: PositiveCount = 10_000  # of the training images (section 2.3); in proportion where there are fewer
-    unlabelled_images: Count = 40_000  # of the training images (section 2.3)
-    classes: tuple[Annotated[int, Between(0, MODES)], ...] = tuple(range(MODES))  # that have labels
-    priors: tuple[Literal["mixture", "swiss_roll"], ...] = ("mixture", "swiss_roll")  # Fig. 4
-    hidden_units: tuple[PositiveCount, ...] = (1000, 1000)  # ReLU units a layer, all networks (appendix A.1)
-    adversarial_weight: Factor = 100.0  # on the generator's nats, against nats summed over all pixels
-    updates: PositiveCount = 5000  # steps of the optimiser: labelled images are seen 25 times, the others 6
-    seeds: tuple[Seed, ...] = (0, 1, 2)  # of weights, prior draws, order, and of who has a label
+    labelled_images: PositiveCount = 10_000  # labelled training images (section 2.3); the same share of a smaller set
+    unlabelled_images: Count = 40_000  # unlabelled training images (section 2.3)
+    classes: tuple[Annotated[int, Between(0, MODES)], ...] = tuple(range(MODES))  # classes that have labels
+    priors: tuple[Literal["mixture", "swiss_roll"], ...] = ("mixture", "swiss_roll")  # priors to train with (Fig. 4)
+    hidden_units: tuple[PositiveCount, ...] = (1000, 1000)  # ReLU units per layer, all networks (appendix A.1)
+    adversarial_weight: Factor = 100.0  # factor on the generator's loss; the reconstruction is a sum over all pixels
+    updates: PositiveCount = 5000  # optimiser steps; the training sees labelled images 25 times, all others 6 times
+    seeds: tuple[Seed, ...] = (0, 1, 2)  # random seeds of weights, prior draws, order and the choice of labelled images
 
 
 class MixedBatches(LabelledBatches):
-    """`LabelledBatches` of which LABELLED_SHARE has labels: those images are seen more often than the others."""
+    """`LabelledBatches` in which LABELLED_SHARE has labels, so that labelled images come more often than others."""
 
     def shuffle(self, epoch: int):
         self.epoch, random = epoch, np.random.default_rng([self.seed, epoch])
@@ -103,9 +110,9 @@ class MixedBatches(LabelledBatches):
 
 
 class LabelPriorAAE(aae_deterministic.DeterministicAAE):
-    """z = encoder(x), matched to the mode of its label by a discriminator that sees the label beside z.
+    """z = encoder(x), matched to the mode of its label by a discriminator that sees z and the label.
 
-    In training a batch is {"images", "labels"}, labels from 0 to 9 or UNLABELLED; elsewhere images are enough.
+    In training a batch is {"images", "labels"}, with labels from 0 to 9 or UNLABELLED. To encode, images are enough.
     """
 
     title = "Deterministic AAE, labels in its prior"
@@ -114,36 +121,36 @@ class LabelPriorAAE(aae_deterministic.DeterministicAAE):
         return super().infer(x["images"] if isinstance(x, dict) else x)
 
     def prior_draws(self, labels):
-        """A draw from the mode of each label, from the whole prior for UNLABELLED: (batch,) -> (batch, latent_dim)."""
+        """A draw from each label's mode, or from the whole prior for UNLABELLED: (batch,) -> (batch, latent_dim)."""
         anywhere = keras.random.randint(ops.shape(labels), 0, MODES, seed=self.seed_generator)
         modes = ops.where(labels == UNLABELLED, anywhere, labels)
         return self.prior.sample(ops.shape(labels)[0], self.seed_generator, modes)
 
-    def beside(self, z, labels):
-        """What the discriminator takes: (batch, latent_dim), (batch,) -> (batch, latent_dim + 11)."""
+    def joined(self, z, labels):
+        """The discriminator's input, codes and labels: (batch, latent_dim), (batch,) -> (batch, latent_dim + 11)."""
         return ops.concatenate([z, ops.one_hot(labels, MODES + 1, dtype="float32")], axis=-1)
 
     def objective(self, x, outputs):
         z, labels = outputs["z"], ops.cast(x["labels"], "int32")
         return {
             "reconstruction": binary_cross_entropy(x["images"], outputs["logits"]),
-            "generator": self.adversarial_weight * generator_loss(frozen(self.discriminator)(self.beside(z, labels))),
+            "generator": self.adversarial_weight * generator_loss(frozen(self.discriminator)(self.joined(z, labels))),
             "discriminator": discriminator_loss(
-                self.discriminator(self.beside(self.prior_draws(labels), labels)),
-                self.discriminator(self.beside(ops.stop_gradient(z), labels)),
+                self.discriminator(self.joined(self.prior_draws(labels), labels)),
+                self.discriminator(self.joined(ops.stop_gradient(z), labels)),
             ),
         }
 
 
 def configured(config: Config, prior: str, seed: int) -> aae_deterministic.Config:
-    """aae_deterministic.py's own parameters."""
+    """The Config of aae_deterministic.py."""
     return study.script_config(
         aae_deterministic, config, seed, prior=prior, adversarial_weight=config.adversarial_weight
     )
 
 
 def build(config: aae_deterministic.Config, image_shape) -> LabelPriorAAE:
-    """The untrained model: that of aae_deterministic.py but for its discriminator, which has eleven more inputs."""
+    """The untrained model: as in aae_deterministic.py, except that the discriminator has eleven more inputs."""
     random = np.random.default_rng(config.seed)
     return LabelPriorAAE(
         adversarial_weight=config.adversarial_weight,
@@ -156,9 +163,9 @@ def build(config: aae_deterministic.Config, image_shape) -> LabelPriorAAE:
 
 
 def training_images(dataset: Dataset, config: Config, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The training images of a seed, drawn at random, and their labels, (n,), UNLABELLED where they have none.
+    """The training images of a seed, drawn at random, and their labels, (n,), which can be UNLABELLED.
 
-    There are as many as the Config asks for. Of a smaller data set all are taken, and the same share has labels.
+    The Config gives their number. From a smaller data set it takes all images, and the same share has labels.
     """
     requested = config.labelled_images + config.unlabelled_images
     order = random_stream(seed, "labelled images").permutation(len(dataset.x_train))[:requested]
@@ -169,13 +176,13 @@ def training_images(dataset: Dataset, config: Config, seed: int) -> tuple[np.nda
 
 
 def labelled_count(dataset: Dataset, config: Config) -> int:
-    """How many images of a training have labels if every class has some."""
+    """The number of labelled training images if every class has labels."""
     requested = config.labelled_images + config.unlabelled_images
     return min(requested, len(dataset.x_train)) * config.labelled_images // requested
 
 
 def shown_labels(labels: np.ndarray, config: Config) -> np.ndarray:
-    """Labels (n,) as the discriminator is given them: UNLABELLED for the classes that have none."""
+    """Labels (n,) as the discriminator sees them: UNLABELLED for classes without labels."""
     return np.where(np.isin(labels, config.classes), labels, UNLABELLED)
 
 
@@ -188,9 +195,9 @@ def own_mode_share(prior, codes: np.ndarray, labels: np.ndarray) -> Estimate:
 
 
 def measured(model: LabelPriorAAE, dataset: Dataset, config: Config, seed: int) -> dict:
-    """Codes of the test images against the prior as a whole, and each labelled class against its own mode."""
+    """Compares all codes of the test images with the whole prior, and each labelled class with its own mode."""
     labels, test = dataset.y_test, encoded(model, dataset.x_test)
-    own = to_numpy(model.prior.sample(len(labels), model.seed_generator, labels))  # a draw for each code's label
+    own = to_numpy(model.prior.sample(len(labels), model.seed_generator, labels))  # a draw from each code's own mode
     counted = np.isin(labels, config.classes)
     numbers = {
         "own_mode_share": own_mode_share(model.prior, test.codes[counted], labels[counted]),
@@ -199,11 +206,11 @@ def measured(model: LabelPriorAAE, dataset: Dataset, config: Config, seed: int) 
         "code_mmd_imq": latent.mmd(test.codes, test.prior_codes, seed=seed),
         "test_reconstruction_nats": test_terms(model, test.images)["test_reconstruction_nats"],
     }
-    return numbers | of_classes(test.codes[counted], own[counted], labels[counted], seed)
+    return numbers | class_numbers(test.codes[counted], own[counted], labels[counted], seed)
 
 
-def of_classes(codes: np.ndarray, own: np.ndarray, labels: np.ndarray, seed: int) -> dict:
-    """Numbers of each class, and their mean: its codes against draws from its mode, both (n, 2) with labels (n,)."""
+def class_numbers(codes: np.ndarray, own: np.ndarray, labels: np.ndarray, seed: int) -> dict:
+    """Compares each class's codes with draws from its mode, both (n, 2) with labels (n,): all numbers and means."""
     classes, counts = np.unique(labels, return_counts=True)
     classes = classes[counts >= FEWEST_OF_A_CLASS]
     pairs = [(codes[labels == label], own[labels == label]) for label in classes]
@@ -222,7 +229,7 @@ def of_classes(codes: np.ndarray, own: np.ndarray, labels: np.ndarray, seed: int
 def batches_of(
     dataset: Dataset, config: Config, own: aae_deterministic.Config
 ) -> tuple[MixedBatches, dict[str, np.ndarray]]:
-    """The training batches of the seed of `own`, and the validation images with the labels that have a mode."""
+    """The training batches for the seed in `own`, and the validation images with the labels shown in training."""
     images, labels = training_images(dataset, config, own.seed)
     batches = MixedBatches(images, labels, own.batch_size, own.binarisation, own.seed)
     return batches, {"images": dataset.x_val, "labels": shown_labels(dataset.y_val, config)}
@@ -253,11 +260,11 @@ def cases(config: Config, dataset: Dataset) -> dict:
 
 
 def requires(config: Config, dataset: Dataset):
-    """Raises RunError unless every class has a mode, and the training images fill a batch."""
+    """Raises RunError unless every class has a mode, and there are enough training images for a batch."""
     study.require_labels(dataset)
     if dataset.classes > MODES:
         raise RunError(
-            f"{dataset.name} has a label {dataset.classes - 1}, and the priors {MODES} modes, for labels from 0"
+            f"{dataset.name} has a label {dataset.classes - 1}, but the priors have {MODES} modes, for labels from 0"
         )
     if not np.isin(dataset.y_test, config.classes).any():
         raise RunError(f"{dataset.name} has no test image of --classes {' '.join(map(str, config.classes))}")
@@ -266,16 +273,16 @@ def requires(config: Config, dataset: Dataset):
     if config.labelled_images + config.unlabelled_images < batch:
         raise RunError(f"--labelled-images and --unlabelled-images must be {batch} or more together")
     if not labelled_count(dataset, config):
-        raise RunError(f"of {len(dataset.x_train)} training images none would have a label; raise --labelled-images")
+        raise RunError(f"none of {len(dataset.x_train)} training images would have a label; raise --labelled-images")
 
 
 def tables(declared: Study, results: Results, rows: dict) -> dict[str, str]:
-    """A row for each prior."""
+    """One row per prior."""
     return {"table.md": study.table({prior.replace("_", " "): means for prior, means in rows.items()}, COLUMNS)}
 
 
 def figure(means: dict, prior: str, results: Results):
-    """Codes over their prior, and what the decoder makes of walks through it, of the first seed."""
+    """Codes over their prior, and decoded walks through the prior, of the first seed."""
     config, dataset, saved = results.config, results.dataset, results.pictures(prior)
     _, labels = training_images(dataset, config, config.seeds[0])
     own, best = (f"{100 * means[key]:.1f} %" for key in ("own_mode_share", "prior_own_mode_share"))
@@ -286,11 +293,11 @@ def figure(means: dict, prior: str, results: Results):
         saved["walks"],
         AXES[prior],
         f"AAE on {dataset.name}, {prior.replace('_', ' ')} prior, labels seen by the discriminator",
-        f"Left: codes of {len(dataset.y_test):,} test images by class, each class's number at its median; prior draws "
-        f"in black. Right: the decoder's pixel means on a walk through each mode, in the colour of its class. "
-        f"{np.sum(labels != UNLABELLED):,} labelled and {np.sum(labels == UNLABELLED):,} unlabelled training images, "
-        f"{results.updates(prior)}, pictures of seed {config.seeds[0]}. Codes in their own mode: {own} "
-        f"({of_seeds('mean', config.seeds)}); of the prior's own draws {best}",
+        f"Left: codes of {len(dataset.y_test):,} test images by class, with each class's number at its median; prior "
+        f"draws in black. Right: the decoder's pixel means on a walk through each mode. Training: "
+        f"{np.sum(labels != UNLABELLED):,} labelled and {np.sum(labels == UNLABELLED):,} unlabelled images, "
+        f"{results.updates(prior)}. Pictures: seed {config.seeds[0]}. Codes in their own mode: {own}; draws from the "
+        f"prior: {best} ({of_seeds('mean', config.seeds)})",
     )
 
 
@@ -303,7 +310,7 @@ STUDY = Study("aae.label_prior", cases, COLUMNS, all_figures, QUICK, requires, t
 
 
 def main(config: Config = Config()) -> dict:
-    """Run the experiment; returns what metrics.json holds."""
+    """Run the experiment; returns the content of metrics.json."""
     return study.run(STUDY, config)
 
 

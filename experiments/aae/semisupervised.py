@@ -1,37 +1,43 @@
 """How few labels does an adversarial autoencoder need to classify digits?
 
-Makhzani et al., arXiv 1511.05644, section 4 and Table 2: an encoder with two heads, q(y|x) over the classes and the
-style z, a discriminator for each, and some images whose class is known. Every network minimises its own terms, in
-nats per image, all in one step:
+Makhzani et al., arXiv 1511.05644, section 4 and Table 2. The encoder has two heads: q(y|x) over the classes, and the
+style z. Each has a discriminator. The class of some images is known. Every network minimises its own terms, in nats per
+image, all in one step:
 
     encoder, decoder            E_x [ -log p(x|y, z) ]                      reconstruction, summed over the pixels
     encoder                     adversarial_weight E_x [ -log D(y) - log D(z) ]
                                 supervised_weight E_labelled [ -log q(y|x) ]
-                                consistency_weight E_x KL(q(y|x) || q(y|x augmented))   not the paper's, see below
+                                consistency_weight E_x KL(q(y|x) || q(y|x augmented))   not in the paper, see below
     category_discriminator      E_Cat(y) [ -log D(y) ] + E_x [ -log(1 - D(y)) ]
-    style_discriminator         the same for z and N(0, I)
+    style_discriminator         E_p(z) [ -log D(z) ] + E_x [ -log(1 - D(z)) ]
 
-Recipes, side by side on the same labelled images:
+The recipes train on the same labelled images:
 
-    ours                all of the above, with Adam and with batch normalisation in encoder and decoder. Augmentation,
-                        also of labelled images: small random rotations, shears, scalings and shifts. The paper's
-                        networks have no such prior knowledge about images. D(y) and consistency warm up. Before the
-                        labels have named the categories, they would only keep the categories as they are
-    without_consistency the paper's objective, without augmentation. Its weights and noise are from a search of its own
-    paper               the paper's objective and optimiser, without batch normalisation: SGD, whose rates fall to a
-                        tenth after 50 passes and again after 1000. The 31 passes here do not reach that. The paper's
-                        three steps an update are one step here; `of_the_paper` explains the step lengths
-    labels_augmented    a baseline: the encoder alone, trained on the labelled images alone, augmented as in ours
-    labels_only         the same without augmentation: the plain network that the paper compares with
+    ours                  All of the above, with Adam, and batch normalisation in encoder and decoder. Augmentation,
+                          of labelled images too: small random rotations, shears, scalings and shifts. The paper's
+                          networks have no such prior knowledge about images. D(y) and consistency have a warm-up. At first they
+                          would only preserve the categories, before the labels have named them.
+    without_consistency   The paper's objective, without augmentation. Its weights and noise come from a separate
+                          search.
+    paper                 The paper's objective and optimiser, without batch normalisation. The optimiser is SGD, whose
+                          rates fall to a tenth after 50 epochs and again after 1000. The 31 epochs here do not reach
+                          that. The paper makes three steps per update, and this code one. `paper_optimizer` explains
+                          the step lengths.
+    labels_augmented      A baseline: the encoder alone, trained only on the labelled images, augmented as in ours.
+    labels_only           The same without augmentation: the plain network that the paper compares with.
 
-Labelled images are drawn from the training images, as many of each class. Every seed draws its own. Hyperparameters
-were chosen by the error on 5,000 labelled validation images, so the numbers of labels are those of training alone. The
-test images are used once, at the end.
+Labelled images are drawn from the training images, equally many of each class. Every seed draws other images.
+Hyperparameters were chosen by the error on 5,000 labelled validation images. The numbers of labels do not include
+these. The test images are used once, at the end.
 
-Run: python -m experiments.aae.semisupervised --data mnist.npz (--help lists every flag); --quick on the sample.
-Leaves in results/aae_semisupervised/<name>/: metrics.json and table.md (test error, mean and standard deviation over
-the seeds), runs.json (every seed), error.png, digits-<labels>.png, and for each training a folder with history.csv and,
-of the first seed, its networks. Resumes if interrupted.
+Run: python -m experiments.aae.semisupervised --data mnist.npz (--help lists every flag). --quick is a short run on the
+sample. Resumes if interrupted. Results in results/aae_semisupervised/<name>/:
+
+    metrics.json, table.md      test error: mean and standard deviation over the seeds
+    runs.json                   errors of every seed
+    error.png                   errors over training
+    digits-<labels>.png         digits by style and category, of the first seed
+    a folder per training       history.csv and, for the first seed, the networks
 """
 
 from dataclasses import dataclass, replace
@@ -78,14 +84,14 @@ OURS = {
     "learning_rate": 1e-3,
 }
 UNAUGMENTED = OURS | {"consistency_weight": 0.0, "distortion": 0.0, "shift": 0.0, "input_noise": 0.3}  # paper's noise
-RECIPES = {  # what a recipe sets, unless a flag does
+RECIPES = {  # the parameters of each recipe, unless a flag sets them
     "ours": OURS,
     "without_consistency": UNAUGMENTED | {"warm_up": 0.0, "reconstruction_weight": 1.0, "adversarial_weight": 3.0},
     "paper": UNAUGMENTED
     | {
         "warm_up": 0.0,
         "normalised": False,
-        "reconstruction_weight": 0.03,  # on the sum over the pixels: see `of_the_paper`
+        "reconstruction_weight": 0.03,  # factor on the sum over the pixels: see `paper_optimizer`
         "adversarial_weight": 0.111,
         "supervised_weight": 1.0,
         "learning_rate": 0.1,
@@ -108,40 +114,41 @@ QUICK = {"data": "sample", "labels": (100,), "seeds": (0,), "updates": 400, "hid
 
 @dataclass(frozen=True)
 class Config(ImageStudyConfig):
-    """The paper's values where a comment says so. A value in place of None holds for every recipe."""
+    """The paper's values where the text says so. A value other than None holds for every recipe."""
 
-    labels: tuple[PositiveCount | Literal["all"], ...] = (100, 1000, "all")  # images whose class is known (Table 2)
-    seeds: tuple[Seed, ...] = (0, 1, 2, 3, 4)  # of weights, noise and order; the draws of the labelled images
+    labels: tuple[PositiveCount | Literal["all"], ...] = (100, 1000, "all")  # numbers of labelled images (Table 2)
+    seeds: tuple[Seed, ...] = (0, 1, 2, 3, 4)  # random seeds of weights, noise, order and the choice of labelled images
+    # recipes to train: ours, the paper's objective alone or with its optimiser, and two baselines on labels alone
     recipes: tuple[Recipe, ...] = ("ours", "without_consistency", "paper", "labels_augmented", "labels_only")
-    style_dim: PositiveCount = 10  # dimensions of z (the paper's)
-    hidden_units: tuple[PositiveCount, ...] = (500, 500)  # ReLU units a layer of encoder and decoder (paper: 1000)
-    discriminator_units: tuple[PositiveCount, ...] = (250, 250)  # ReLU units a layer of each (paper: 1000)
-    # batch normalisation in encoder and decoder, never in a discriminator; None: the recipe's own
+    style_dim: PositiveCount = 10  # dimensions of z (as in the paper)
+    hidden_units: tuple[PositiveCount, ...] = (500, 500)  # ReLU units per layer of encoder and decoder (paper: 1000)
+    discriminator_units: tuple[PositiveCount, ...] = (250, 250)  # ReLU units per layer (paper: 1000)
+    # batch normalisation in encoder and decoder, never in a discriminator; None: as in the recipe
     normalised: bool | None = None
-    # standard deviation of the noise on the pixels, in training alone (paper: 0.3); None: the recipe's own
+    # standard deviation of the noise on the pixels, only in training (paper: 0.3); None: as in the recipe
     input_noise: Factor | None = None
-    reconstruction_weight: Positive | None = None  # on nats summed over the pixels; None: the recipe's own
-    adversarial_weight: Factor | None = None  # on the nats of both generators; None: the recipe's own
-    supervised_weight: Factor | None = None  # on the cross-entropy's nats; None: the recipe's own
-    consistency_weight: Factor | None = None  # on the nats between q(y|x) and q(y|x augmented); None: the recipe's own
-    # of the augmentation: standard deviation added to each entry of a 2 x 2 unit matrix; None: the recipe's own
+    reconstruction_weight: Positive | None = None  # factor on the sum over the pixels; None: as in the recipe
+    adversarial_weight: Factor | None = None  # factor on the losses of both generators; None: as in the recipe
+    supervised_weight: Factor | None = None  # factor on the cross-entropy; None: as in the recipe
+    consistency_weight: Factor | None = None  # factor on the KL of q(y|x) to q(y|x augmented); None: as in the recipe
+    # augmentation: standard deviation of the noise on each entry of a 2 x 2 unit matrix; None: as in the recipe
     distortion: Factor | None = None
-    # of the augmentation: standard deviation of shifts up and sideways, in pixels; None: the recipe's own
+    # augmentation: standard deviation of vertical and horizontal shifts, in pixels; None: as in the recipe
     shift: Factor | None = None
-    # share of the passes in which the weights of D(y) and consistency rise from 0; None: the recipe's own
+    # share of the epochs in which the weights of D(y) and consistency rise from 0; None: as in the recipe
     warm_up: Fraction | None = None
-    updates: PositiveCount = 17_000  # steps of the optimiser: 31 passes over MNIST
-    batch_size: PositiveCount = 100  # images an update (the paper's)
-    labelled_batch_size: PositiveCount = 100  # labelled images an update, drawn with replacement
-    learning_rate: Positive | None = None  # at the start; None: the recipe's own
-    final_rate_factor: Factor = 0.01  # times learning_rate: where a cosine takes Adam's rate by the last update
+    updates: PositiveCount = 17_000  # optimiser steps: 31 passes over MNIST
+    batch_size: PositiveCount = 100  # images per update (as in the paper)
+    labelled_batch_size: PositiveCount = 100  # labelled images per update, drawn with replacement
+    learning_rate: Positive | None = None  # the optimiser's rate at the start; None: as in the recipe
+    final_rate_factor: Factor = 0.01  # Adam's rate falls along a cosine to this factor times learning_rate
     beta_1: Fraction = 0.5  # Adam's decay of the mean gradient
 
 
 def upgraded(parameters: dict) -> dict:
-    """The parameters in the config.json of an older run, under its names, as this Config has them.
+    """The parameters from the config.json of an older run, under the names of this Config.
 
-    There, a value equal to the default of "ours" was the recipe's own, and the seeds were `draws`.
+    In older runs, a value equal to the default of "ours" stood for the recipe's own, and the seeds were called `draws`.
     """
     renamed = parameters | {"seeds": parameters["draws"]}
     renamed["recipes"] = [name.replace("labels_moved", "labels_augmented") for name in parameters["recipes"]]
@@ -150,12 +157,12 @@ def upgraded(parameters: dict) -> dict:
 
 
 def recipe_config(config: Config, recipe: Recipe) -> Config:
-    """The Config with the recipe's own value wherever there is None."""
+    """The Config with the recipe's value in place of each None."""
     return replace(config, **{name: value for name, value in RECIPES[recipe].items() if getattr(config, name) is None})
 
 
 class PlainNetwork(CategoricalAAE):
-    """The encoder's head for y, trained on labelled images alone."""
+    """The encoder with its head for y alone, trained only on labelled images."""
 
     title = "plain network"
     required_terms = ()
@@ -170,7 +177,7 @@ class PlainNetwork(CategoricalAAE):
 
 
 def build(config: Config, recipe: Recipe, image_shape, classes: int, seed: int) -> CategoricalAAE:
-    """The untrained model of a recipe, from its `recipe_config`."""
+    """The untrained model of a recipe; `config` comes from `recipe_config`."""
     augmentation = {"distortion": config.distortion, "shift": config.shift}
     options = augmentation | {"input_noise": config.input_noise, "seed": seed}
     if recipe in PLAIN:
@@ -190,19 +197,20 @@ def build(config: Config, recipe: Recipe, image_shape, classes: int, seed: int) 
     return CategoricalAAE(weights, prior=prior, **options, **networks)
 
 
-def of_the_paper(updates_a_pass: int, model, config: Config, updates: int):
-    """SGD with momentum, as the paper has it, for one step instead of three.
+def paper_optimizer(updates_an_epoch: int, model, config: Config, updates: int):
+    """SGD with momentum, as in the paper, for one step instead of three.
 
     The paper's rates and momenta are 0.01 and 0.9 (reconstruction), 0.1 and 0.9 (supervised), 0.1 and 0.1
-    (adversarial). A constant gradient moves weights by rate / (1 - momentum) an update: 0.1, 1 and 0.111. The recipe's
-    weights give the encoder's last two these lengths at a rate of 0.1 and a momentum of 0.9. The first is 0.03: at
-    0.05 a cross-entropy summed over the pixels diverges. With its mean, 0.1 / 784, the decoder learns no more than the
-    mean image.
+    (adversarial). A constant gradient changes weights by rate / (1 - momentum) per update: 0.1, 1 and 0.111. At a rate
+    of 0.1 and a momentum of 0.9, the recipe's weights give the encoder's last two terms these step lengths.
+
+    The weight of the reconstruction is 0.03. At 0.05, the training with a cross-entropy summed over the pixels
+    diverges. With the mean over the pixels, 0.1 / 784, the decoder learns only the mean image.
     """
 
     def descent(momentum):
         rates = [config.learning_rate * factor for factor in (1.0, 0.1, 0.01)]
-        boundaries = [50 * updates_a_pass, 1000 * updates_a_pass]
+        boundaries = [50 * updates_an_epoch, 1000 * updates_an_epoch]
         rate = keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, rates)
         return keras.optimizers.SGD(rate, momentum)
 
@@ -212,17 +220,17 @@ def of_the_paper(updates_a_pass: int, model, config: Config, updates: int):
 
 
 def labelled_images(dataset: Dataset, labels: int | str, seed: int) -> np.ndarray:
-    """Which training images have labels: (n,) indices. Raises DataError if they cannot be drawn."""
+    """Indices of the labelled training images, (n,). Raises DataError if they cannot be drawn."""
     return np.arange(len(dataset.x_train)) if labels == "all" else balanced_draw(dataset.y_train, labels, seed)
 
 
 def wrong(model: CategoricalAAE, images, labels) -> np.ndarray:
-    """Whether an image's likeliest category is not its class: (n,) of truth values."""
+    """Whether each image's most probable category is not its class: (n,) truth values."""
     return model.category_logits(images).argmax(axis=1) != labels
 
 
 def train_recipe(recipe: Recipe, labels: int | str, part: Part) -> dict:
-    """Train a recipe on a draw of labels; the error on the test images, and validation's after each pass."""
+    """Train a recipe on a draw of labels; returns the test error, and the validation error after each epoch."""
     config, dataset = recipe_config(part.config, recipe), part.dataset
     model = build(config, recipe, dataset.image_shape, dataset.classes, part.seed)
     known = labelled_images(dataset, labels, part.seed)
@@ -233,7 +241,7 @@ def train_recipe(recipe: Recipe, labels: int | str, part: Part) -> dict:
         batches,
         all_labelled(dataset.x_val, dataset.y_val),
         measures=[ErrorCurve(lambda model: np.mean(wrong(model, dataset.x_val, dataset.y_val)))],
-        optimizer=partial(of_the_paper, len(batches)) if recipe == "paper" else adam_per_network,
+        optimizer=partial(paper_optimizer, len(batches)) if recipe == "paper" else adam_per_network,
     )
     if part.first:
         save_networks(model, part.folder)
@@ -265,7 +273,7 @@ def cases(config: Config, dataset: Dataset) -> dict:
 
 
 def requires(config: Config, dataset: Dataset):
-    """Raises RunError or DataError unless there are classes, batches, enough labels, and images to augment."""
+    """Raises RunError or DataError if classes, images for a batch, labels or images to augment are missing."""
     study.require_batch(dataset, config.batch_size)
     study.require_classes(dataset)
     for recipe in config.recipes:
@@ -275,11 +283,11 @@ def requires(config: Config, dataset: Dataset):
 
 
 def tables(declared: Study, results: Results, rows: dict) -> dict[str, str]:
-    """A row for each number of labels and recipe, the paper's error first."""
+    """One row per number of labels and recipe, with the paper's error first."""
     paper = {}
-    for labels, (of_aae, of_plain) in study.reported(REPORTED, results.dataset).items():
-        of_recipe = dict.fromkeys(RECIPES, of_aae) | {"labels_augmented": "−", "labels_only": of_plain}
-        paper |= {name_of(recipe, labels): text for recipe, text in of_recipe.items()}
+    for labels, (aae, plain) in study.reported(REPORTED, results.dataset).items():
+        texts = dict.fromkeys(RECIPES, aae) | {"labels_augmented": "−", "labels_only": plain}
+        paper |= {name_of(recipe, labels): text for recipe, text in texts.items()}
     return {"table.md": study.table(rows, COLUMNS, {"reported, %": paper})}
 
 
@@ -291,7 +299,7 @@ def all_figures(results: Results, rows: dict) -> dict:
 
 
 def curves(results: Results):
-    """Validation error against updates, a panel for each number of labels."""
+    """Validation error against updates, one panel per number of labels."""
     config, dataset = results.config, results.dataset
     panels = {
         f"validation error, %, {labels} labels": {
@@ -306,15 +314,15 @@ def curves(results: Results):
         panels,
         "updates",
         f"Classifying {dataset.name} with few labels: adversarial autoencoders",
-        f"Share of {len(dataset.x_val):,} validation images in the wrong category, {config.batch_size} images and "
-        f"{config.labelled_batch_size} labelled ones an update: "
-        f"{of_seeds('mean and range', config.seeds)}, which draw the labels too",
+        f"Share of {len(dataset.x_val):,} validation images in the wrong category: "
+        f"{of_seeds('mean and range', config.seeds)}, which also choose the labelled images. An update takes "
+        f"{config.batch_size} images and {config.labelled_batch_size} labelled images",
         y_scale="log",
     )
 
 
 def digits(results: Results, recipe: Recipe, labels: int | str):
-    """Digits that a recipe's decoder makes with the first seed: a style a row, a category a column."""
+    """Digits by a recipe's decoder with the first seed: one style per row, one category per column."""
     case = name_of(recipe, labels)
     images = results.pictures(case)["digits"]
     return figures.named_tiles(
@@ -323,8 +331,8 @@ def digits(results: Results, recipe: Recipe, labels: int | str):
         [str(category) for category in range(images.shape[1])],
         "category y",
         f"Digits by style and category: semi-supervised AAE, {labels} labels of {results.dataset.name}",
-        f"Decoder's pixel means: a draw z ~ N(0, I) a row, a class a column; {recipe.replace('_', ' ')}, "
-        f"{results.updates(case)}, seed {results.config.seeds[0]}, which draws the labels too",
+        f"Decoder's pixel means: one draw z ~ N(0, I) per row, one class per column. Recipe: "
+        f"{recipe.replace('_', ' ')}, {results.updates(case)}, seed {results.config.seeds[0]}",
     )
 
 
@@ -332,7 +340,7 @@ STUDY = Study("aae.semisupervised", cases, COLUMNS, all_figures, QUICK, requires
 
 
 def main(config: Config = Config()) -> dict:
-    """Run the experiment; returns what metrics.json holds."""
+    """Run the experiment; returns the content of metrics.json."""
     return study.run(STUDY, config)
 
 

@@ -1,22 +1,28 @@
-"""Style apart from content: the label goes into the decoder of an adversarial autoencoder (AAE paper, Fig. 6 and 7).
+"""Can the code hold style without content if the decoder knows the label? (AAE paper, Fig. 6 and 7)
 
-Makhzani et al., arXiv 1511.05644. The decoder takes the one-hot label y beside the code. So the code need not say which
-digit an image shows, only how it is written. The encoder is deterministic, z = encoder(x), and never sees a label;
-p(z) = N(0, I). Every network minimises its own terms, in nats per image, all in one step:
+Makhzani et al., arXiv 1511.05644. The decoder takes the code and the one-hot label y. So the code need not tell which
+digit an image shows, only how it is written. The encoder is deterministic, z = encoder(x), and never sees a label. The
+prior is p(z) = N(0, I). Every network minimises its own terms, in nats per image, all in one step:
 
     encoder, decoder    E_x,y [ -log p(x|z, y) ]                 reconstruction, summed over the pixels
     encoder             adversarial_weight E_x [ -log D(z) ]     generator
     discriminator       E_p(z) [ -log D(z) ] + E_x [ -log(1 - D(z)) ]
 
-This objective does not forbid a class in z: the label only makes it needless. So there is a second version, ours, whose
-discriminator sees the label too, D(z, y). Its optimum is q(z|y) = p(z) for every y, a code independent of the label.
-The baseline has the same networks without any label: an unsupervised code of the same size. New classifiers measure how
-much of the class a code holds: they are trained on codes of training images and scored on codes of test images.
+With this objective, z can still hold the class: the label only makes that unnecessary. So there is a second version,
+ours, whose discriminator sees the label too, D(z, y). Its optimum is q(z|y) = p(z) for every y, which makes the code
+independent of the label. The baseline has the same networks without any label: an unsupervised code of the same size.
+New classifiers (probes) measure how much of the class a code holds. They train on codes of training images, and are
+tested on codes of test images.
 
-Run: python -m experiments.aae.style --data mnist.npz (--help lists every flag); --quick on the sample.
-Leaves in results/aae_style/<name>/: metrics.json and table.md (means and standard deviations over the seeds), runs.json
-(every seed), a figure for each version with labels, of the first seed, and for each training a folder with history.csv.
-The classifier of the generated digits is kept in results/aae_style/classifier. Resumes if interrupted.
+Run: python -m experiments.aae.style --data mnist.npz (--help lists every flag). --quick is a short run on the sample.
+Resumes if interrupted. Results in results/aae_style/<name>/:
+
+    metrics.json, table.md      means and standard deviations over the seeds
+    runs.json                   numbers of every seed
+    <version>.png               decoded styles and contents, of the first seed
+    a folder per training       history.csv
+
+The classifier of the generated digits is kept in results/aae_style/classifier.
 """
 
 from dataclasses import dataclass
@@ -43,42 +49,42 @@ from experiments.study import ImageStudyConfig, Part, Results, Study, run_study
 import numpy as np
 from keras import ops
 
-VERSIONS = {  # name: whether the decoder, and whether the discriminator, is given the label
+VERSIONS = {  # name: whether the decoder, and whether the discriminator, sees the label
     "label into the decoder": (True, False),
     "and into the discriminator": (True, True),
     "no label": (False, False),
 }
 PROBES = ("knn", "logistic", "mlp")
-STYLES = 7  # rows of the figure from test images, and as many from the prior
-OF_DIGITS = "share of decoded digits that a classifier names as the label given to the decoder"
+STYLES = 7  # rows of the figure from test images, and the same number from the prior
+CONSISTENCY = "share of decoded digits that a classifier names as the label given to the decoder"
 COLUMNS = {
     key: METRICS[key]
     for key in (*(f"code_{probe}_accuracy" for probe in PROBES), "code_c2st_accuracy", "test_reconstruction_nats")
 } | {
-    "prior_consistency": Metric("digit is its label, z ~ p(z)", "", 3, "higher", OF_DIGITS),
-    "test_consistency": Metric("digit is its label, z of test images", "", 3, "higher", OF_DIGITS),
+    "prior_consistency": Metric("digit is its label, z ~ p(z)", "", 3, "higher", CONSISTENCY),
+    "test_consistency": Metric("digit is its label, z of test images", "", 3, "higher", CONSISTENCY),
 }
 QUICK = {"data": "sample", "hidden_units": (300, 300), "updates": 600, "seeds": (0,)}
 
 
 @dataclass(frozen=True)
 class Config(ImageStudyConfig):
-    """Whatever is not here is as in aae_deterministic.py; dimensions and weight were chosen on validation images."""
+    """All other parameters are as in aae_deterministic.py. Dimensions and weight were chosen on validation images."""
 
     data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz or .npy file; with labels
-    latent_dim: PositiveCount = 5  # dimensions of z: a point encoder fills no larger prior (paper: 15)
-    hidden_units: tuple[PositiveCount, ...] = (500, 500)  # ReLU units a layer, all networks (paper: 1000)
-    adversarial_weight: Factor = 8.0  # on the generator's nats, against nats summed over all pixels
-    updates: PositiveCount = 5500  # steps of the optimiser: 10 passes over MNIST
-    seeds: tuple[Seed, ...] = (0, 1, 2)  # of weights, prior draws and order
+    latent_dim: PositiveCount = 5  # dimensions of z; a deterministic encoder does not fill a larger prior (paper: 15)
+    hidden_units: tuple[PositiveCount, ...] = (500, 500)  # ReLU units per layer, all networks (paper: 1000)
+    adversarial_weight: Factor = 8.0  # factor on the generator's loss; the reconstruction is a sum over all pixels
+    updates: PositiveCount = 5500  # optimiser steps: 10 passes over MNIST
+    seeds: tuple[Seed, ...] = (0, 1, 2)  # random seeds of weights, prior draws and order
 
 
 class StyleAAE(aae_deterministic.DeterministicAAE):
-    """z = encoder(x); the decoder takes z and the one-hot label of `classes` if `to_decoder`, else z alone.
+    """z = encoder(x). If `to_decoder`, the decoder takes z and the one-hot label of `classes`, else z alone.
 
-    So does the discriminator if `to_discriminator`. A batch is {"images", "labels"}; to encode, images are enough.
-    `decode` takes what the decoder takes: z, (n, latent_dim), and after it the one-hot label, (n, classes), if
-    `to_decoder`. `decode_as` puts the label there.
+    The same holds for the discriminator with `to_discriminator`. A batch is {"images", "labels"}; to encode, images are
+    enough. `decode` takes the decoder's input: z, (n, latent_dim), followed by the one-hot label, (n, classes), if
+    `to_decoder`. `decode_as` appends the label.
     """
 
     title = "Deterministic AAE, label into the decoder"
@@ -92,9 +98,9 @@ class StyleAAE(aae_deterministic.DeterministicAAE):
 
     def call(self, x, training=False):
         inferred = self.infer(x)
-        return inferred | {"logits": self.decoder(self.beside(inferred["z"], x["labels"], self.to_decoder))}
+        return inferred | {"logits": self.decoder(self.joined(inferred["z"], x["labels"], self.to_decoder))}
 
-    def beside(self, z, labels, with_labels: bool):
+    def joined(self, z, labels, with_labels: bool):
         """Codes, and their labels if `with_labels`: (batch, latent_dim), (batch,) -> (batch, latent_dim + classes)."""
         if not with_labels:
             return z
@@ -102,7 +108,7 @@ class StyleAAE(aae_deterministic.DeterministicAAE):
 
     def objective(self, x, outputs):
         def judged(z):
-            return self.beside(z, x["labels"], self.to_discriminator)
+            return self.joined(z, x["labels"], self.to_discriminator)
 
         z = outputs["z"]
         return {
@@ -115,7 +121,7 @@ class StyleAAE(aae_deterministic.DeterministicAAE):
 
     def decode_as(self, codes, labels) -> np.ndarray:
         """Pixel means of p(x|z, y), in [0, 1]: codes (n, latent_dim), labels (n,) -> (n, *image_shape)."""
-        return self.decode(to_numpy(self.beside(ops.convert_to_tensor(codes, "float32"), labels, self.to_decoder)))
+        return self.decode(to_numpy(self.joined(ops.convert_to_tensor(codes, "float32"), labels, self.to_decoder)))
 
     def sample(self, count: int) -> np.ndarray:
         """Pixel means of p(x|z, y) for `count` draws z ~ p(z), every label y in turn: (count, *image_shape)."""
@@ -123,12 +129,12 @@ class StyleAAE(aae_deterministic.DeterministicAAE):
 
 
 def configured(config: Config, seed: int) -> aae_deterministic.Config:
-    """aae_deterministic.py's own parameters."""
+    """The Config of aae_deterministic.py."""
     return study.script_config(aae_deterministic, config, seed, adversarial_weight=config.adversarial_weight)
 
 
 def build(config: aae_deterministic.Config, classes: int, version: str, image_shape) -> StyleAAE:
-    """The untrained model: that of aae_deterministic.py but for `classes` more inputs where the label goes in."""
+    """The untrained model: as in aae_deterministic.py, with `classes` more inputs where a network sees the label."""
     random = np.random.default_rng(config.seed)
     to_decoder, to_discriminator = VERSIONS[version]
     return StyleAAE(
@@ -180,7 +186,7 @@ def reconstruction(model: StyleAAE, images: np.ndarray, labels: np.ndarray) -> n
 
 
 def consistency(model: StyleAAE, codes: np.ndarray, classifier: Classifier) -> Estimate:
-    """Fraction of codes, (n, latent_dim), that the decoder draws as the digit of the label: every label in turn."""
+    """Fraction of codes, (n, latent_dim), that the decoder draws as the digit of the label; labels come in turn."""
     labels = np.resize(classifier.labels, len(codes))
     return share_of(classifier.classes(model.decode_as(codes, labels)) == labels)
 
@@ -189,7 +195,7 @@ def consistency(model: StyleAAE, codes: np.ndarray, classifier: Classifier) -> E
 
 
 def case(version: str, classifier, part: Part) -> dict:
-    """Train a version and measure it on test images; `classifier(folder)` gives the `Classifier` kept there."""
+    """Train a version and measure it on test images; `classifier(folder)` returns the `Classifier` in a folder."""
     dataset, own = part.dataset, configured(part.config, part.seed)
     model = build(own, dataset.classes, version, dataset.image_shape)
     batches = LabelledBatches(dataset.x_train, dataset.y_train, own.batch_size, own.binarisation, own.seed)
@@ -203,7 +209,7 @@ def case(version: str, classifier, part: Part) -> dict:
 def pictures(model: StyleAAE, dataset: Dataset, labels: np.ndarray) -> dict[str, np.ndarray]:
     """Each style with every label: (2 STYLES, labels, *image_shape), and the test images of the first STYLES rows."""
     order = np.random.default_rng(0).permutation(len(dataset.x_test))
-    firsts = np.sort(np.unique(dataset.y_test[order], return_index=True)[1])  # an image a class comes before the others
+    firsts = np.sort(np.unique(dataset.y_test[order], return_index=True)[1])  # first one image of each class
     chosen = order[np.concatenate([firsts, np.delete(np.arange(len(order)), firsts)])][:STYLES]
     prior = model.prior_codes(STYLES)
     codes = np.concatenate([model.encode(dataset.x_test[chosen]), prior])
@@ -213,7 +219,7 @@ def pictures(model: StyleAAE, dataset: Dataset, labels: np.ndarray) -> dict[str,
 
 
 def cases(config: Config, dataset: Dataset) -> dict:
-    """A case for each version; all share one classifier, which is trained when the first of them needs it."""
+    """A case for each version. All share one classifier, which is trained when it is first needed."""
     classifier = cache(lambda folder: Classifier(dataset, folder, TimeLeft()))
     return {version: partial(case, version, classifier) for version in VERSIONS}
 
@@ -234,7 +240,7 @@ def all_figures(results: Results, rows: dict) -> dict:
 
 
 def figure(rows: dict, version: str, results: Results):
-    """A row a style, a column a content, of the first seed; before them the test images whose styles they are."""
+    """One row per style, one column per label, of the first seed; the first column has the test images."""
     config, dataset, saved = results.config, results.dataset, results.pictures(version)
     images, originals = saved["images"], saved["originals"]
     first = np.full_like(images[:, :1], np.nan)
@@ -250,10 +256,10 @@ def figure(rows: dict, version: str, results: Results):
         ["image", *map(str, saved["labels"])],
         "label given to the decoder",
         f"Style and content: AAE on {dataset.name}, label into the decoder{' and the discriminator' * both}",
-        f"The decoder's pixel means: one z a row, one label a column. Above, z of the test image on the left; below, "
-        f"z ~ p(z) in {config.latent_dim}-D. Pictures of seed {config.seeds[0]}, {results.updates(version)}. A network "
-        f"finds the class of {with_label} of {len(dataset.x_test):,} test images in z, and of {without} where the "
-        f"decoder has no label. Of z ~ p(z), {drawn} are drawn as the digit of the label "
+        f"The decoder's pixel means: one z per row, one label per column. Top: z of the test image at the left. Below: "
+        f"z ~ p(z) in {config.latent_dim}-D. Pictures: seed {config.seeds[0]}, {results.updates(version)}. An MLP "
+        f"predicts the class from z for {with_label} of {len(dataset.x_test):,} test images, and for {without} if the "
+        f"decoder has no label. The decoder draws {drawn} of z ~ p(z) as the digit of the label "
         f"({of_seeds('means', config.seeds)})",
         together=len(originals),
     )
@@ -263,7 +269,7 @@ STUDY = Study("aae.style", cases, COLUMNS, all_figures, QUICK, requires)
 
 
 def main(config: Config = Config()) -> dict:
-    """Run the experiment; returns what metrics.json holds."""
+    """Run the experiment; returns the content of metrics.json."""
     return study.run(STUDY, config)
 
 

@@ -1,15 +1,18 @@
 """Does it matter whether the AAE's networks step in turn, as in the paper, or all at once, as in this project?
 
-Makhzani et al., arXiv 1511.05644, section 2: on each minibatch a reconstruction update of encoder and decoder, then an
-update of the discriminator, then one of the encoder as its opponent. Each sees the weights that the one before has
-made. The scripts of this project take the three gradients at one point and step once. This experiment trains the
-deterministic AAE both ways: from the same weights, on the same batches, with the same constant rates and number of
-updates.
+Makhzani et al., arXiv 1511.05644, section 2, makes three updates on each minibatch. The first updates encoder and
+decoder for the reconstruction, the second the discriminator, the third the encoder as its opponent. Each update starts
+from the weights of the one before. The scripts of this project compute all three gradients at the same weights and step
+once. This experiment trains the deterministic AAE in both ways. Initial weights, batches, constant rates and the number
+of updates are the same.
 
-Run: python -m experiments.aae.update_order --data mnist.npz (--help lists every flag); --quick on the sample. On
-TensorFlow only: the steps in turn need a gradient tape.
-Leaves in results/aae_update_order/<name>/: metrics.json and table.md (means and standard deviations over the seeds),
-runs.json (every seed), and for each training a folder with history.csv. Resumes if interrupted.
+Run: python -m experiments.aae.update_order --data mnist.npz (--help lists every flag). --quick is a short run on the
+sample. It needs TensorFlow: the steps in turn use a gradient tape. Resumes if interrupted. Results in
+results/aae_update_order/<name>/:
+
+    metrics.json, table.md      means and standard deviations over the seeds
+    runs.json                   numbers of every seed
+    a folder per training       history.csv
 """
 
 from dataclasses import dataclass
@@ -38,16 +41,16 @@ QUICK = {"data": "sample", "epochs": 1, "seeds": (0,)}
 
 @dataclass(frozen=True)
 class Config(ImageStudyConfig):
-    """Whatever is not here is as in aae_deterministic.py, but for the rates, which stay constant."""
+    """All other parameters are as in aae_deterministic.py, except that the learning rates stay constant."""
 
     epochs: PositiveCount = 5  # passes over the training images
-    seeds: tuple[Seed, ...] = (0, 1, 2)  # of weights, order and prior draws
+    seeds: tuple[Seed, ...] = (0, 1, 2)  # random seeds of weights, order and prior draws
 
 
 class InTurnAAE(aae_deterministic.DeterministicAAE):
-    """The deterministic AAE whose update is three steps, each by an Adam of its own; its optimiser is an `InTurn`.
+    """The deterministic AAE with three steps per update, each by its own Adam; its optimiser is an `InTurn`.
 
-    A term in the logs is its value before its own step.
+    The logs have each term's value before its own step.
     """
 
     title = "Deterministic AAE, updates in turn"
@@ -70,7 +73,7 @@ class InTurnAAE(aae_deterministic.DeterministicAAE):
 
 
 class InTurn(keras.optimizers.Optimizer):
-    """An Adam with a constant rate for each term of an `InTurnAAE`. A checkpoint holds the variables of all three."""
+    """One Adam with a constant rate for each term of an `InTurnAAE`. A checkpoint holds the variables of all three."""
 
     def __init__(self, model: InTurnAAE, config: aae_deterministic.Config, updates: int | None = None):
         super().__init__(learning_rate=0.0)  # unused: each Adam has its own
@@ -90,7 +93,7 @@ class InTurn(keras.optimizers.Optimizer):
         return [variable for adam in self.adams.values() for variable in adam.variables]
 
     def step(self, term: str, loss):
-        """Move the variables of a term by the gradient of `loss()`, a scalar, which comes back."""
+        """Update the variables of a term by the gradient of `loss()`, a scalar; returns its value."""
         import tensorflow as tf
 
         variables = self.variables_of[term]
@@ -118,14 +121,14 @@ def build(order: str, config: aae_deterministic.Config, image_shape) -> aae_dete
 
 
 def case(order: str, part: Part) -> dict:
-    """Train with updates of this order; numbers of the test images."""
+    """Train with updates in this order; returns numbers of the test images."""
     own = study.script_config(aae_deterministic, part.config, part.seed)
     model = build(order, own, part.dataset.image_shape)
     batches, _ = image_batches(part.dataset, own)
     part.train(model, own, batches, epochs=part.config.epochs, optimizer=ORDERS[order][1])
     images = test_images(part.dataset, own)
     codes = model.encode(images)
-    # A seed of their own: the two orders are compared with the same prior draws.
+    # These draws have their own seed, so that the two orders are compared with the same prior draws.
     prior_codes = to_numpy(model.prior.sample(len(codes), part.seed))
     accuracy = latent.c2st_accuracy(codes, prior_codes, part.seed)
     return test_terms(model, images) | latent.moments(codes) | {"code_c2st_accuracy": accuracy}
@@ -137,14 +140,14 @@ def cases(config: Config, dataset: Dataset) -> dict:
 
 
 def requires(config: Config, dataset: Dataset):
-    """Raises RunError on another backend than TensorFlow, or if the training images do not fill a batch."""
+    """Raises RunError on other backends than TensorFlow, or if there are too few training images for a batch."""
     if keras.backend.backend() != "tensorflow":
         raise RunError("the steps in turn need TensorFlow; set KERAS_BACKEND=tensorflow")
     study.require_batch(dataset, aae_deterministic.Config().batch_size)
 
 
 def no_figures(results: Results, rows: dict) -> dict:
-    """The table says it all."""
+    """No figure: the table has all results."""
     return {}
 
 
@@ -152,7 +155,7 @@ STUDY = Study("aae.update_order", cases, COLUMNS, no_figures, QUICK, requires)
 
 
 def main(config: Config = Config()) -> dict:
-    """Run the experiment; returns what metrics.json holds."""
+    """Run the experiment; returns the content of metrics.json."""
     return study.run(STUDY, config)
 
 

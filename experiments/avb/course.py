@@ -1,4 +1,4 @@
-"""Trainings on one batch, again and again, and what is measured during them."""
+"""Trainings on a single batch that is repeated, and measurements during a training."""
 
 import json
 from collections.abc import Callable
@@ -11,18 +11,18 @@ from common.run import one_line_errors
 import keras
 import numpy as np
 
-UPDATES_A_RECORD = 100  # updates an epoch
+UPDATES_A_RECORD = 100  # updates per epoch
 
 
 class Repeated(keras.utils.PyDataset):
-    """The same batch in all UPDATES_A_RECORD updates of an epoch: all that is random is the model's noise."""
+    """The same batch in all UPDATES_A_RECORD updates of an epoch: only the model's noise is random."""
 
     def __init__(self, batch: np.ndarray):
         super().__init__()
         self.batch, self.batch_size = batch, len(batch)
 
     def shuffle(self, epoch: int):
-        """Do nothing: one batch has one order."""
+        """Do nothing, since a single batch has one order."""
 
     def __len__(self):
         return UPDATES_A_RECORD
@@ -32,15 +32,15 @@ class Repeated(keras.utils.PyDataset):
 
 
 def epochs_of(config) -> int:
-    """Whole hundreds of updates, each an epoch of `Repeated`."""
+    """The number of epochs of `Repeated`: whole hundreds of updates."""
     return config.updates // UPDATES_A_RECORD
 
 
 class Course(keras.callbacks.Callback):
-    """Measures a training by `Repeated` after every `step` epochs, and after the last.
+    """Measures a training by `Repeated` after every `step` epochs, and after the last epoch.
 
-    `measure(model)` gives a dict of finite numbers, or lists of them. They go into course.json in `folder` at once, so
-    that a resumed training has those from before. Raises RunError if that file is damaged.
+    `measure(model)` returns a dict of finite numbers, or of lists of them. They go into course.json in `folder` at
+    once, so that a resumed training has the earlier measurements. Raises RunError if that file is damaged.
     """
 
     def __init__(self, folder: Path, epochs: int, step: int, measure: Callable[[LatentModel], dict]):
@@ -54,7 +54,7 @@ class Course(keras.callbacks.Callback):
                 ]
 
     def on_epoch_begin(self, epoch, logs=None):
-        # A resumed training measures again what came after its checkpoint.
+        # A resumed training repeats the measurements after its checkpoint.
         self.points = [point for point in self.points if point["updates"] <= UPDATES_A_RECORD * epoch]
 
     def on_epoch_end(self, epoch, logs=None):
@@ -67,5 +67,5 @@ class Course(keras.callbacks.Callback):
             write_json(self.path, self.points)
 
     def columns(self) -> dict[str, list]:
-        """A list for each number, one entry a measurement; empty if there is none."""
+        """A list for each number, with one entry per measurement; empty without measurements."""
         return {key: [point[key] for point in self.points] for key in (self.points[0] if self.points else ())}

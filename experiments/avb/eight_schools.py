@@ -1,17 +1,28 @@
 """A posterior with two modes: can AVB sample from it where a Gaussian cannot follow?
 
-AVB as a sampler for an unnormalised posterior p(z|y) (AVB paper, arXiv 1701.04722, its eight-schools example). The
-decoder is a known likelihood, and q(z), a black box of noise alone, is held to the prior by T. Problems: the eight
-schools with a real tau, whose sign no datum fixes, at the standard errors of the official notebook and at Rubin's own;
-and two hard densities in the plane, Rosenbrock's valley and a torus. Methods: AVB with and without adaptive contrast;
-mean-field and full-rank Gaussian variational inference and a long NUTS run, all three of numpyro; and draws from the
-exact posterior, which show the numbers of a perfect method. The truth is a grid over two dimensions, since the effects
-eta integrate out.
+AVB serves as a sampler for an unnormalised posterior p(z|y), as in the eight-schools example of the AVB paper (arXiv
+1701.04722). The decoder is a known likelihood. q(z) is a black box, a function of noise alone, and T holds it to the
+prior.
 
-Run: python -m experiments.avb.eight_schools (needs numpyro: pip install numpyro); --quick for a first look.
-Leaves in results/avb_eight_schools/<name>/: metrics.json and table.md (means and standard deviations over the seeds),
-runs.json (every seed), posteriors.png of the first seed, and for each problem and seed a folder with the history.csv
-of both trainings. Resumes if interrupted.
+Problems:
+
+    altered      the eight schools with the standard errors of the official notebook; tau is a real number, and the data
+                 do not determine its sign
+    rubin        the same with Rubin's own standard errors
+    rosenbrock   Rosenbrock's valley, a difficult density in the plane
+    torus        a torus, another difficult density in the plane
+
+Methods: AVB with and without adaptive contrast. Mean-field and full-rank Gaussian variational inference, and a long
+NUTS run, all three by numpyro. Draws from the exact posterior, which show the numbers of a perfect method. The exact
+posterior is a grid over two dimensions, since the effects eta can be integrated out.
+
+Run: python -m experiments.avb.eight_schools (needs numpyro: pip install numpyro). --quick is a short run. Resumes if
+interrupted. Results in results/avb_eight_schools/<name>/:
+
+    metrics.json, table.md      means and standard deviations over the seeds
+    runs.json                   numbers of every seed
+    posteriors.png              densities of all methods, first seed
+    a folder per problem, seed  history.csv of both trainings
 """
 
 import importlib.util
@@ -39,9 +50,9 @@ import numpy as np
 from keras import ops
 
 ROWS = 20_000  # draws that go through a network at a time
-CHAINS = 4  # of NUTS
-WARM_UP = 2000  # draws of each chain that adapt its steps and are thrown away
-GAUSSIAN_STEPS = 20_000  # of Adam, for the two Gaussians; their ELBO no longer moves
+CHAINS = 4  # chains of NUTS
+WARM_UP = 2000  # discarded draws of each chain, which adapt its steps
+GAUSSIAN_STEPS = 20_000  # steps of Adam for the two Gaussians; their ELBO is then constant
 QUICK = {"problems": ("altered",), "seeds": (0,), "updates": 1000, "final_draws": 40_000}
 COLUMNS = {
     "kl_nats": Metric("KL to the exact grid", "nats", 3, "lower", "KL(q ‖ p(z|y)) of the two dimensions of the grid"),
@@ -55,33 +66,35 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Config(StudyConfig):
-    """Chosen on the altered schools, seed 0, by the exact grid; the other problems were run as they came."""
+    """Parameters were chosen on the altered schools, seed 0, by the exact grid. No other problem was tuned."""
 
-    problems: tuple[Literal[*PROBLEMS], ...] = tuple(PROBLEMS)  # which posteriors
-    hidden_units: tuple[PositiveCount, ...] = (128, 128)  # ReLU units a layer of the encoder
-    discriminator_units: tuple[PositiveCount, ...] = (256, 256, 256)  # ReLU units a layer of T
-    noise_dim: PositiveCount = 32  # normal numbers that z is a function of
-    batch_size: Annotated[int, AtLeast(2)] = 512  # codes an update
-    updates: Annotated[int, AtLeast(UPDATES_A_RECORD)] = 8000  # steps of the optimiser, rounded down to whole hundreds
+    problems: tuple[Literal[*PROBLEMS], ...] = tuple(PROBLEMS)  # posteriors to sample from
+    hidden_units: tuple[PositiveCount, ...] = (128, 128)  # ReLU units per layer of the encoder
+    discriminator_units: tuple[PositiveCount, ...] = (256, 256, 256)  # ReLU units per layer of T
+    noise_dim: PositiveCount = 32  # normal numbers that the encoder takes as input
+    batch_size: Annotated[int, AtLeast(2)] = 512  # codes per update
+    updates: Annotated[int, AtLeast(UPDATES_A_RECORD)] = 8000  # optimiser steps, rounded down to whole hundreds
     warm_up: Fraction = 0.5  # share of the updates in which the likelihood's weight rises from 0 to 1
-    learning_rate: Positive = 1e-3  # of Adam, at the start
-    final_rate_factor: Factor = 0.05  # times learning_rate: where a cosine takes it by the last update
+    learning_rate: Positive = 1e-3  # Adam's rate at the start
+    final_rate_factor: Factor = 0.05  # the rate falls along a cosine to this factor times learning_rate
     beta_1: Fraction = 0.5  # Adam's decay of the mean gradient (official code)
-    encoder_rate_factor: Factor = 0.3  # times learning_rate
-    discriminator_rate_factor: Factor = 2.0  # times learning_rate (official code: 2)
-    seeds: tuple[Seed, ...] = (0, 1, 2)  # of weights, noise and chains
-    final_draws: Annotated[int, AtLeast(100)] = 200_000  # of every method
+    encoder_rate_factor: Factor = 0.3  # factor on learning_rate for the encoder
+    discriminator_rate_factor: Factor = 2.0  # factor on learning_rate for the discriminator (official code: 2)
+    seeds: tuple[Seed, ...] = (0, 1, 2)  # random seeds of weights, noise and chains
+    final_draws: Annotated[int, AtLeast(100)] = 200_000  # draws from every method
 
 
 # AVB
 
 
 class PosteriorSampler(BlackBoxAVB):
-    """q(z), z = z_phi(eps), as near to the posterior p(z|y) as AVB can bring it; x is a column of ones.
+    """q(z), z = z_phi(eps), which AVB fits to the posterior p(z|y); x is a column of ones.
 
-    The likelihood's weight rises from 0 to 1, so that q starts as the prior and loses no mode on the way. With
-    adaptive contrast T sees the squares of z' as well: tails of q that differ from a Gaussian's are quadratic in it,
-    and codes in a tail that T, linear far out, undervalues are drawn farther out.
+    The likelihood's weight rises from 0 to 1, so that q starts as the prior and loses no mode during the training.
+
+    With adaptive contrast, T sees the squares of z' too. Where tails of q differ from a Gaussian's, the log ratio is
+    quadratic in z', while T is linear far out. Without the squares, T undervalues codes in such a tail, which draws
+    them even farther out.
     """
 
     title = "AVB sampler"
@@ -134,7 +147,7 @@ def by_avb(part: Part, problem, adaptive_contrast: bool) -> tuple[np.ndarray, di
         model,
         Repeated(np.ones((config.batch_size, 1), "float32")),
         None,
-        replace(config, warm_up=0.0),  # for `fit`, which would let the weight of the KL rise
+        replace(config, warm_up=0.0),  # else `fit` would use it for the weight of the KL
         part.folder / kind.replace(" ", "-"),
         epochs,
         measures=[keras.callbacks.LambdaCallback(on_epoch_begin=weigh)],
@@ -152,7 +165,7 @@ def by_avb(part: Part, problem, adaptive_contrast: bool) -> tuple[np.ndarray, di
 
 
 def numpyro_model(problem):
-    """The unnormalised posterior as numpyro takes it."""
+    """The unnormalised posterior as a numpyro model."""
     import jax.numpy
     import numpyro
     from numpyro.distributions import ImproperUniform, constraints
@@ -165,7 +178,7 @@ def numpyro_model(problem):
 
 
 def by_nuts(part: Part, problem) -> tuple[np.ndarray, dict]:
-    """Draws of the no-U-turn sampler (Hoffman & Gelman, arXiv 1111.4246), of all chains."""
+    """Draws from all chains of the no-U-turn sampler (Hoffman & Gelman, arXiv 1111.4246)."""
     import jax
     from numpyro.infer import MCMC, NUTS, init_to_uniform
 
@@ -182,7 +195,7 @@ def by_nuts(part: Part, problem) -> tuple[np.ndarray, dict]:
 
 
 def by_gaussian(part: Part, problem, guide_name: str) -> tuple[np.ndarray, dict]:
-    """Draws of the Gaussian that variational inference finds."""
+    """Draws from the Gaussian of variational inference."""
     import jax
     from numpyro.infer import SVI, Trace_ELBO, autoguide
     from numpyro.optim import Adam
@@ -196,11 +209,11 @@ def by_gaussian(part: Part, problem, guide_name: str) -> tuple[np.ndarray, dict]
 
 
 def by_exact(part: Part, problem) -> tuple[np.ndarray, dict]:
-    """Draws of the posterior itself."""
+    """Draws from the posterior itself."""
     return exact_draws(problem, part.config.final_draws, part.seed), {}
 
 
-METHODS = {  # name: (Part, problem) -> draws (final_draws, dimensions), and what the training made
+METHODS = {  # name: (Part, problem) -> draws (final_draws, dimensions), and the training's `made` numbers
     "AVB": partial(by_avb, adaptive_contrast=False),
     "AVB, adaptive contrast": partial(by_avb, adaptive_contrast=True),
     "mean-field Gaussian": partial(by_gaussian, guide_name="AutoNormal"),
@@ -214,7 +227,7 @@ METHODS = {  # name: (Part, problem) -> draws (final_draws, dimensions), and wha
 
 
 def case(key: str, part: Part) -> dict:
-    """Every method on a problem: {method: numbers}."""
+    """Run every method on a problem: {method: numbers}."""
     problem, plane = PROBLEMS[key], PROBLEMS[key].plane
     log_exact = plane.normalised(problem.log_marginal(plane.centres))
     draws, numbers, shades = {}, {}, {}
@@ -235,7 +248,7 @@ def case(key: str, part: Part) -> dict:
         if method != "NUTS":
             numbers[method]["mmd_imq"] = latent.mmd(draws[method], draws["NUTS"], seed=part.seed).value
     part.keep(**{method: shade.astype("float32") for method, shade in shades.items()})
-    return {method: flat(of_method) for method, of_method in numbers.items()}
+    return {method: flat(values) for method, values in numbers.items()}
 
 
 def cases(config: Config, dataset: None) -> dict:
@@ -255,7 +268,7 @@ def row_of(key: str, method: str) -> str:
 
 
 def rows_of_methods(declared: Study, results: Results) -> dict[str, dict]:
-    """A row a problem and method: mean and standard deviation over the seeds."""
+    """One row per problem and method: mean and standard deviation over the seeds."""
     return {
         row_of(key, method): over_seeds([run[method] for run in results.of(key)], (*COLUMNS, "updates"))
         for key in results.config.problems
@@ -264,7 +277,7 @@ def rows_of_methods(declared: Study, results: Results) -> dict[str, dict]:
 
 
 def all_figures(results: Results, rows: dict) -> dict:
-    """Densities of every method but the exact one, a row a problem, over the exact contours."""
+    """Densities of every method except exact draws, one row per problem, under the exact contours."""
     config, panels = results.config, {}
     problems = [PROBLEMS[key] for key in config.problems]
     for key, problem in zip(config.problems, problems, strict=True):
@@ -275,15 +288,15 @@ def all_figures(results: Results, rows: dict) -> dict:
             for method in METHODS
             if method != "exact draws"
         }
-    updates = rows[row_of(config.problems[0], "AVB")]["updates"]  # the same in all: a training that stops is refused
+    updates = rows[row_of(config.problems[0], "AVB")]["updates"]  # all are equal: an early stop is an error
     seeds = of_seeds("mean", config.seeds)
     figure = figures.densities(
         panels,
         [problem.plane for problem in problems],
         [problem.axes for problem in problems],
-        "Posteriors that are no Gaussian, and what each method makes of them",
-        f"Shades: density of {config.final_draws:,} draws, seed {config.seeds[0]}; lines: exact, by a grid. KL: of the "
-        f"shades to the exact density, in nats, {seeds}. AVB: {updates:,.0f} updates",
+        "Posteriors that are not Gaussian, and the approximation by each method",
+        f"Shades: density of {config.final_draws:,} draws, seed {config.seeds[0]}. Lines: the exact density on a grid. "
+        f"KL: from the shades to the exact density, in nats, {seeds}. AVB: {updates:,.0f} updates",
     )
     return {"posteriors": figure}
 
@@ -292,7 +305,7 @@ STUDY = Study("avb.eight_schools", cases, COLUMNS, all_figures, QUICK, requires,
 
 
 def main(config: Config = Config()) -> dict:
-    """Run the experiment; returns what metrics.json holds."""
+    """Run the experiment; returns the content of metrics.json."""
     return study.run(STUDY, config)
 
 

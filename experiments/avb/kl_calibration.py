@@ -1,14 +1,21 @@
-"""How wrong is T? AVB's discriminator beside Kullback-Leibler divergences that are known.
+"""How wrong is T? Compares the estimate of AVB's discriminator with known Kullback-Leibler divergences.
 
-First, q(z|x) is made up. T alone is trained, by avb.py's own objective, against the prior and with adaptive contrast. A
-training has one q for each of several KLs, and x says which. T's estimate is compared with the truth over training,
-dimensions, families of q and sizes of T. Then, q(z|x) is learned: AVB with a Gaussian encoder on images, whose KL has a
-closed form.
+In the first part, q(z|x) is constructed. Only T is trained, by the objective of avb.py, both against the prior and with
+adaptive contrast. One training has one q for each of several KLs, and x tells which. The experiment compares T's
+estimate with the true KL over training, dimensions, families of q and sizes of T.
 
-Run: python -m experiments.avb.kl_calibration --data mnist.npz (--help lists every flag); --quick for a first look.
-Leaves in results/avb_kl_calibration/<name>/: metrics.json and table.md (means and standard deviations over the seeds),
-runs.json (every seed, with the estimates during the training), calibration.png, training.png, size.png and mnist.png,
-and for each training a folder with history.csv. Resumes if interrupted.
+In the second part, q(z|x) is learned: AVB with a Gaussian encoder on images, whose KL has a closed form.
+
+Run: python -m experiments.avb.kl_calibration --data mnist.npz (--help lists every flag). --quick is a short run.
+Resumes if interrupted. Results in results/avb_kl_calibration/<name>/:
+
+    metrics.json, table.md      means and standard deviations over the seeds
+    runs.json                   numbers of every seed, with the estimates during the training
+    calibration.png             estimate over true KL, by dimension
+    training.png                the same during the training
+    size.png                    the same for several sizes of T
+    mnist.png                   both KLs of the models trained on images
+    a folder per training       history.csv
 """
 
 from dataclasses import dataclass
@@ -34,9 +41,9 @@ import keras
 import numpy as np
 from keras import ops
 
-DRAWS = 10_000  # of each q, for an estimate
-MNIST_BATCH = 100  # images an update of the trained model
-STEP = 5  # epochs of UPDATES_A_RECORD updates from one estimate to the next
+DRAWS = 10_000  # draws from each q for an estimate
+MNIST_BATCH = 100  # images per update of the model on images
+STEP = 5  # epochs of UPDATES_A_RECORD updates between two estimates
 CONTRASTS = ((False, "without contrast", "dashed"), (True, "with contrast", "solid"))
 IMAGE_COLUMNS = {key: METRICS[key] for key in ("kl_nats", "kl_estimated_nats", "test_reconstruction_nats")}
 QUICK = {
@@ -51,32 +58,32 @@ QUICK = {
 
 @dataclass(frozen=True)
 class Config(ImageStudyConfig):
-    """Nothing was tuned: rates are those of avb.py."""
+    """No parameter was tuned: learning rates are as in avb.py."""
 
-    divergences: tuple[Positive, ...] = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0)  # true KL(q || p), nats
-    dimensions: tuple[PositiveCount, ...] = (2, 8, 32)  # of z
-    discriminator_units: tuple[PositiveCount, ...] = (256, 256)  # ReLU units a layer of T
-    sizes: tuple[PositiveCount, ...] = (32, 128, 512)  # units of each of T's two layers where the size is varied
-    size_dimension: PositiveCount = 8  # of z where T's size is varied
-    draws: PositiveCount = 64  # codes of each q in an update
-    updates: Annotated[int, AtLeast(UPDATES_A_RECORD)] = 5000  # steps of T, rounded down to whole hundreds
-    learning_rate: Positive = 1e-3  # of Adam, at the start
-    final_rate_factor: Factor = 0.05  # times learning_rate: where a cosine takes it by the last update
+    divergences: tuple[Positive, ...] = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0)  # true KL(q || p) in nats
+    dimensions: tuple[PositiveCount, ...] = (2, 8, 32)  # dimensions of z
+    discriminator_units: tuple[PositiveCount, ...] = (256, 256)  # ReLU units per layer of T
+    sizes: tuple[PositiveCount, ...] = (32, 128, 512)  # units in each of T's two layers, for the sweep over T's size
+    size_dimension: PositiveCount = 8  # dimensions of z in the sweep over T's size
+    draws: PositiveCount = 64  # codes from each q per update
+    updates: Annotated[int, AtLeast(UPDATES_A_RECORD)] = 5000  # updates of T, rounded down to whole hundreds
+    learning_rate: Positive = 1e-3  # Adam's rate at the start
+    final_rate_factor: Factor = 0.05  # the rate falls along a cosine to this factor times learning_rate
     beta_1: Fraction = 0.5  # Adam's decay of the mean gradient
-    discriminator_rate_factor: Factor = 2.0  # times learning_rate
-    seeds: tuple[Seed, ...] = (0, 1, 2)  # of weights and noise
-    mnist_latent_dim: PositiveCount = 8  # dimensions of the trained model's code
-    mnist_units: tuple[PositiveCount, ...] = (300, 300)  # ReLU units a layer of its networks
-    mnist_updates: PositiveCount = 8250  # steps of its training: 15 passes over MNIST
-    encoder_rate_factor: Factor = 1.0  # times learning_rate, of the trained model
-    decoder_rate_factor: Factor = 1.0  # times learning_rate, of the trained model
+    discriminator_rate_factor: Factor = 2.0  # factor on learning_rate for the discriminator
+    seeds: tuple[Seed, ...] = (0, 1, 2)  # random seeds of weights and noise
+    mnist_latent_dim: PositiveCount = 8  # dimensions of the code of the model on images
+    mnist_units: tuple[PositiveCount, ...] = (300, 300)  # ReLU units per layer of the model on images
+    mnist_updates: PositiveCount = 8250  # optimiser steps of the model on images: 15 passes over MNIST
+    encoder_rate_factor: Factor = 1.0  # factor on learning_rate for the encoder of the model on images
+    decoder_rate_factor: Factor = 1.0  # factor on learning_rate for the decoder of the model on images
 
 
 # Known divergences
 
 
 def estimates(model: AVB, count: int) -> dict[str, list[float]]:
-    """E_q of T + log r - log p on fresh draws, in nats: "estimates" of each of `count` posteriors."""
+    """The mean of T + log r - log p over new draws from q, in nats: "estimates" for each of `count` posteriors."""
     means = []
     for row in np.eye(count, dtype="float32"):
         x = ops.convert_to_tensor(np.tile(row, (DRAWS, 1)))
@@ -85,7 +92,7 @@ def estimates(model: AVB, count: int) -> dict[str, list[float]]:
 
 
 def calibrated(family: str, dimensions: int, units, contrast: bool, part: Part) -> dict:
-    """Train T, of `units` a layer, on one q for each divergence; its last estimates over the truth, and "course"."""
+    """Train T, with `units` per layer, on one q per divergence; returns last estimates over true KLs, and "course"."""
     config, epochs, count = part.config, epochs_of(part.config), len(part.config.divergences)
     model = KnownKL(
         np.array([FAMILIES[family](divergence, dimensions) for divergence in config.divergences]),
@@ -103,7 +110,7 @@ def calibrated(family: str, dimensions: int, units, contrast: bool, part: Part) 
 
 
 def ratio_columns(config: Config) -> dict[str, Metric]:
-    """A column for each divergence."""
+    """One column per divergence."""
     return {
         f"ratio_{divergence}": Metric(f"estimate / KL of {divergence:g} nats", "", 2, 1, "T's estimate over the truth")
         for divergence in config.divergences
@@ -114,7 +121,7 @@ def ratio_columns(config: Config) -> dict[str, Metric]:
 
 
 class GaussianAVB(AVB):
-    """AVB that pays T's KL though its q(z|x) is a Gaussian, whose true KL is known."""
+    """AVB whose loss has T's KL, although q(z|x) is a Gaussian with a known KL."""
 
     title = "AVB, Gaussian encoder"
     posterior = "gaussian"
@@ -133,7 +140,7 @@ class GaussianAVB(AVB):
 
 
 class Divergences(keras.callbacks.Callback):
-    """Puts the IMAGE_COLUMNS of images (n, *image_shape) into the logs of every epoch."""
+    """Writes the IMAGE_COLUMNS for images (n, *image_shape) into the logs of every epoch."""
 
     def __init__(self, images: np.ndarray):
         super().__init__()
@@ -145,7 +152,7 @@ class Divergences(keras.callbacks.Callback):
 
 
 def learned(contrast: bool, part: Part) -> dict:
-    """Train the Gaussian encoder on T's KL; both KLs of test images at the end, and "course", the same on the way."""
+    """Train the Gaussian encoder on T's KL; returns both KLs of test images at the end, and, as "course", per epoch."""
     config, dataset, random = part.config, part.dataset, np.random.default_rng(part.seed)
     shape, dimensions, units = dataset.image_shape, config.mnist_latent_dim, config.mnist_units
     model = GaussianAVB(
@@ -168,7 +175,7 @@ def learned(contrast: bool, part: Part) -> dict:
 
 
 def finite_epochs(outcome: Outcome) -> dict[str, list[float]]:
-    """The IMAGE_COLUMNS of each epoch, without the last one if the training stopped in it; empty if none is left."""
+    """The IMAGE_COLUMNS of each epoch; without the last epoch if the training stopped in it. It can be empty."""
     count = len(outcome.history["updates"]) - (outcome.stopped_by is not None)
     return {key: outcome.history[key][:count] for key in ("updates", *IMAGE_COLUMNS) if count}
 
@@ -178,12 +185,12 @@ def finite_epochs(outcome: Outcome) -> dict[str, list[float]]:
 
 def trainings(config: Config) -> dict[str, tuple]:
     """Family, dimensions and T's units of every training of T alone, by its name."""
-    of_families = {
+    by_family = {
         f"{family}, {dimensions}-D": (family, dimensions, config.discriminator_units)
         for family in FAMILIES
         for dimensions in config.dimensions
     }
-    return of_families | {
+    return by_family | {
         name_of_size(config, size): ("mixture of two", config.size_dimension, (size, size)) for size in config.sizes
     }
 
@@ -194,7 +201,7 @@ def name_of_size(config: Config, size: int) -> str:
 
 
 def cases(config: Config, dataset: Dataset) -> dict:
-    """Every training of T alone, and the one on images, without and with contrast."""
+    """Every training of T alone and the training on images, each without and with contrast."""
     functions = {}
     for contrast, words, _ in CONTRASTS:
         for name, settings in trainings(config).items():
@@ -204,12 +211,12 @@ def cases(config: Config, dataset: Dataset) -> dict:
 
 
 def requires(config: Config, dataset: Dataset):
-    """Raises RunError if the training images do not fill a batch."""
+    """Raises RunError if there are too few training images for a batch."""
     study.require_batch(dataset, MNIST_BATCH)
 
 
 def rows_of_cases(declared: Study, results: Results) -> dict[str, dict]:
-    """A row a case: mean and standard deviation over the seeds."""
+    """One row per case: mean and standard deviation over the seeds."""
     keys = (*ratio_columns(results.config), "updates")
     means = {}
     for case in cases(results.config, results.dataset):
@@ -219,7 +226,7 @@ def rows_of_cases(declared: Study, results: Results) -> dict[str, dict]:
 
 
 def tables(declared: Study, results: Results, rows: dict) -> dict[str, str]:
-    """T's estimate over the truth, a column a divergence; below it both KLs of the models trained on images."""
+    """T's estimate over the true KL, one column per divergence; below, both KLs of the models trained on images."""
     on_images = {case: means for case, means in rows.items() if case.startswith("trained on images")}
     known = {case: means for case, means in rows.items() if case not in on_images}
     parts = (study.table(known, ratio_columns(results.config)), study.table(on_images, IMAGE_COLUMNS))
@@ -227,7 +234,7 @@ def tables(declared: Study, results: Results, rows: dict) -> dict[str, str]:
 
 
 def all_figures(results: Results, rows: dict) -> dict:
-    """Estimates over the truth by divergence, by update and by T's size, and both KLs of the trained models."""
+    """Estimate over true KL by divergence, by update and by T's size; and both KLs of the models on images."""
     shown = {
         "calibration": calibration_figure(results),
         "training": training_figure(results),
@@ -238,14 +245,14 @@ def all_figures(results: Results, rows: dict) -> dict:
 
 
 def last_ratios(results: Results, case: str, line: str = "solid") -> figures.Curve:
-    """Last estimate over truth against the truth."""
+    """The last estimate over the true KL, against the true KL."""
     keys = ratio_columns(results.config)
     values = np.array([[run[key] for key in keys] for run in results.of(case)], float)  # NaN for null
     return figures.Curve(np.array(results.config.divergences), values, line)
 
 
 def calibration_figure(results: Results):
-    """Estimate over truth against the truth, a panel a dimension."""
+    """Estimate over true KL, against the true KL, one panel per dimension."""
     config = results.config
     panels = {
         f"T's estimate / true KL, {dimensions}-D": {
@@ -261,8 +268,8 @@ def calibration_figure(results: Results):
         panels,
         "true KL(q ‖ p), nats",
         "How far T can be trusted: its estimate over the true KL",
-        f"p = N(0, I); T of {' × '.join(map(str, config.discriminator_units))} units after {updates}, "
-        f"one T for all divergences; {DRAWS:,} fresh codes each; {of_seeds('mean and range', config.seeds)}",
+        f"p = N(0, I). One T of {' × '.join(map(str, config.discriminator_units))} units for all divergences, "
+        f"{updates}. Estimates from {DRAWS:,} new codes each; {of_seeds('mean and range', config.seeds)}",
         {label: [(1.0, "exact")] for label in panels},
         x_scale="log",
         shared=True,
@@ -270,12 +277,12 @@ def calibration_figure(results: Results):
 
 
 def courses_of(results: Results, case: str) -> list[dict]:
-    """What each seed's training measured on the way; a training that stopped before its first measurement has none."""
+    """The measurements during each seed's training, without trainings that stopped before the first measurement."""
     return [run["course"] for run in results.of(case) if run["course"]]
 
 
 def training_figure(results: Results):
-    """Estimate over truth against the updates, a panel with and one without contrast."""
+    """Estimate over true KL against the updates, one panel with and one without contrast."""
     config, panels = results.config, {}
     dimensions = config.size_dimension if config.size_dimension in config.dimensions else config.dimensions[0]
     for _, words, _ in CONTRASTS:
@@ -291,8 +298,8 @@ def training_figure(results: Results):
     return panels and figures.bands(
         panels,
         "updates",
-        "Does more training repair T?",
-        f"q: a mixture of two Gaussians in {dimensions} dimensions, p = N(0, I); a colour for each true KL; "
+        "Does more training make T right?",
+        f"q: a mixture of two Gaussians in {dimensions} dimensions; p = N(0, I). One colour per true KL; "
         f"{of_seeds('mean and range', config.seeds)}",
         {label: [(1.0, "exact")] for label in panels},
         shared=True,
@@ -300,7 +307,7 @@ def training_figure(results: Results):
 
 
 def size_figure(results: Results):
-    """Estimate over truth for several sizes of T."""
+    """Estimate over true KL for several sizes of T."""
     config = results.config
     panels = {
         f"T's estimate / true KL, {words}": {
@@ -314,8 +321,8 @@ def size_figure(results: Results):
     return figures.bands(
         panels,
         "true KL(q ‖ p), nats",
-        "Does a larger T repair it?",
-        f"q: a mixture of two Gaussians in {config.size_dimension} dimensions, p = N(0, I); {updates}; "
+        "Does a larger T make it right?",
+        f"q: a mixture of two Gaussians in {config.size_dimension} dimensions; p = N(0, I). {updates}; "
         f"{of_seeds('mean and range', config.seeds)}",
         {label: [(1.0, "exact")] for label in panels},
         x_scale="log",
@@ -324,7 +331,7 @@ def size_figure(results: Results):
 
 
 def mnist_figure(results: Results):
-    """Both KLs of the trained models over training."""
+    """Both KLs of the models on images, over training."""
     config, dataset, panels = results.config, results.dataset, {}
     for _, words, _ in CONTRASTS:
         if courses := courses_of(results, f"trained on images, {words}"):
@@ -335,7 +342,7 @@ def mnist_figure(results: Results):
     return panels and figures.bands(
         panels,
         "updates",
-        "A Gaussian encoder trained on T's word, and its true KL",
+        "A Gaussian encoder trained on T's estimate, and its true KL",
         f"{config.mnist_latent_dim}-D codes of {len(dataset.x_test):,} dynamically binarised test images of "
         f"{dataset.name}; {of_seeds('mean and range', config.seeds)}",
         skipped=0.1,
@@ -348,7 +355,7 @@ STUDY = Study(
 
 
 def main(config: Config = Config()) -> dict:
-    """Run the experiment; returns what metrics.json holds."""
+    """Run the experiment; returns the content of metrics.json."""
     return study.run(STUDY, config)
 
 

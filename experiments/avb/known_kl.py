@@ -1,4 +1,4 @@
-"""Distributions q whose KL to N(0, I) is known exactly, and an AVB whose posterior they are."""
+"""Distributions q whose KL to N(0, I) is known exactly, and an AVB with these as its posterior."""
 
 from avb import AVB
 
@@ -9,7 +9,7 @@ from scipy.optimize import brentq
 
 
 def narrowed(divergence: float, dimensions: int) -> float:
-    """The s below 1 for which KL(N(0, s^2 I) || N(0, I)) is `divergence` nats."""
+    """The scale s below 1 for which KL(N(0, s^2 I) || N(0, I)) is `divergence` nats."""
     kl = divergence / dimensions
     log_variance = brentq(lambda v: 0.5 * (np.exp(v) - 1.0 - v) - kl, -2.0 * kl - 2.0, 0.0)
     return float(np.exp(0.5 * log_variance))
@@ -34,12 +34,12 @@ def shifted(divergence: float, dimensions: int) -> tuple[float, float, int]:
 
 
 def shifted_and_narrowed(divergence: float, dimensions: int) -> tuple[float, float, int]:
-    """N(shift e_1, scale^2 I), half of the KL from each."""
+    """N(shift e_1, scale^2 I): shift and scale give half of the KL each."""
     return float(np.sqrt(divergence)), narrowed(0.5 * divergence, dimensions), 1
 
 
 def mixture(divergence: float, dimensions: int) -> tuple[float, float, int]:
-    """Two equal Gaussians at +-shift e_1: half of the KL is that of their width."""
+    """Two equal Gaussians at +-shift e_1; their width gives half of the KL."""
     scale = narrowed(0.5 * divergence, dimensions)
     shift = brentq(lambda a: mixture_kl(a, scale, dimensions) - divergence, 1e-6, 2.0 * np.sqrt(divergence) + 4.0)
     return float(shift), scale, 2
@@ -49,7 +49,7 @@ FAMILIES = {"shifted": shifted, "shifted and narrowed": shifted_and_narrowed, "m
 
 
 class KnownKL(AVB):
-    """T alone: q(z|x) is fixed, row x of one-hot rows names the shift, scale and modes of the first axis."""
+    """T alone, for a fixed q(z|x): a one-hot row x selects the shift, scale and modes along the first axis."""
 
     terms = ("discriminator",)
 

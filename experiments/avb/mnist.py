@@ -1,18 +1,25 @@
-"""MNIST, like for like: is AVB ahead of a VAE with the same decoder, and is the ELBO that T claims one?
+"""Is AVB better than a VAE with the same decoder on MNIST, and is its stated ELBO a bound on log p(x)?
 
-The MNIST experiment of the AVB paper, arXiv 1701.04722: dynamically binarised digits, codes of 8 and of 32 dimensions.
-VAE, AVB and AVB with adaptive contrast have the same decoder, data and number of updates of encoder and decoder.
+This is the MNIST experiment of the AVB paper, arXiv 1701.04722: dynamically binarised digits, and codes of 8 and of 32
+dimensions. VAE, AVB and AVB with adaptive contrast have the same decoder, data and number of updates of encoder and
+decoder.
 
-log p(x) of test images is estimated twice: by the importance-weighted bound, and by annealing with the gap between its
-two directions. Beside it stands the ELBO that each model states. AVB's comes from T, which can err: a stated ELBO above
-log p(x) is no bound. Each model has its own settings, CHOSEN and CHOSEN_BEYOND_8. --search found them on validation
-images: every candidate is trained with one seed, then the best of each model with all seeds of the search.
+log p(x) of test images is estimated in two ways. One is the importance-weighted bound. The other is annealing, with the
+gap between its two directions. The results also have each model's stated ELBO. AVB's stated ELBO comes from T, which
+can be wrong: a stated ELBO above log p(x) is not a bound.
 
-Run: python -m experiments.avb.mnist --data mnist.npz (--help lists every flag); --quick on the sample; --search to
-search for the settings anew; --networks conv for convolutional networks.
-Leaves in results/avb_mnist/<name>/: the runs, runs.json (every seed), metrics.json and table.md (mean and standard
-deviation over the seeds), log_likelihood.png and training.png. A search leaves runs.json, metrics.json and table.md,
-the candidates of each model in order of their rank. Resumes if interrupted.
+Each model has its own settings, CHOSEN and CHOSEN_BEYOND_8. They come from --search, which uses validation images. It
+trains every candidate with one seed, and then the best candidates of each model with all seeds of the search.
+
+Run: python -m experiments.avb.mnist --data mnist.npz (--help lists every flag). The flag --quick is a short run on the
+sample, and --search searches for the settings again. With --networks conv, networks are convolutional. Resumes if
+interrupted. Results in results/avb_mnist/<name>/:
+
+    metrics.json, table.md      mean and standard deviation over the seeds; after a search, candidates by rank
+    runs.json                   numbers of every seed
+    log_likelihood.png          stated ELBO, weighted bound and log p(x); not after a search
+    training.png                the stated ELBO during the training; not after a search
+    a folder per training       the run
 """
 
 import csv
@@ -47,7 +54,7 @@ MODELS = {
     "AVB, adaptive contrast": (avb, {"adaptive_contrast": True}),
 }
 SEARCH_IMAGES, SEARCH_CHAINS, SEARCH_TEMPERATURES = 500, 2, 100  # validation images of the search, and their annealing
-SEARCH_SEEDS, FINALISTS = (100, 101, 102), 4  # the best at the first seed are trained with the others too
+SEARCH_SEEDS, FINALISTS = (100, 101, 102), 4  # the best candidates at the first seed are trained with all seeds
 SEARCH_COLUMNS = {
     "validation_log_likelihood_nats": Metric(
         "log p(x) of validation images, annealed", "nats", 2, "higher", "what the candidates are ranked by"
@@ -61,11 +68,11 @@ COLUMNS = {
         "nats",
         1,
         "higher",
-        "the weighted bound of all images, plus what it lacks on the annealed ones",
+        "the weighted bound of all images, plus the mean difference on the annealed images",
     ),
     "annealed_gap_nats": METRICS["annealed_gap_nats"],
     "stated_elbo_nats": Metric("ELBO as the model states it", "nats", 1, "", "by its own KL, AVB's by T"),
-    "violation_nats": Metric("stated ELBO − log p(x)", "nats", 1, "", "above 0 the stated ELBO is no bound"),
+    "violation_nats": Metric("stated ELBO − log p(x)", "nats", 1, "", "above 0, the stated ELBO is not a bound"),
     "stated_kl_nats": Metric("KL as stated", "nats", 1, "", "in closed form, AVB's by T"),
     "kl_neighbour_nats": METRICS["kl_neighbour_nats"],
     "test_reconstruction_nats": METRICS["test_reconstruction_nats"],
@@ -85,29 +92,29 @@ QUICK = {
 
 @dataclass(frozen=True)
 class Config(ImageStudyConfig):
-    """What the models share; their own settings are in CHOSEN and CHOSEN_BEYOND_8."""
+    """Parameters that all models share. Each model's own settings are in experiments/avb/mnist_settings.py."""
 
     latent_dims: tuple[PositiveCount, ...] = (8, 32)  # dimensions of z
-    hidden_units: tuple[PositiveCount, ...] = (300, 300)  # ReLU units a layer, all networks
-    networks: Networks = "dense"  # dense, or conv: three convolutions and one of those layers (paper: convolutional)
-    updates: PositiveCount = 11_000  # of encoder and decoder: 20 passes over MNIST
-    search: bool = False  # train the candidates and rank them on validation images, and nothing else
-    search_updates: PositiveCount = 5500  # of every candidate, of encoder and decoder
-    annealed_images: Annotated[int, AtLeast(2)] = 100  # test images whose log p(x) is annealed
-    chains: Annotated[int, AtLeast(2)] = 8  # for each of them
-    temperatures: tuple[PositiveCount, ...] = (200,)  # between prior and posterior; the most count
-    weighted_images: Annotated[int, AtLeast(2)] = 1000  # test images of the importance-weighted bound
-    weighted_samples: PositiveCount = 5000  # draws for each of them
-    name: str = ""  # the folder below results/avb_mnist/; the networks, "search" and "quick" if empty
+    hidden_units: tuple[PositiveCount, ...] = (300, 300)  # ReLU units per layer, all networks
+    networks: Networks = "dense"  # dense, or conv: three convolutions and one dense layer (paper: convolutional)
+    updates: PositiveCount = 11_000  # updates of encoder and decoder: 20 passes over MNIST
+    search: bool = False  # only train the candidates, and rank them on validation images
+    search_updates: PositiveCount = 5500  # updates of encoder and decoder for every candidate
+    annealed_images: Annotated[int, AtLeast(2)] = 100  # test images for annealed importance sampling of log p(x)
+    chains: Annotated[int, AtLeast(2)] = 8  # annealed chains per image
+    temperatures: tuple[PositiveCount, ...] = (200,)  # numbers of temperatures; the largest gives the estimate
+    weighted_images: Annotated[int, AtLeast(2)] = 1000  # test images for the importance-weighted bound
+    weighted_samples: PositiveCount = 5000  # draws per image for the importance-weighted bound
+    name: str = ""  # the folder below results/avb_mnist/; if empty: the networks, then "search" and "quick" if set
 
 
-# What is trained
+# Trainings
 
 
 def trainings(config: Config) -> dict[str, tuple[str, int, dict]]:
-    """Model, dimensions of its code and settings of every training by the name of its case; all candidates in a search.
+    """Model, dimensions of the code and settings of every training, by the name of its case.
 
-    The names: "VAE, 8-D", and of a candidate "VAE, 8-D: learning rate 0.003, beta 1 0.5".
+    A name is "VAE, 8-D". In a search, the cases are candidates: "VAE, 8-D: learning rate 0.003, beta 1 0.5".
     """
     if config.search:
         return {
@@ -124,14 +131,14 @@ def trainings(config: Config) -> dict[str, tuple[str, int, dict]]:
 
 
 def case_name(model: str, latent_dim: int) -> str:
-    """The name of a model with its size of the code."""
+    """The name of a case: a model and the size of its code."""
     return f"{model}, {latent_dim}-D"
 
 
 def own_parameters(config: Config, model: str, latent_dim: int, settings: dict) -> dict:
-    """The parameters of a model's script that the Config does not name.
+    """The parameters of a model's script that the Config does not have.
 
-    Its `updates` are steps of the optimiser: `discriminator_steps` of them are one update of encoder and decoder.
+    The script's `updates` are optimiser steps: one update of encoder and decoder takes `discriminator_steps` of them.
     """
     script, own = MODELS[model]
     own = own | (NOISE_BEYOND_8 if script is avb and latent_dim > 8 else {}) | settings
@@ -147,7 +154,7 @@ def cases(config: Config, dataset: Dataset) -> dict:
 
 
 def requires(config: Config, dataset: Dataset):
-    """Raises RunError unless batches, memory and the shape of the images suffice for every training."""
+    """Raises RunError if images for a batch, memory or the shape of the images do not suffice for a training."""
     requested = [
         script_config(MODELS[model][0], config, 0, **own_parameters(config, model, latent_dim, settings))
         for model, latent_dim, settings in trainings(config).values()
@@ -163,10 +170,10 @@ def requires(config: Config, dataset: Dataset):
 
 
 def case(model: str, latent_dim: int, settings: dict, part: Part) -> dict:
-    """Train a model by its script and estimate log p(x) of test images; beside it, what the model states.
+    """Train a model by its script, and estimate log p(x) of test images; returns also the model's stated numbers.
 
-    `encoder_updates` are those of encoder and decoder, which wait for `discriminator_steps` of T. "course" is the
-    stated ELBO of validation images against them, a number a pass.
+    `encoder_updates` counts updates of encoder and decoder, which wait for `discriminator_steps` of T. "course" is the
+    stated ELBO of validation images against these updates, one number per epoch.
     """
     script = MODELS[model][0]
     run = part.run_script(script, **own_parameters(part.config, model, latent_dim, settings))
@@ -187,13 +194,14 @@ def case(model: str, latent_dim: int, settings: dict, part: Part) -> dict:
 
 
 def log_likelihoods(model: LatentModel, dataset: Dataset, settings: LikelihoodSettings) -> dict:
-    """log p(x) of test images in nats: the weighted bound of all, and the annealed estimate carried from a few to all.
+    """log p(x) of test images in nats: the weighted bound, and the annealed estimate carried from a few images to all.
 
-    Annealing is dear. What the bound lacks on the annealed images is added to the bound of all of them.
+    Annealing is expensive. So the mean difference between estimate and bound on the annealed images is added to the
+    bound of all images.
     """
     weighted, bounds = importance_weighted(model, dataset, settings, TimeLeft())
     numbers, estimates = annealed(model, dataset, settings, TimeLeft())
-    count = min(len(bounds), len(estimates))  # the same images first
+    count = min(len(bounds), len(estimates))  # both begin with the same images
     bound = weighted["importance_weighted_bound_nats"].value
     return {
         "importance_weighted_bound_nats": bound,
@@ -203,7 +211,7 @@ def log_likelihoods(model: LatentModel, dataset: Dataset, settings: LikelihoodSe
 
 
 def course(run: Path, steps: int) -> dict:
-    """The stated ELBO of validation images after every pass against updates of the encoder; null where not finite."""
+    """The stated ELBO of validation images per epoch, against updates of the encoder; null if it is not finite."""
     with (run / "history.csv").open() as file:
         history = list(csv.DictReader(file))
     elbo = [-float(row["val_reconstruction"]) - float(row["val_kl"]) for row in history]
@@ -214,12 +222,12 @@ def course(run: Path, steps: int) -> dict:
 
 
 def all_figures(results: Results, rows: dict) -> dict:
-    """What the models state against what is true, and the course of the trainings."""
+    """The stated ELBOs against log p(x), and the stated ELBO over training."""
     return {"log_likelihood": stated_and_true(results, rows), "training": training(results)}
 
 
 def stated_and_true(results: Results, rows: dict):
-    """The ELBO that each model states, the weighted bound and log p(x), a panel a size of the code."""
+    """Each model's stated ELBO, weighted bound and log p(x), one panel per size of the code."""
     config, dataset = results.config, results.dataset
     titles = {
         "stated_elbo_nats": "ELBO as stated",
@@ -239,15 +247,15 @@ def stated_and_true(results: Results, rows: dict):
     return figures.dots(
         panels,
         list(MODELS),
-        f"AVB and a VAE with the same decoder on {dataset.name}: what they state, and log p(x)",
+        f"AVB and a VAE with the same decoder on {dataset.name}: stated ELBO, and log p(x)",
         f"{encoder_updates(results)}, {of_seeds('mean and standard deviation', config.seeds)}. Bound: {weighted:,} "
-        f"test images, {config.weighted_samples:,} draws; {few} of them annealed, the difference carried to all. A "
-        "stated ELBO right of log p(x) is no bound",
+        f"test images, {config.weighted_samples:,} draws. Annealing: {few} of these images; its difference from the "
+        "bound is carried to all. A stated ELBO to the right of log p(x) is not a bound",
     )
 
 
 def encoder_updates(results: Results) -> str:
-    """How many updates encoder and decoder made, for a figure."""
+    """The number of updates of encoder and decoder, as text for a figure."""
     return f"{results.updates(*trainings(results.config), key='encoder_updates')} of encoder and decoder"
 
 
@@ -264,7 +272,7 @@ def training(results: Results):
     return figures.bands(
         panels,
         "updates of encoder and decoder",
-        "The ELBO that each model states, over training",
+        "The stated ELBO of each model, over training",
         f"Validation images of {results.dataset.name}, binarised; {of_seeds('mean and range', config.seeds)}",
         skipped=0.2,
     )
@@ -274,9 +282,9 @@ def training(results: Results):
 
 
 def candidate(model: str, latent_dim: int, settings: dict, part: Part) -> dict:
-    """Train a candidate and anneal log p(x) of validation images, binarised at random, the same for all candidates.
+    """Train a candidate, and anneal log p(x) of validation images. All candidates get the same binarised pixels.
 
-    Annealing and not the importance-weighted bound, which is tens of nats too low for an AVB without contrast.
+    The importance-weighted bound would not do: it is tens of nats too low for an AVB without contrast.
     """
     script = MODELS[model][0]
     config = script_config(script, part.config, part.seed, **own_parameters(part.config, model, latent_dim, settings))
@@ -287,14 +295,14 @@ def candidate(model: str, latent_dim: int, settings: dict, part: Part) -> dict:
         likelihood.of_decoder(trained.decoder), trained.prior, images, SEARCH_CHAINS
     )
     log_likelihood = chains.forward(SEARCH_TEMPERATURES).lower()
-    stated_elbo = None  # of a training that was stopped the last pass is not that of the weights it ends with
+    stated_elbo = None  # after an early stop, the last epoch's ELBO is not that of the final weights
     if not outcome.stopped_by:
         stated_elbo = -outcome.history["val_reconstruction"][-1] - outcome.history["val_kl"][-1]
     return {"validation_log_likelihood_nats": float(log_likelihood.mean()), "stated_elbo_nats": stated_elbo}
 
 
 def search(config: Config) -> dict:
-    """Every candidate with one seed, the best of each model with all, ranked; returns what metrics.json holds."""
+    """Train every candidate with one seed, the best of each model with all seeds; returns metrics.json's content."""
     dataset, folder = study.begin(STUDY, config)
     functions, groups = cases(config, dataset), {}
     for name, (model, latent_dim, _) in trainings(config).items():
@@ -320,13 +328,13 @@ def search(config: Config) -> dict:
 
 
 def score(numbers: dict) -> float:
-    """What a candidate is ranked by: log p(x) of validation images; one that has none comes last."""
+    """The score of a candidate, log p(x) of validation images; a candidate without it comes last."""
     value = numbers["validation_log_likelihood_nats"]
     return -np.inf if value is None else value
 
 
 def ranking(groups, seeds: dict[str, tuple], runs: dict[str, dict]) -> dict[str, dict]:
-    """The candidates' seeds and means, model by model: those with all seeds first, the highest log p(x) first."""
+    """The candidates' seeds and means, model by model; candidates with all seeds first, then by log p(x)."""
     rows = {}
     for names in groups:
         means = {
@@ -343,7 +351,7 @@ STUDY = Study("avb.mnist", cases, COLUMNS, all_figures, QUICK, requires)
 
 
 def main(config: Config = Config()) -> dict:
-    """Run the comparison or the search; returns what metrics.json holds."""
+    """Run the comparison or the search; returns the content of metrics.json."""
     if not config.name:
         config = replace(config, name=f"{config.networks}{'-search' * config.search}{'-quick' * config.quick}")
     return search(config) if config.search else study.run(STUDY, config)

@@ -1,4 +1,4 @@
-"""Exact answers where the code is two-dimensional: integrals, densities and divergences on a grid of cells.
+"""Exact results for a two-dimensional code: integrals, densities and divergences on a grid of cells.
 
 Densities are arrays (cells, cells) over the centres of the cells, the first axis along z1, in float64.
 """
@@ -20,12 +20,12 @@ class Plane:
 
     @property
     def edges(self) -> np.ndarray:
-        """Where the cells meet along each axis: (2, cells + 1)."""
+        """The borders of the cells along each axis: (2, cells + 1)."""
         return np.linspace(self.low, self.high, self.cells + 1).T
 
     @property
     def area(self) -> float:
-        """Of one cell."""
+        """The area of one cell."""
         return float(np.prod(np.subtract(self.high, self.low)) / self.cells**2)
 
     @property
@@ -39,14 +39,14 @@ class Plane:
         return float(logsumexp(log_density) + np.log(self.area))
 
     def normalised(self, log_density: np.ndarray) -> np.ndarray:
-        """`log_density` less its log integral."""
+        """`log_density` minus its log integral."""
         return log_density - self.log_integral(log_density)
 
     def density_of(self, draws: np.ndarray, bandwidth: float = 2.0) -> np.ndarray:
-        """The density that `draws`, (n, 2), come from: their histogram, smoothed by a Gaussian kernel.
+        """The density of `draws`, (n, 2): their histogram, smoothed by a Gaussian kernel.
 
-        `bandwidth` is the kernel's standard deviation in cells. Draws outside the rectangle count in n and are
-        lost: the integral of what comes back is the share inside.
+        `bandwidth` is the kernel's standard deviation in cells. Draws outside the rectangle are lost, but count in n:
+        the integral of the result is the share of draws inside.
         """
         counts = np.histogram2d(*np.asarray(draws, "float64").T, bins=list(self.edges))[0]
         return gaussian_filter(counts / (len(draws) * self.area), bandwidth, mode="constant")

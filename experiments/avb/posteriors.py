@@ -1,4 +1,4 @@
-"""Posteriors that are no Gaussian: the eight schools and two densities in the plane, with their exact answers."""
+"""Posteriors that are not Gaussian: the eight schools and two densities in the plane, with exact results."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ EFFECTS = np.array([2.8, 0.8, -0.3, 0.7, -0.1, 0.1, 1.8, 1.2], "float32")  # y /
 
 RUBIN_ERRORS = np.array([1.5, 1.0, 1.6, 1.1, 0.9, 1.1, 1.0, 1.8], "float32")  # sigma / 10
 
-ALTERED_ERRORS = np.array([0.8, 0.5, 0.8, 0.6, 0.5, 0.6, 0.5, 0.4], "float32")  # of the official notebook
+ALTERED_ERRORS = np.array([0.8, 0.5, 0.8, 0.6, 0.5, 0.6, 0.5, 0.4], "float32")  # sigma in the official notebook
 
 
 def normal(x, mean, variance, backend):
@@ -21,13 +21,13 @@ def normal(x, mean, variance, backend):
 
 @dataclass(frozen=True)
 class Schools:
-    """y_j ~ N(mu + tau eta_j, sigma_j^2); mu, tau and every eta_j ~ N(0, 1), tau of either sign; z = (mu, tau, eta)."""
+    """y_j ~ N(mu + tau eta_j, sigma_j^2) with mu, tau, eta_j ~ N(0, 1), so tau has either sign; z = (mu, tau, eta)."""
 
     errors: np.ndarray
     title: str
     dimensions = 10
     axes = ("μ", "τ")
-    prior_scale = 1.0  # of p(z), which here is part of the model
+    prior_scale = 1.0  # scale of p(z), which is a part of this model
     plane = Plane((-2.5, -3.5), (3.5, 3.5), 400)
 
     def log_joint(self, z, backend):
@@ -60,7 +60,7 @@ class InThePlane:
     plane: Plane
     dimensions = 2
     axes = ("z₁", "z₂")
-    prior_scale = 3.0  # of p(z), which cancels: the likelihood is the density over it
+    prior_scale = 3.0  # scale of p(z), which cancels: the likelihood is the density over p(z)
 
     def log_joint(self, z, backend):
         return self.log_density(z[:, 0], z[:, 1], backend)
@@ -78,7 +78,7 @@ def rosenbrock(x, y, backend):
 
 
 def torus(x, y, backend):
-    """A torus seen from above: radius 2, the tube's deviation 0.2."""
+    """A torus seen from above, with radius 2 and deviation 0.2 of the tube."""
     return -0.5 * backend.square((backend.sqrt(backend.square(x) + backend.square(y)) - 2.0) / 0.2)
 
 
@@ -91,7 +91,7 @@ PROBLEMS = {
 
 
 def exact_draws(problem, count: int, seed: int) -> np.ndarray:
-    """Draws from the posterior itself: (mu, tau) by the grid's cells, the rest in closed form."""
+    """Draws from the posterior itself: (mu, tau) by the grid's cells, all other dimensions in closed form."""
     random, plane = np.random.default_rng(seed), problem.plane
     log_density = plane.normalised(problem.log_marginal(plane.centres))
     chosen = random.choice(plane.cells**2, count, p=(np.exp(log_density) * plane.area).ravel())

@@ -1,14 +1,19 @@
-"""Four points in the plane, everything exact: does AVB find the posterior that a VAE cannot represent?
+"""Four points in the plane, where all is exact: does AVB find the posterior that a VAE cannot represent?
 
-The toy example of the AVB paper (arXiv 1701.04722, "Synthetic Example"). The data are n one-hot vectors, and the code
-has two dimensions. So a grid gives log p(x), the posterior p(z|x), q(z|x) and the KL that T estimates. No model
-exceeds a log-likelihood of -log n. AVB's encoder is a black box, any function of x and noise. It is trained with the
-prior as contrast, as in the paper, and with adaptive contrast.
+This is the toy example of the AVB paper (arXiv 1701.04722, "Synthetic Example"). The data are n one-hot vectors, and
+the code has two dimensions. So a grid gives log p(x), the posterior p(z|x), q(z|x) and the KL that T estimates. No
+model can exceed a log-likelihood of -log n. AVB's encoder is a black box, any function of x and noise. It is trained
+with the prior as contrast, as in the paper, and with adaptive contrast.
 
-Run: python -m experiments.avb.toy (--help lists every flag); --quick for a first look, --points 8 16 for more.
-Leaves in results/avb_toy/<name>/: metrics.json and table.md (means and standard deviations over the seeds), runs.json
-(every seed, with measurements during the training), and for each training a folder with history.csv. For each number
-of points: posteriors-<n>.png, training-<n>.png and codes-<n>.gif, AVB's codes as they train. Resumes if interrupted.
+Run: python -m experiments.avb.toy (--help lists every flag). --quick is a short run. --points 8 16 takes more points.
+Resumes if interrupted. Results in results/avb_toy/<name>/:
+
+    metrics.json, table.md      means and standard deviations over the seeds
+    runs.json                   numbers of every seed, with measurements during the training
+    posteriors-<n>.png          q(z|x) and the exact posterior for n points
+    training-<n>.png            measurements during the training
+    codes-<n>.gif               AVB's codes during the training
+    a folder per training       history.csv
 """
 
 from dataclasses import dataclass
@@ -36,50 +41,50 @@ import numpy as np
 from keras import ops
 
 PLANE = Plane((-5.0, -5.0), (5.0, 5.0), 1000)
-KERNEL = 1.0  # cells, 0.01: a kernel of 0.025 does not see the ridges that q can have, and takes 0.1 nats from the KL
+KERNEL = 1.0  # cells of 0.01; a kernel of 0.025 smooths ridges of q away, and lowers the KL by 0.1 nats
 RECORDS = 8  # measurements during a training
-FRAMES = 50  # of the animation
-CODES = 2000  # in a frame
+FRAMES = 50  # frames of the animation
+CODES = 2000  # codes in a frame
 ROWS = 20_000  # codes that go through a network at a time
 COLUMNS = {
     "log_likelihood_nats": Metric("log p(x)", "nats", 3, "higher", "exact, by a grid, mean of the points"),
-    "elbo_nats": Metric("ELBO", "nats", 3, "higher", "less than log p(x) by KL(q(z|x) ‖ p(z|x))"),
+    "elbo_nats": Metric("ELBO", "nats", 3, "higher", "log p(x) − KL(q(z|x) ‖ p(z|x))"),
     "reconstruction_nats": Metric("reconstruction", "nats", 3, "lower", "−log p(x|z) under q(z|x)"),
     "kl_true_nats": Metric("KL(q(z|x) ‖ p(z))", "nats", 3, "", "by a grid, mean of the points"),
     "kl_estimated_nats": METRICS["kl_estimated_nats"]._replace(digits=3),
     "marginal_kl_nats": Metric("KL(q(z) ‖ p(z))", "nats", 3, 0, "by a grid, of the aggregated posterior"),
 }
 PANELS = ("exact log p(x), nats", "exact ELBO, nats", "AVB's KL(q(z|x) ‖ p(z)), nats")
-SHOWN = 4  # points of the figure of posteriors
+SHOWN = 4  # points in the figure of posteriors
 REPORTED = ((-1.568, "VAE, reported"), (-1.403, "AVB, reported"))  # for four points (AVB paper)
 QUICK = {"seeds": (0,), "updates": 1000, "final_draws": 200_000, "course_draws": 40_000}
 
 
 @dataclass(frozen=True)
 class Config(StudyConfig):
-    """The same encoder and decoder sizes, rates and updates for all; chosen on four points and seed 100."""
+    """All models have these sizes, rates and updates, which were chosen on four points and seed 100."""
 
-    points: tuple[Annotated[int, AtLeast(2)], ...] = (4,)  # how many one-hot vectors, one number after the other
-    hidden_units: tuple[PositiveCount, ...] = (64, 64, 64)  # ReLU units a layer, encoder and decoder
-    discriminator_units: tuple[PositiveCount, ...] = (128, 128, 128)  # ReLU units a layer of T
-    noise_dim: PositiveCount = 16  # normal numbers beside x in AVB's encoder
-    batch_size: PositiveCount = 512  # codes an update, shared among the points
-    updates: Annotated[int, AtLeast(UPDATES_A_RECORD)] = 8000  # steps of the optimiser, rounded down to whole hundreds
-    learning_rate: Positive = 1e-3  # of Adam, at the start
-    final_rate_factor: Factor = 0.05  # times learning_rate: where a cosine takes it by the last update
+    points: tuple[Annotated[int, AtLeast(2)], ...] = (4,)  # numbers of one-hot vectors, one experiment for each
+    hidden_units: tuple[PositiveCount, ...] = (64, 64, 64)  # ReLU units per layer, encoder and decoder
+    discriminator_units: tuple[PositiveCount, ...] = (128, 128, 128)  # ReLU units per layer of T
+    noise_dim: PositiveCount = 16  # normal numbers that AVB's encoder takes with x
+    batch_size: PositiveCount = 512  # codes per update, shared among the points
+    updates: Annotated[int, AtLeast(UPDATES_A_RECORD)] = 8000  # optimiser steps, rounded down to whole hundreds
+    learning_rate: Positive = 1e-3  # Adam's rate at the start
+    final_rate_factor: Factor = 0.05  # the rate falls along a cosine to this factor times learning_rate
     beta_1: Fraction = 0.5  # Adam's decay of the mean gradient (official code)
-    encoder_rate_factor: Factor = 1.0  # times learning_rate
-    decoder_rate_factor: Factor = 1.0  # times learning_rate
-    discriminator_rate_factor: Factor = 2.0  # times learning_rate (official code: 2)
-    seeds: tuple[Seed, ...] = (0, 1, 2, 3, 4)  # of weights and noise
-    final_draws: Annotated[int, AtLeast(100)] = 2_000_000  # of q(z|x) for each x, at the end
-    course_draws: Annotated[int, AtLeast(100)] = 400_000  # the same during the training; noise adds 0.01 nats
+    encoder_rate_factor: Factor = 1.0  # factor on learning_rate for the encoder
+    decoder_rate_factor: Factor = 1.0  # factor on learning_rate for the decoder
+    discriminator_rate_factor: Factor = 2.0  # factor on learning_rate for the discriminator (official code: 2)
+    seeds: tuple[Seed, ...] = (0, 1, 2, 3, 4)  # random seeds of weights and noise
+    final_draws: Annotated[int, AtLeast(100)] = 2_000_000  # draws from q(z|x) for each x, after the training
+    course_draws: Annotated[int, AtLeast(100)] = 400_000  # the same during the training, where noise adds 0.01 nats
 
 
 class BlackBoxAVB(AVB):
     """AVB whose encoder is any function of x and noise (AVB paper, figure 2).
 
-    The rows of x are one-hot; the moments of q(z|x) are those of the batch's codes of the same x.
+    The rows of x are one-hot. The moments of q(z|x) are those of all codes in the batch with the same x.
     """
 
     def __init__(self, adaptive_contrast: bool, noise_dim: int, **kwargs):
@@ -94,7 +99,7 @@ class BlackBoxAVB(AVB):
 
 
 def vae(config: Config, points: int, seed: int) -> VAE:
-    """Gaussian q(z|x); the same encoder but for the noise, the same decoder."""
+    """A VAE, with Gaussian q(z|x), and the same encoder, without noise, and decoder as AVB."""
     random = np.random.default_rng(seed)
     return VAE(
         beta=1.0,
@@ -106,7 +111,7 @@ def vae(config: Config, points: int, seed: int) -> VAE:
 
 
 def avb(config: Config, points: int, seed: int, adaptive_contrast: bool = False) -> BlackBoxAVB:
-    """q(z|x) of any shape."""
+    """An AVB, with q(z|x) of any shape."""
     random = np.random.default_rng(seed)
     return BlackBoxAVB(
         adaptive_contrast=adaptive_contrast,
@@ -120,7 +125,7 @@ def avb(config: Config, points: int, seed: int, adaptive_contrast: bool = False)
 
 
 def contrasted(config: Config, points: int, seed: int) -> BlackBoxAVB:
-    """The same, with adaptive contrast."""
+    """The AVB with adaptive contrast."""
     return avb(config, points, seed, adaptive_contrast=True)
 
 
@@ -128,16 +133,16 @@ MODELS = {"vae": ("VAE", vae), "avb": ("AVB", avb), "avb_contrast": ("AVB, adapt
 
 
 def on_the_plane(model: LatentModel, points: np.ndarray, plane: Plane, draws: int) -> tuple[dict, list[figures.Panel]]:
-    """Every quantity in nats, means over the points, and q(z|x) beside log p(z|x) of each.
+    """Every quantity in nats as a mean over the points, and q(z|x) with log p(z|x) for each point.
 
     log p(x) is the integral of p(x|z) p(z) on the grid. q(z|x) is the histogram of `draws` codes, smoothed by KERNEL
-    cells; reconstruction and T are averages over the same codes.
+    cells. Reconstruction and T are averages over the same codes.
     """
     square = (plane.cells, plane.cells)
     centres = [ops.convert_to_tensor(part, "float32") for part in np.array_split(plane.centres.reshape(-1, 2), 20)]
     log_prior = np.concatenate([to_numpy(model.prior.log_prob(z)) for z in centres]).reshape(square).astype("float64")
     logits = [model.decoder(z) for z in centres]
-    of_points, panels = [], []
+    numbers, panels = [], []
     for x in points:
         image = ops.convert_to_tensor(x[None])
         log_likelihood = np.concatenate([to_numpy(bernoulli_log_likelihood(image, each)) for each in logits])
@@ -152,10 +157,10 @@ def on_the_plane(model: LatentModel, points: np.ndarray, plane: Plane, draws: in
                 sums.setdefault(key, []).append(float(to_numpy(ops.mean(value))))
         q = plane.density_of(np.concatenate(codes), KERNEL)
         log_evidence = plane.log_integral(log_joint)
-        of_x = {key: float(np.mean(values)) for key, values in sums.items()}
-        of_points.append({"log_likelihood_nats": log_evidence, "kl_true_nats": plane.kl(q, log_prior)} | of_x)
+        averages = {key: float(np.mean(values)) for key, values in sums.items()}
+        numbers.append({"log_likelihood_nats": log_evidence, "kl_true_nats": plane.kl(q, log_prior)} | averages)
         panels.append(figures.Panel(q, log_joint - log_evidence))
-    means = {key: float(np.mean([of_x[key] for of_x in of_points])) for key in of_points[0]}
+    means = {key: float(np.mean([point[key] for point in numbers])) for key in numbers[0]}
     means["elbo_nats"] = -means["reconstruction_nats"] - means["kl_true_nats"]
     means["marginal_kl_nats"] = plane.kl(np.mean([panel.density for panel in panels], axis=0), log_prior)
     return means, panels
@@ -165,9 +170,9 @@ def on_the_plane(model: LatentModel, points: np.ndarray, plane: Plane, draws: in
 
 
 class Frames(keras.callbacks.Callback):
-    """Draws CODES codes of the points after every epoch and keeps those of FRAMES epochs in the file `path`.
+    """Draws CODES codes of the points after every epoch, and keeps those of FRAMES epochs in the file `path`.
 
-    Without a path it keeps none, but draws all the same: what is kept must not change the noise of the training.
+    Without a path it draws too, but keeps nothing: keeping codes must not change the noise of the training.
     """
 
     def __init__(self, points: np.ndarray, epochs: int, path: Path | None):
@@ -191,7 +196,7 @@ class Frames(keras.callbacks.Callback):
 
 
 def case(key: str, count: int, part: Part) -> dict:
-    """Train one of the MODELS on `count` points; every quantity at the end, and "course", the same on the way."""
+    """Train one of the MODELS on `count` points; returns every quantity at the end, and "course" during training."""
     config, points, epochs = part.config, np.eye(count, dtype="float32"), epochs_of(part.config)
     model = MODELS[key][1](config, count, part.seed)
     frames = Frames(points, epochs, part.folder / "codes.npz" if part.first and key == "avb" else None)
@@ -213,14 +218,14 @@ def case(key: str, count: int, part: Part) -> dict:
 
 
 def animation(frames: Frames, count: int, seed: int):
-    """AVB's codes, a frame for each epoch that was kept."""
+    """An animation of AVB's codes, with one frame per epoch that was kept."""
     return figures.codes_in_motion(
         np.stack(list(frames.kept.values())),
         frames.labels,
         [f"{UPDATES_A_RECORD * (epoch + 1):,} updates" for epoch in frames.kept],
         4.0,
         f"AVB finds the posteriors of {count} points",
-        f"Codes z ~ q(z|x), a colour for each of {count} one-hot x, seed {seed}. Circles: 50 and 95 % of the prior",
+        f"Codes z ~ q(z|x), one colour for each of {count} one-hot x, seed {seed}. Circles: 50 and 95 % of the prior",
     )
 
 
@@ -238,7 +243,7 @@ def cases(config: Config, dataset: None) -> dict:
 
 
 def tables(declared: Study, results: Results, rows: dict) -> dict[str, str]:
-    """A row a number of points and model, below the highest possible log p(x)."""
+    """One row per number of points and model, below the highest possible log p(x)."""
     shown = {}
     for count in results.config.points:
         shown[f"best for {count} points"] = {"log_likelihood_nats": -np.log(count)}
@@ -254,7 +259,7 @@ def all_figures(results: Results, rows: dict) -> dict:
 
 
 def posteriors(results: Results, count: int):
-    """q(z|x) of every model and point, at most SHOWN points, over the exact p(z|x) of the same decoder."""
+    """q(z|x) of every model for at most SHOWN points, under the exact p(z|x) of the same decoder."""
     config, rows = results.config, {}
     for key, (name, _) in MODELS.items():
         numbers, pictures = results.of(name_of(key, count))[0], results.pictures(name_of(key, count))
@@ -270,15 +275,15 @@ def posteriors(results: Results, count: int):
         ("z₁", "z₂"),
         f"Posteriors of {count} points: each model's q(z|x) over its exact p(z|x)",
         f"{count} one-hot vectors, 2-D code, {updates}, seed {config.seeds[0]}. Shades: q(z|x) from "
-        f"{config.final_draws:,} codes; lines: the exact posterior on a grid. log p: mean log-likelihood in nats, at "
-        f"most −{np.log(count):.3f}; gap: what the ELBO lacks of it, KL(q(z|x) ‖ p(z|x))",
+        f"{config.final_draws:,} codes. Lines: the exact posterior on a grid. log p: mean log-likelihood in nats, at "
+        f"most −{np.log(count):.3f}. Gap: its difference from the ELBO, KL(q(z|x) ‖ p(z|x))",
     )
 
 
 def training(results: Results, count: int):
     """The exact log-likelihood over training, and T's estimate of the KL beside the true value.
 
-    A model that stopped before its first measurement has no curve. No figure comes back where no model has one.
+    A model that stopped before its first measurement has no curve. If no model has a curve, there is no figure.
     """
     config, (likelihood, elbo, kl) = results.config, PANELS
     panels = {label: {} for label in PANELS}
@@ -299,9 +304,9 @@ def training(results: Results, count: int):
     return panels and figures.bands(
         panels,
         "updates",
-        f"{count} points, everything exact: what the models gain, and what T believes",
-        f"{count} one-hot vectors, 2-D code, {seeds}; KL by a grid of {PLANE.cells} × {PLANE.cells} cells from "
-        f"{config.course_draws:,} codes of each point",
+        f"{count} points, all exact: the models' log-likelihood, and T's estimate of the KL",
+        f"{count} one-hot vectors, 2-D code, {seeds}. KL: by a grid of {PLANE.cells} × {PLANE.cells} cells, from "
+        f"{config.course_draws:,} codes per point",
         references,
         skipped=0.2,
     )
@@ -311,7 +316,7 @@ STUDY = Study("avb.toy", cases, COLUMNS, all_figures, QUICK, tables=tables)
 
 
 def main(config: Config = Config()) -> dict:
-    """Run the experiment; returns what metrics.json holds."""
+    """Run the experiment; returns the content of metrics.json."""
     return study.run(STUDY, config)
 
 

@@ -1,13 +1,16 @@
-"""How do the five models compare, and AVB without adaptive contrast, on the same networks, data and updates?
+"""How do the five models, and AVB without adaptive contrast, compare on the same networks, data and updates?
 
-They share the networks, the size of the code, the prior N(0, I), the binarisation and the seeds. Each has the optimiser
-settings of its own script. Its script trains it, then `tools.evaluate` measures it with every instrument. A script that
-`common.scripts` lists is compared without another edit.
+The models share the networks, the size of the code, the prior N(0, I), the binarisation and the seeds. Each has the
+optimiser settings of its script. The script trains the model, then `tools.evaluate` measures it with every instrument.
+A new script in the list of `common.scripts` joins the comparison.
 
-Run: python -m experiments.comparison.compare --data mnist.npz [--latent-dim 2] (--help lists every flag); --quick on
-the sample. Leaves in results/comparison_compare/<name>/: table.md and table.csv (mean and standard deviation over the
-seeds), metrics.json (the same numbers), runs.json (every seed), comparison.png, and every run in the folder of its
-script. Resumes if interrupted.
+Run: python -m experiments.comparison.compare --data mnist.npz [--latent-dim 2] (--help lists every flag). --quick is a
+short run on the sample. Resumes if interrupted. Results in results/comparison_compare/<name>/:
+
+    metrics.json, table.md      mean and standard deviation over the seeds; table.csv has the same numbers
+    runs.json                   numbers of every seed
+    comparison.png              codes, samples and numbers of all models
+    a folder per training       the run of a script
 """
 
 import csv
@@ -69,7 +72,7 @@ SHOWN = {  # below each model in the figure
     "code_knn_accuracy": "class by codes",
     "sample_frechet_distance": "Fréchet distance",
 }
-SAMPLES = 36  # of each model in the figure
+SAMPLES = 36  # samples per model in the figure
 QUICK = {
     "data": "sample",
     "seeds": (0,),
@@ -83,32 +86,32 @@ QUICK = {
 
 @dataclass(frozen=True)
 class Config(ImageStudyConfig):
-    """What the models share; everything else is as in their scripts."""
+    """Parameters that all models share. All other parameters are as in their scripts."""
 
     latent_dim: Annotated[int, AtLeast(2)] = 8  # dimensions of z
-    hidden_units: tuple[PositiveCount, ...] = (300, 300)  # ReLU units a layer, all networks
-    updates: PositiveCount = 8250  # steps of the optimiser: 15 passes over MNIST
-    annealed_images: Annotated[int, AtLeast(2)] = 100  # test images whose log p(x) is annealed
-    chains: Annotated[int, AtLeast(2)] = 8  # for each of them
-    temperatures: tuple[PositiveCount, ...] = (200,)  # between prior and posterior; the most count
-    weighted_images: Annotated[int, AtLeast(2)] = 100  # test images of the importance-weighted bound: the same ones
-    weighted_samples: PositiveCount = 1000  # draws for each of them
-    name: str = ""  # the folder below results/comparison_compare/; the size of the code, and "quick", if empty
+    hidden_units: tuple[PositiveCount, ...] = (300, 300)  # ReLU units per layer, all networks
+    updates: PositiveCount = 8250  # optimiser steps: 15 passes over MNIST
+    annealed_images: Annotated[int, AtLeast(2)] = 100  # test images for annealed importance sampling of log p(x)
+    chains: Annotated[int, AtLeast(2)] = 8  # annealed chains per image
+    temperatures: tuple[PositiveCount, ...] = (200,)  # numbers of temperatures; the largest gives the estimate
+    weighted_images: Annotated[int, AtLeast(2)] = 100  # test images for the importance-weighted bound
+    weighted_samples: PositiveCount = 1000  # draws per image for the importance-weighted bound
+    name: str = ""  # the folder below results/comparison_compare/; if empty: the size of the code, and "quick" if set
 
 
 def models() -> dict[str, tuple]:
-    """Each model's title: its script, a module, and the parameters of its own."""
+    """By the title of each model: its script, a module, and parameters that differ from the script's."""
     listed = [scripts.load_script(name) for name in scripts.SCRIPTS]
     without = (scripts.load_script("avb"), {"adaptive_contrast": False})
     return {scripts.title_of(script): (script, {}) for script in listed} | {"AVB without contrast": without}
 
 
 def case(script, own: dict, part: Part) -> dict:
-    """Train and evaluate a model; all that its metrics.json holds."""
+    """Train and evaluate a model; returns the content of its metrics.json."""
     run = part.run_script(script, binarisation="dynamic", **own)
     settings, evaluation = LikelihoodSettings.of(part.config), read_metrics(run).get("evaluation", {})
     if evaluation.get("likelihood") != settings.as_json():
-        # A run without any evaluation has the numbers of its script alone, from now or from before an interruption.
+        # A run without an evaluation has only its script's numbers, which need not be measured again.
         classifier = classifier_of(part.dataset, part.folder.parent / "classifier")
         evaluate(run, part.dataset, classifier, settings, measured=not evaluation)
     if part.first:
@@ -120,7 +123,7 @@ def case(script, own: dict, part: Part) -> dict:
 
 @functools.cache
 def classifier_of(dataset: Dataset, folder: Path) -> Classifier | None:
-    """The classifier of all parts, trained once; None without labels of two classes."""
+    """The classifier for all parts, trained once; None if the labels do not suit a classifier."""
     return None if nothing_to_tell(dataset.y_train) else Classifier(dataset, folder, TimeLeft())
 
 
@@ -130,12 +133,12 @@ def cases(config: Config, dataset: Dataset) -> dict:
 
 
 def requires(config: Config, dataset: Dataset):
-    """Raises RunError unless the training images fill a batch of every script."""
+    """Raises RunError if there are too few training images for a batch of a script."""
     study.require_batch(dataset, max(script.Config().batch_size for script, _ in models().values()))
 
 
 def tables(declared: Study, results: Results, rows: dict) -> dict[str, str]:
-    """table.md to read, table.csv to work with: a column a model, a row a quantity that some model has."""
+    """table.md to read, table.csv to work with: one column per model, one row per quantity that any model has."""
     shown = {key: metric for key, metric in COLUMNS.items() if any(means[key] is not None for means in rows.values())}
     cells = [[metric.heading, *(metric.cell(means, key) for means in rows.values())] for key, metric in shown.items()]
     header = ["", *(row_title(title, means) for title, means in rows.items())]
@@ -148,7 +151,7 @@ def tables(declared: Study, results: Results, rows: dict) -> dict[str, str]:
 
 
 def comparison(results: Results, rows: dict):
-    """A column a model: test codes and samples of the first seed, and the most telling numbers of all seeds."""
+    """One column per model: test codes and samples of the first seed, and the main numbers of all seeds."""
     config, dataset = results.config, results.dataset
     columns = []
     for title, means in rows.items():
@@ -167,13 +170,13 @@ def comparison(results: Results, rows: dict):
         axis_names,
         f"{len(rows)} models on {dataset.name}, {results.updates(*rows)} each, the same networks and prior",
         f"Top: {config.latent_dim}-D codes of {len(dataset.x_test):,} test images by class, prior samples in "
-        f"black. Middle: decoder's pixel means for z ~ p(z). Pictures of seed {config.seeds[0]}; numbers: {seeds}. "
+        f"black. Middle: decoder's pixel means for z ~ p(z). Pictures: seed {config.seeds[0]}. Numbers: {seeds}. "
         f"log p(x): annealed importance sampling of {config.annealed_images} binarised test images",
     )
 
 
 def presets(config: Config) -> dict:
-    """Codes of every size have a folder of their own."""
+    """The default name of the folder, which contains the size of the code."""
     return {"name": f"latent-{config.latent_dim}{'-quick' * config.quick}"}
 
 
@@ -190,7 +193,7 @@ STUDY = Study(
 
 
 def main(config: Config = Config()) -> dict:
-    """Run the experiment; returns what metrics.json holds."""
+    """Run the experiment; returns the content of metrics.json."""
     return study.run(STUDY, config)
 
 

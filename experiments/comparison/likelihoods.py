@@ -1,27 +1,33 @@
-"""Which decoder is the likeliest, do the ways to estimate log p(x) agree, and can Parzen windows rank models at all?
+"""Which decoder has the highest log p(x), do the estimates of log p(x) agree, and can Parzen windows rank models?
 
 Every decoder is measured on the same test images in three ways:
 
-    bound     the importance-weighted lower bound on log p(x), x binarised at random (Burda et al., arXiv 1509.00519)
-    annealed  log p(x) of some of these images by annealed importance sampling. "Gap" is the difference of its two
-              directions on images of the model itself (bidirectional Monte Carlo, Grosse et al., arXiv 1511.02543)
-    Parzen    log density of grey test images under Gaussian windows on 10,000 samples of the model, its pixel means;
-              their width sigma is chosen on validation images (the measure of Table 1 of the AAE paper)
+    bound      The importance-weighted lower bound on log p(x), with x binarised at random (Burda et al., arXiv
+               1509.00519).
+    annealed   log p(x) of some of these images by annealed importance sampling. "Gap" is the difference of its two
+               directions on images of the model itself (bidirectional Monte Carlo; Grosse et al., arXiv 1511.02543).
+    Parzen     The log density of grey test images under Gaussian windows on 10,000 samples (pixel means) of the model.
+               The width sigma is chosen on validation images. Table 1 of the AAE paper uses this measure.
 
-Parzen's is a density and log p(x) a probability: each ranks models within its own column alone. Two sets of windows
-that are no models stand in the Parzen column as well, real training digits and k-means centroids of them (Theis et al.,
-arXiv 1511.01844). By default the decoders are those of a VAE at two lengths of training, of AVB and of a Gaussian AAE.
+Parzen windows give a density, and log p(x) is a probability: each ranks models only within its own column. The Parzen
+column also has two sets of windows that are not models. One is real training digits, the other is k-means centroids of
+such digits (Theis et al., arXiv 1511.01844). By default the decoders are those of a VAE at two lengths of training, of
+AVB and of a Gaussian AAE.
 
-With --preset aae_paper: Table 1 of Makhzani et al., arXiv 1511.05644, by its own measure and by annealing. The models
-are the deterministic AAE of section 3, with an 8-D code and the prior N(0, 5^2 I), and a VAE with the prior N(0, I), on
-the same networks, data and updates. Both are trained on grey images, as in the paper. Annealing still judges what they
-were trained for: the cross-entropy is linear in the pixels, so that of a grey image is the mean of -log p(b|z) over its
-binarisations b. No encoder takes part in annealing and Parzen windows.
+With --preset aae_paper: Table 1 of Makhzani et al., arXiv 1511.05644, by its own measure and by annealing. One model is
+the deterministic AAE of section 3, with an 8-D code and the prior N(0, 5^2 I). The other is a VAE with the prior N(0,
+I) on the same networks, data and updates. Both are trained on grey images, as in the paper. Annealing with binary
+images still measures their training objective. The reason: the cross-entropy is linear in the pixels, so for a grey
+image it is the mean of -log p(b|z) over its binarisations b. Annealing and Parzen windows use no encoder.
 
-Run: python -m experiments.comparison.likelihoods --data mnist.npz [--preset aae_paper] (--help lists every flag);
---quick on the sample. Leaves in results/comparison_likelihoods/<name>/: metrics.json and table.md (means over the
-seeds), runs.json (every seed), likelihoods.png, samples.png, and every run in the folder of its script, with
-annealing.png. Resumes if interrupted.
+Run: python -m experiments.comparison.likelihoods --data mnist.npz [--preset aae_paper] (--help lists every flag).
+--quick is a short run on the sample. Resumes if interrupted. Results in results/comparison_likelihoods/<name>/:
+
+    metrics.json, table.md      means over the seeds
+    runs.json                   numbers of every seed
+    likelihoods.png             all estimates
+    samples.png                 samples of every decoder
+    a folder per training       the run of a script, with annealing.png
 """
 
 import functools
@@ -69,7 +75,7 @@ COLUMNS = {
         "nats",
         1,
         "higher",
-        "the bound of all images, plus what it lacks on the annealed ones",
+        "the bound of all images, plus the mean difference on the annealed images",
     ),
     "annealed_log_likelihood_nats": METRICS["annealed_log_likelihood_nats"],
     DIFFERENCE: Metric("annealed log p(x) less the VAE's, same images", "nats", 1, "higher", "paired by image"),
@@ -82,7 +88,7 @@ COLUMNS = {
 }
 OF_RUN = ("test_reconstruction_nats", "code_c2st_accuracy")  # measured by the script
 REPORTED = {"Deterministic AAE": (340.0, 2.0), "GMMN + AE": (282.0, None), "GAN": (225.0, None), "DBN": (138.0, None)}
-SHOWN, ACROSS = 24, 12  # images of each kind in samples.png, in rows of so many
+SHOWN, ACROSS = 24, 12  # images of each decoder in samples.png, and images per row
 QUICK = {
     "data": "sample",
     "updates": 200,
@@ -93,7 +99,7 @@ QUICK = {
     "temperatures": (20, 60),
     "weighted_images": 20,
 }
-PRESETS = {  # of --preset: Table 1 of the AAE paper has the code, prior and networks of its section 3
+PRESETS = {  # of --preset; Table 1 of the AAE paper has the code, prior and networks of its section 3
     "none": {},
     "aae_paper": {
         "preset": "aae_paper",
@@ -101,8 +107,9 @@ PRESETS = {  # of --preset: Table 1 of the AAE paper has the code, prior and net
         "binarisation": "none",
         "hidden_units": (1000, 1000),  # appendix A.1
         "prior_scale": 5.0,
-        # At the script's own 40, chosen for a 2-D code, the first updates in 8-D teach little. Of 40, 16, 8, 4 and 2
-        # the best by Parzen and C2ST on validation images of MNIST: 2 x 300 units, 1,100 updates, seed 0.
+        # The script's 40 was chosen for a 2-D code. With it, the first updates in 8-D teach little. Of 40, 16, 8, 4 and
+        # 2, this is the best by Parzen and C2ST. They were compared on validation images of MNIST (2 x 300 units, 1,100
+        # updates, seed 0).
         "adversarial_weight": 8.0,
         "seeds": (0, 1, 2),
         "annealed_images": 100,
@@ -115,31 +122,32 @@ PRESETS = {  # of --preset: Table 1 of the AAE paper has the code, prior and net
 
 @dataclass(frozen=True)
 class Config(ImageStudyConfig):
-    """What the decoders share, and what is spent on each; everything else is as in their scripts."""
+    """Parameters that all decoders share, and the effort of the estimates. All others are as in their scripts."""
 
-    preset: Literal[*PRESETS] = "none"  # aae_paper: the defaults of Table 1 of the AAE paper for all other flags
-    models: tuple[Literal[SHORT, *scripts.SCRIPTS], ...] = (SHORT, VAE, "avb", "aae_gaussian")  # whose decoders
-    seeds: tuple[Seed, ...] = (0,)  # of weights, noise, order and binarisation, and of which digits are windows
-    binarisation: Literal["none", "dynamic"] = "dynamic"  # of the training images; log p(x) is of binarised ones
+    preset: Literal[*PRESETS] = "none"  # aae_paper sets the defaults of all other flags for Table 1 of the AAE paper
+    models: tuple[Literal[SHORT, *scripts.SCRIPTS], ...] = (SHORT, VAE, "avb", "aae_gaussian")  # models to measure
+    seeds: tuple[Seed, ...] = (0,)  # random seeds of weights, noise, order, binarisation and the digits for windows
+    binarisation: Literal["none", "dynamic"] = "dynamic"  # for training; log p(x) is always that of binary images
     latent_dim: PositiveCount = 8  # dimensions of z
-    hidden_units: tuple[PositiveCount, ...] = (300, 300)  # ReLU units a layer, all networks
+    hidden_units: tuple[PositiveCount, ...] = (300, 300)  # ReLU units per layer, all networks
     prior_scale: Scale | None = None  # factor on the samples of the AAEs' prior; None: as in their scripts
-    adversarial_weight: Factor | None = None  # on the nats of the AAEs' generator; None: as in their scripts
-    updates: PositiveCount = 8250  # steps of the optimiser: 15 passes over MNIST
-    few_updates: PositiveCount = 1100  # of vae_short: 2 passes
-    annealed_images: Annotated[int, AtLeast(2)] = 50  # test images whose log p(x) is annealed
-    chains: Annotated[int, AtLeast(2)] = 8  # for each of them
-    temperatures: tuple[PositiveCount, ...] = (100, 300, 1000)  # between prior and posterior; the most count
-    weighted_images: Annotated[int, AtLeast(2)] = 1000  # test images of the importance-weighted bound
-    weighted_samples: Annotated[int, AtLeast(0)] = 5000  # draws for each of them; 0: no such bound
-    window_samples: Annotated[int, AtLeast(2)] = 10_000  # of a model, digits or centroids: what Parzen windows stand on
-    name: str = ""  # the folder below results/comparison_likelihoods/; preset or "default", and "quick", if empty
+    adversarial_weight: Factor | None = None  # factor on the loss of the AAEs' generator; None: as in their scripts
+    updates: PositiveCount = 8250  # optimiser steps: 15 passes over MNIST
+    few_updates: PositiveCount = 1100  # optimiser steps of vae_short: 2 passes over MNIST
+    annealed_images: Annotated[int, AtLeast(2)] = 50  # test images for annealed importance sampling of log p(x)
+    chains: Annotated[int, AtLeast(2)] = 8  # annealed chains per image
+    # numbers of temperatures; the largest gives the estimate
+    temperatures: tuple[PositiveCount, ...] = (100, 300, 1000)
+    weighted_images: Annotated[int, AtLeast(2)] = 1000  # test images for the importance-weighted bound
+    weighted_samples: Annotated[int, AtLeast(0)] = 5000  # draws per image for the bound; 0 leaves the bound out
+    window_samples: Annotated[int, AtLeast(2)] = 10_000  # Parzen windows: samples of a model, digits or centroids
+    name: str = ""  # the folder below results/comparison_likelihoods/; if empty: the preset or "default", and "quick"
 
 
 def upgraded(parameters: dict) -> dict:
-    """The parameters in the config.json of an older run, of `likelihoods` or `aae_likelihood`, as this Config has them.
+    """The parameters from the config.json of an older run, of `likelihoods` or `aae_likelihood`, for this Config.
 
-    The former had one seed, the latter is now a preset.
+    `likelihoods` had a single seed, and `aae_likelihood` is now a preset.
     """
     if "seed" not in parameters:
         return PRESETS["aae_paper"] | parameters
@@ -147,7 +155,7 @@ def upgraded(parameters: dict) -> dict:
 
 
 def decoders(config: Config, dataset: Dataset) -> dict[str, tuple]:
-    """Each row's name: a script, as a module, and the parameters of its own."""
+    """By the name of each row: a script, as a module, and parameters that differ from the script's."""
     named = {}
     for name in config.models:
         script = scripts.load_script(VAE if name == SHORT else name)
@@ -163,13 +171,13 @@ def decoders(config: Config, dataset: Dataset) -> dict[str, tuple]:
 
 
 def made_updates(script, updates: int, dataset: Dataset) -> int:
-    """The updates of the whole passes nearest to `updates`."""
+    """The number of updates in the whole passes that are nearest to `updates`."""
     images, batch_size = len(dataset.x_train), script.Config().batch_size
     return epochs_for(updates, images, batch_size) * (images // batch_size)
 
 
 def decoder_case(script, own: dict, part: Part) -> dict:
-    """Train a model and measure its decoder; the annealed log p(x) of each image is among its numbers."""
+    """Train a model and measure its decoder; the numbers include the annealed log p(x) of each image."""
     config, dataset = part.config, part.dataset
     run = part.run_script(script, **own)
     model, saved = load_run(run), read_metrics(run)
@@ -180,15 +188,16 @@ def decoder_case(script, own: dict, part: Part) -> dict:
     if len(numbers.get("annealed_curve", [])) > 1:
         picture = annealing_figure(numbers, f"{model.title}, seed {part.seed} · {dataset.name}", dataset.name)
         plots.save(picture, run / "annealing.png")
-    of_run = {key: saved.get(key) for name in OF_RUN for key in (name, f"{name}_standard_error")}
-    return numbers | of_run | {OF_IMAGES: estimates}
+    by_script = {key: saved.get(key) for name in OF_RUN for key in (name, f"{name}_standard_error")}
+    return numbers | by_script | {OF_IMAGES: estimates}
 
 
 def carried(numbers: dict) -> dict:
-    """With the annealed log p(x) of all images of the bound, though only some were annealed.
+    """Add to `numbers` the annealed log p(x) of all images of the bound, although only some were annealed.
 
-    The bound's mean over all, plus the mean of what it lacks on those annealed (a control variate): the two means would
-    not compare, since another hundred images move log p(x) by more than the estimators differ.
+    It is the bound's mean over all images, plus the mean difference on the annealed images (a control variate). The
+    plain means of estimate and bound cannot be compared: a hundred other images change log p(x) by more than the
+    estimators differ.
     """
     if any(numbers.get(key) is None for key in (BOUND, LESS_BOUND)):
         return numbers
@@ -197,26 +206,26 @@ def carried(numbers: dict) -> dict:
 
 
 def real_digits(dataset: Dataset, count: int, seed: int) -> np.ndarray:
-    """`count` training images, or all: (count, *image_shape), in [0, 1]."""
+    """`count` training images, or all if there are fewer: (count, *image_shape), in [0, 1]."""
     return np.random.default_rng(seed).permutation(dataset.x_train)[:count]
 
 
 def centroids(dataset: Dataset, count: int, seed: int) -> np.ndarray:
-    """`count` k-means centroids of training images, a quarter of these at most: (count, *image_shape), in [0, 1]."""
+    """`count` k-means centroids of training images, at most a quarter as many: (count, *image_shape), in [0, 1]."""
     images = dataset.x_train.reshape(len(dataset.x_train), -1)
-    # From random digits, in a few rounds: the question does not need converged centroids.
+    # A few rounds from random digits suffice: the question does not need converged centroids.
     clustering = KMeans(min(count, len(images) // 4), init="random", n_init=1, max_iter=5, random_state=seed)
     return clustering.fit(images).cluster_centers_.reshape(-1, *dataset.image_shape)
 
 
 def window_case(windows, part: Part) -> dict:
-    """Parzen's log-likelihood from windows that are no model's samples, and how many they are."""
+    """The log-likelihood by Parzen windows that are not samples of a model, and their number."""
     images = windows(part.dataset, part.config.window_samples, part.seed)
     return flat(parzen(images, part.dataset)) | {"windows": len(images)}
 
 
 def cases(config: Config, dataset: Dataset) -> dict:
-    """A case for each decoder, and for each set of windows without one."""
+    """A case for each decoder, and for each set of windows without a decoder."""
     named = decoders(config, dataset).items()
     windows = {DIGITS: real_digits, CENTROIDS: centroids}
     return {title: functools.partial(decoder_case, script, own) for title, (script, own) in named} | {
@@ -225,18 +234,18 @@ def cases(config: Config, dataset: Dataset) -> dict:
 
 
 def requires(config: Config, dataset: Dataset):
-    """Raises RunError unless all training images are in memory and fill a batch, and every decoder has its own name."""
+    """Raises RunError unless all training images are in memory, fill a batch, and decoders differ in their names."""
     study.require_in_memory(dataset)
     modules = {scripts.load_script(VAE if name == SHORT else name) for name in config.models}
     study.require_batch(dataset, max(script.Config().batch_size for script in modules))
     if len(decoders(config, dataset)) < len(config.models):
-        raise RunError("--few-updates and --updates are as many passes over these images; choose others")
+        raise RunError("--few-updates and --updates are the same number of passes over these images; change one")
 
 
 def rows(declared: Study, results: Results) -> dict[str, dict]:
-    """Means and standard deviations over the seeds, a dict a row of the table, and mean standard errors over images.
+    """For each row: means and standard deviations over the seeds, and mean standard errors over images.
 
-    The images are the same for every seed: more seeds make the standard error no smaller.
+    The images are the same for every seed, so more seeds do not reduce the standard error.
     """
     rows, vae = {}, vae_name(results.config, results.dataset)
     for name in cases(results.config, results.dataset):
@@ -251,16 +260,16 @@ def rows(declared: Study, results: Results) -> dict[str, dict]:
 
 
 def vae_name(config: Config, dataset: Dataset) -> str | None:
-    """The case that DIFFERENCE compares with, the VAE of `updates`; None without one."""
+    """The case that DIFFERENCE compares with: the VAE with `updates`; None if it is not among the models."""
     named = decoders(config, dataset).items()
     named = [title for title, (script, own) in named if (script.__name__, own["updates"]) == (VAE, config.updates)]
     return next(iter(named), None)
 
 
 def difference(run: dict, other: dict) -> dict:
-    """Mean log p(x) of a run less that of another, image by image, and its standard error.
+    """Mean difference between log p(x) of two runs, image by image, and its standard error.
 
-    Images differ by tens of nats, so that the two means' own errors would hide by how much the models differ.
+    Images differ by tens of nats, so the errors of the two means would hide the difference between the models.
     """
     estimates = [each.get(OF_IMAGES) for each in (run, other)]
     if any(values is None for values in estimates):
@@ -276,12 +285,12 @@ def cell(means: dict, key: str) -> str:
 
 
 def reported(results: Results) -> dict[str, tuple]:
-    """Parzen's log-likelihood and its error in Table 1 of the AAE paper, if this is its preset and these its data."""
+    """Log-likelihoods by Parzen windows, with errors, from Table 1 of the AAE paper; empty without preset or MNIST."""
     return dict(study.reported(REPORTED if results.config.preset == "aae_paper" else {}, results.dataset))
 
 
 def tables(declared: Study, results: Results, rows: dict) -> dict[str, str]:
-    """A row a decoder or a set of windows, and what the paper reports; a column a number that some row has."""
+    """One row per decoder, set of windows and number of the paper; one column per quantity that any row has."""
     shown = {key: metric for key, metric in COLUMNS.items() if any(means[key] is not None for means in rows.values())}
     lines = [[row_title(name, means), *(cell(means, key) for key in shown)] for name, means in rows.items()]
     for name, (value, error) in reported(results).items():
@@ -291,7 +300,7 @@ def tables(declared: Study, results: Results, rows: dict) -> dict[str, str]:
 
 
 def estimates_figure(results: Results, rows: dict):
-    """Estimates of log p(x) on the left, Parzen's on the right, a row a model."""
+    """Estimates of log p(x) on the left, Parzen windows on the right, one row per model."""
     config, dataset = results.config, results.dataset
 
     def series(key):
@@ -308,21 +317,21 @@ def estimates_figure(results: Results, rows: dict):
         {"log p(x), nats per binarised image": left, "log density, nats per grey image": right},
         list(dict.fromkeys((*rows, *papers))),
         f"Log-likelihood of decoders on {dataset.name}, by Parzen windows and by other estimates",
-        f"Higher is better, within a panel. Mean over test images, standard error as bar; "
+        f"Higher is better within a panel. Mean over test images, with standard errors as bars; "
         f"{of_seeds('mean', config.seeds)}, {results.updates(*decoders(config, dataset))}. Left: {left_text(config)}. "
         f"Right: {min(WINDOW_IMAGES, len(dataset.x_test)):,} images, windows on {config.window_samples:,} samples of "
-        "each decoder, on digits, or on centroids; σ chosen on validation images",
+        "each decoder, on digits, or on centroids. σ was chosen on validation images",
     )
 
 
 def left_text(config: Config) -> str:
-    """What the estimates of log p(x) in the figure were computed from."""
+    """Text for the figure on the images and draws of the estimates of log p(x)."""
     annealed = f"{config.chains} chains, {max(config.temperatures):,} temperatures"
     if not config.weighted_samples:
         return f"{config.annealed_images} images, {annealed}"
     return (
-        f"{config.weighted_images:,} images, {config.weighted_samples:,} draws; {config.annealed_images} of the images "
-        f"annealed, {annealed}, and the difference carried to all"
+        f"{config.weighted_images:,} images, {config.weighted_samples:,} draws. {config.annealed_images} of them are "
+        f"annealed ({annealed}); the difference is carried to all"
     )
 
 
@@ -338,7 +347,7 @@ def samples_figure(results: Results):
     figure, axes, _, y = tiles.draw_tiles(
         np.concatenate(images),
         f"Samples of {len(named)} decoders, on {dataset.name}",
-        f"Above, grey test images; below, the decoders' pixel means for z ~ p(z), {config.latent_dim}-D, not selected. "
+        f"Top: grey test images. Below: the decoders' pixel means for z ~ p(z), {config.latent_dim}-D, not selected. "
         f"{results.updates(*named)}, seed {config.seeds[0]}",
         together=len(images[0]),
         left=1.6,
@@ -353,7 +362,7 @@ def all_figures(results: Results, rows: dict) -> dict:
 
 
 def presets(config: Config) -> dict:
-    """The defaults of --preset, and a folder of its own."""
+    """The defaults of --preset, and the default name of the folder."""
     words = [config.preset] * (config.preset != "none") + ["quick"] * config.quick
     return PRESETS[config.preset] | {"name": "-".join(words)}
 
@@ -364,7 +373,7 @@ STUDY = Study(
 
 
 def main(config: Config = Config()) -> dict:
-    """Run the experiment; returns what metrics.json holds."""
+    """Run the experiment; returns the content of metrics.json."""
     return study.run(STUDY, config)
 
 

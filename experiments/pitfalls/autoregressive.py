@@ -1,4 +1,4 @@
-"""A decoder that can do without a code: autoregressive over the pixels, in a VAE and in a Gaussian AAE."""
+"""A decoder that does not need a code: autoregressive over the pixels, in a VAE and in a Gaussian AAE."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ from scipy.special import expit
 
 
 class MaskedDense(layers.Dense):
-    """A dense layer in which `mask`, (inputs, units) of zeros and ones, says which output sees which input."""
+    """A dense layer with a `mask` of zeros and ones, (inputs, units), which lets outputs see only some inputs."""
 
     def __init__(self, mask: np.ndarray, **kwargs):
         super().__init__(mask.shape[1], **kwargs)
@@ -31,10 +31,10 @@ class MaskedDense(layers.Dense):
 def autoregressive_decoder(latent_dim: int, image_shape, recurrent_units: int, row_units: int, random):
     """Logits of p(x_i | x_<i, z), pixels in reading order: (batch, h, w), (batch, latent_dim) -> (batch, h, w).
 
-    A recurrent layer reads the rows above. Its state at the first row is a function of the code, as in the decoder of
-    sentences by Bowman et al. (arXiv 1511.06349). Within a row, masked layers see the pixels to the left (MADE; Germain
-    et al., arXiv 1502.03509). All that the code tells passes through the recurrent state. Raises ValueError if images
-    are not (height, width).
+    A recurrent layer reads the rows above. Its state at the first row is a function of the code, as in the sentence
+    decoder of Bowman et al. (arXiv 1511.06349). Within a row, masked layers see the pixels to the left (MADE; Germain
+    et al., arXiv 1502.03509). All information from the code passes through the recurrent state. Raises ValueError if
+    images are not (height, width).
     """
     networks.require_plane_images(image_shape)
     images, z = layers.Input(image_shape, name="images"), layers.Input((latent_dim,), name="code")
@@ -57,7 +57,7 @@ def autoregressive_decoder(latent_dim: int, image_shape, recurrent_units: int, r
 
 
 class Autoregressive:
-    """Mixed into a model of a script, for a decoder that sees the image as well as the code."""
+    """A mix-in for a script's model whose decoder sees both the image and the code."""
 
     def call(self, x, training=False):
         inferred = self.infer(x)
@@ -66,7 +66,7 @@ class Autoregressive:
     def decode(self, codes) -> np.ndarray:
         """One image x ~ p(x|z) for each code, pixel by pixel: (n, latent_dim) -> (n, h, w).
 
-        Not pixel means as in other models: those of p(x|z) as a whole are not known.
+        Other models return pixel means, but the pixel means of this p(x|z) are unknown.
         """
         logits_of = compiled(lambda images, z: self.decoder([images, z]))
         z = ops.convert_to_tensor(codes, "float32")
@@ -81,7 +81,7 @@ class Autoregressive:
 class AutoregressiveVAE(Autoregressive, vae_baseline.VAE):
     """The VAE with an autoregressive decoder and free bits (Kingma et al., arXiv 1606.04934).
 
-    `free_bits` nats of the KL of each dimension, as the mean over a batch, cost nothing.
+    In each dimension, the first `free_bits` nats of the mean KL over a batch have no cost.
     """
 
     def __init__(self, free_bits: float = 0.0, **kwargs):
@@ -100,16 +100,16 @@ class AutoregressiveAAE(Autoregressive, aae_gaussian.GaussianAAE):
 
 
 def build_vae(units: tuple[int, int], own: vae_baseline.Config, image_shape, free_bits=0.0) -> AutoregressiveVAE:
-    """The untrained VAE of the Config `own`, its decoder exchanged.
+    """The untrained VAE of the Config `own`, with the autoregressive decoder.
 
-    units: of the decoder, from row to row, and in each of its two layers within a row.
+    units: of the decoder's recurrent layer, and of each of its two layers within a row.
     """
     shared = exchanged(vae_baseline.build(own, image_shape), units, own, image_shape)
     return AutoregressiveVAE(free_bits=free_bits, beta=own.beta, **shared)
 
 
 def build_aae(units: tuple[int, int], own: aae_gaussian.Config, image_shape) -> AutoregressiveAAE:
-    """The same of the Gaussian AAE."""
+    """The untrained Gaussian AAE of the Config `own`, with the autoregressive decoder."""
     shared = exchanged(aae_gaussian.build(own, image_shape), units, own, image_shape)
     return AutoregressiveAAE(adversarial_weight=own.adversarial_weight, **shared)
 
@@ -122,7 +122,7 @@ def exchanged(model: LatentModel, units: tuple[int, int], own, image_shape) -> d
 
 
 def log_likelihood_of(model: LatentModel) -> Callable:
-    """log p(x|z), images and codes to (n,) nats, for `common.evaluation.likelihood`."""
+    """A function for log p(x|z), from images and codes to (n,) nats, for `common.evaluation.likelihood`."""
     if isinstance(model, Autoregressive):
         return lambda images, codes: bernoulli_log_likelihood(images, model.decoder([images, codes]))
     return likelihood.of_decoder(model.decoder)

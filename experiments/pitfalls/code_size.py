@@ -14,8 +14,8 @@ from experiments.study import Part, Results
 
 import numpy as np
 
-LONGER = 3  # times the updates: a dimension that buys nothing falls silent slowly
-LEAST_KL = 0.1  # nats above which a dimension is counted by its KL
+LONGER = 3  # factor on the updates: a useless dimension becomes inactive only slowly
+LEAST_KL = 0.1  # nats; a dimension with a higher KL is counted
 KL_AXIS = "KL, nats (AVB: by T)"
 COLUMNS = {
     "active_units": METRICS["active_units"],
@@ -29,7 +29,7 @@ COLUMNS = {
 
 
 def own_config(script, config, seed: int, **own):
-    """The Config of a script as posterior_collapse trains it: binarised images, one adversarial weight for all AAEs."""
+    """The Config of a script for posterior_collapse: binarised images, one adversarial weight for all AAEs."""
     shared = {"binarisation": "dynamic"}
     if "adversarial_weight" in script.Config.__dataclass_fields__:
         shared["adversarial_weight"] = config.adversarial_weight
@@ -42,7 +42,7 @@ def models() -> dict:
 
 
 def case(script, size: int, part: Part) -> dict:
-    """A script's model with a code of `size` dimensions."""
+    """Train and measure a script's model with a code of `size` dimensions."""
     config = part.config
     own = own_config(script, config, part.seed, latent_dim=size, updates=LONGER * config.updates)
     model = script.build(own, part.dataset.image_shape)
@@ -51,7 +51,7 @@ def case(script, size: int, part: Part) -> dict:
     numbers = test_terms(model, test.images) | {"active_units": active_units(model, test.images)}
     numbers["code_participation_ratio"] = latent.participation_ratio(test.codes)
     numbers["code_c2st_accuracy"] = latent.c2st_accuracy(test.codes, test.prior_codes, part.seed)
-    numbers["kl_dimensions"] = numbers["kl_nats"]  # absent for the same reason, unless q(z|x) is Gaussian
+    numbers["kl_dimensions"] = numbers["kl_nats"]  # `Absent` for the same reason, unless q(z|x) is Gaussian
     if model.posterior == "gaussian":
         inferred = model.inferred(test.images)
         each = latent.kl_per_dimension(inferred["mean"], inferred["log_var"], model.prior.scale)
@@ -74,7 +74,7 @@ def cases(config) -> dict[str, Callable]:
 
 
 def curves(results: Results, number: Callable, line: str = "solid", suffix: str = "") -> dict[str, figures.Curve]:
-    """A curve over the code's size for each model that has the `number`, a function of a run's numbers."""
+    """A curve over the code's size for each model that has a number; `number` is a function of a run's numbers."""
     sizes, made = sorted(results.config.code_sizes), {}
     for title in models():
         values = np.array([[number(run) for run in results.of(sized(title, size))] for size in sizes], float).T
@@ -84,7 +84,7 @@ def curves(results: Results, number: Callable, line: str = "solid", suffix: str 
 
 
 def figure(results: Results):
-    """Numbers against the size of the code, a line a model."""
+    """Numbers against the size of the code, one line per model."""
     config, dataset = results.config, results.dataset
     counted = curves(results, itemgetter("kl_dimensions"), "dashed", f": {COLUMNS['kl_dimensions'].title}")
     active = COLUMNS["active_units"].heading
@@ -100,13 +100,13 @@ def figure(results: Results):
         f"How much of the code does each model use? On {dataset.name}",
         f"{results.updates(*cases(config))}, networks of {' + '.join(map(str, config.hidden_units))} units, "
         f"{len(dataset.x_test):,} binarised test images; {of_seeds('mean and range', config.seeds)}. A dimension is "
-        "active if the variance of E[z|x] over images is above 0.01. A point has no KL; the KL of an implicit "
-        f"q(z|x) is only known by AVB's T. Adversarial weight {config.adversarial_weight:g} for every size",
+        "active if the variance of E[z|x] over images is above 0.01. A deterministic q(z|x) has no KL. For an implicit "
+        f"q(z|x), only AVB's T estimates the KL. Adversarial weight {config.adversarial_weight:g} for every size",
         x_scale="log",
         y_scale={KL_AXIS: "log", active: "log"},
     )
 
 
 def closed_or_estimated_kl(run: dict) -> float | None:
-    """The KL in closed form, else by the model's T."""
+    """The KL in closed form or, if there is none, by the model's T."""
     return run.get("kl_nats") if run.get("kl_nats") is not None else run.get("kl_estimated_nats")

@@ -1,6 +1,6 @@
-"""Mistakes that change a result without an error message, each trained next to the right version, with the same seed.
+"""Which mistakes change a result without an error message? Trains each next to the right version, with the same seed.
 
-For each: two pictures, two rows of numbers, and how to notice it.
+For each mistake: two pictures, two rows of numbers, and how to notice it.
 
     pixel_mean                 VAE: the reconstruction is a mean over the pixels, the KL a sum
     two_readings               VAE: the encoder's s is log sigma where z is drawn, log sigma^2 in the KL
@@ -12,16 +12,20 @@ For each: two pictures, two rows of numbers, and how to notice it.
     labels_unseen              AAE: labels choose the prior's mode and never reach the discriminator
     earlier_avb                an implementation that is not AVB, fixed one mistake at a time
 
-The last is an earlier Keras notebook, whose user concluded that AVB does not work. Its discriminator ended in a
-sigmoid, and its encoder got the discriminator's reversed gradient. Its cross-entropy was a mean over the pixels, and
-its noise in tests was not that of training. The wrong models are in experiments/pitfalls/mistakes.py, the right ones in
-the scripts. A right model is trained once a seed, for all mistakes that it is compared with.
+The last mistake is an earlier Keras notebook, whose user concluded that AVB does not work. Its discriminator ended in a
+sigmoid, and its encoder received the discriminator's reversed gradient. Its cross-entropy was a mean over the pixels.
+Its noise in tests differed from its noise in training. The wrong models are in experiments/pitfalls/mistakes.py, and
+the right models in the scripts. Each right model is trained once per seed, for all mistakes that it is compared with.
+Papers: arXiv 1701.04722 (AVB), 1511.05644 (AAE), 1312.6114 (VAE).
 
-Run: python -m experiments.pitfalls.known_mistakes --data mnist.npz (--help lists every flag); --quick on the sample;
---mistakes pixel_mean labels_unseen for these two. Papers: arXiv 1701.04722 (AVB), 1511.05644 (AAE), 1312.6114 (VAE).
-Leaves in results/pitfalls_known_mistakes/<name>/: <mistake>.png, table.md and metrics.json (means and standard
-deviations over the seeds), runs.json (every seed), and for each training a folder with history.csv and, of the first
-seed, codes and samples. Resumes if interrupted.
+Run: python -m experiments.pitfalls.known_mistakes --data mnist.npz (--help lists every flag). --quick is a short run on
+the sample. --mistakes pixel_mean labels_unseen selects two mistakes. Resumes if interrupted. Results in
+results/pitfalls_known_mistakes/<name>/:
+
+    metrics.json, table.md      means and standard deviations over the seeds
+    runs.json                   numbers of every seed
+    <mistake>.png               codes, samples and numbers of the right and the wrong version
+    a folder per training       history.csv and, for the first seed, codes and samples
 """
 
 from dataclasses import dataclass
@@ -70,7 +74,7 @@ OF_AVB = (
 
 
 class Version(NamedTuple):
-    """What is trained: a right model, with mistakes or without."""
+    """A version to train: a right model, with mistakes or without."""
 
     right: str
     mistakes: tuple[str, ...] = ()
@@ -84,13 +88,13 @@ class Mistake(NamedTuple):
     """A table and a figure of the experiment."""
 
     title: str
-    versions: dict[str, Version]  # by the name of their row
+    versions: dict[str, Version]  # by the name of the table's row
     numbers: tuple[str, ...]  # keys of COLUMNS, at most five: the figure has room for no more
     notice: str  # how to notice the mistake
 
 
 def right_and_wrong(right: str, mistake: str) -> dict[str, Version]:
-    """The two rows of a mistake: the right version and the one that makes it."""
+    """The two rows of a mistake: the right version and the wrong one."""
     return {right: Version(right), mistake.replace("_", " "): Version(right, (mistake,))}
 
 
@@ -107,7 +111,7 @@ MISTAKES = {
         "A reconstruction that is a mean over the pixels, a KL that is a sum",
         right_and_wrong(VAE, "pixel_mean"),
         (*FIT, "kl_nats", "active_units"),
-        "The logged reconstruction is below 1 nat, where an image costs a hundred nats and more. The KL falls to 0, "
+        "The logged reconstruction is below 1 nat, while a right one is a hundred nats and more. The KL falls to 0, "
         "and every z decodes to the same image.",
     ),
     "two_readings": Mistake(
@@ -121,28 +125,28 @@ MISTAKES = {
         "A reversed gradient in place of the mean of T",
         right_and_wrong(AVB, "reversed_gradient"),
         OF_AVB,
-        "The encoder's term is below 0 from the first update to the last, and a KL never is. The final loss is no "
-        "bound on log p(x).",
+        "The encoder's term is below 0 from the first update to the last, but a KL is never below 0. The final loss is "
+        "not a bound on log p(x).",
     ),
     "image_unseen": Mistake(
         "A T that sees z alone, not (x, z)",
         right_and_wrong(AVB, "image_unseen"),
         OF_AVB,
-        "Give T another image with the same z: its value does not change. Its KL is that of all codes together, far "
-        "below the KL of q(z|x) by neighbours.",
+        "Give T another image with the same z: its value does not change. Its KL is that of the aggregated posterior, "
+        "far below the KL of q(z|x) by neighbours.",
     ),
     "uniform_noise": Mistake(
         "Encoder noise that is uniform in training and normal in tests",
         right_and_wrong(AVB, "uniform_noise"),
         OF_AVB,
-        "Reconstruct training images as in tests: the loss is far above the loss that training logged.",
+        "Reconstruct training images as in tests: the loss is far above the logged training loss.",
     ),
     "image_moments": Mistake(
         "Adaptive contrast by the moments over the images instead of over the noise",
         right_and_wrong(CONTRAST, "image_moments"),
         OF_AVB,
         "Print the mean and the deviation that normalise z: they are the same for every image. T's KL is below the KL "
-        "by neighbours, as it is without contrast.",
+        "by neighbours, as without contrast.",
     ),
     "normalised_discriminator": Mistake(
         "Batch normalisation in the discriminator",
@@ -162,11 +166,11 @@ MISTAKES = {
         "An implementation that is not AVB, fixed one mistake at a time",
         EARLIER_AVB,
         OF_AVB,
-        "Three mistakes at once, each to notice as it is alone: uniform_noise, pixel_mean, reversed_gradient.",
+        "Three mistakes at once, each with its own symptom: uniform_noise, pixel_mean, reversed_gradient.",
     ),
 }
 WEIGHTED_SAMPLES = 2000  # draws for each image of the importance-weighted bound
-SAMPLES = 36  # images in a figure, for each version
+SAMPLES = 36  # images per version in a figure
 QUICK = {
     "data": "sample",
     "mistakes": tuple(name for name in MISTAKES if name != "earlier_avb"),
@@ -178,19 +182,19 @@ QUICK = {
 
 @dataclass(frozen=True)
 class Config(ImageStudyConfig):
-    """The same networks, data, updates and seeds for every version of a mistake; codes of two dimensions.
+    """All versions of a mistake have the same networks, data, updates and seeds, and codes of two dimensions.
 
-    Rates and binarisation are those of the scripts. The versions of `labels_unseen` train on fewer images, those of
+    Rates and binarisation are as in the scripts. The versions of `labels_unseen` train on fewer images, as in
     experiments.aae.label_prior, and so for another number of whole passes.
     """
 
-    mistakes: tuple[Literal[*MISTAKES], ...] = tuple(MISTAKES)  # which of those above
-    hidden_units: tuple[PositiveCount, ...] = (300, 300)  # ReLU units a layer, all networks
-    updates: PositiveCount = 5500  # steps of the optimiser: 10 passes over MNIST
-    weighted_images: Annotated[int, AtLeast(2)] = 500  # test images of the importance-weighted bound
+    mistakes: tuple[Literal[*MISTAKES], ...] = tuple(MISTAKES)  # mistakes to train
+    hidden_units: tuple[PositiveCount, ...] = (300, 300)  # ReLU units per layer, all networks
+    updates: PositiveCount = 5500  # optimiser steps: 10 passes over MNIST
+    weighted_images: Annotated[int, AtLeast(2)] = 500  # test images for the importance-weighted bound
 
 
-RIGHT = {  # name: what builds it, with mistakes or without, its script, and parameters that are not the script's own
+RIGHT = {  # name: the function that builds the model, its script, and parameters that differ from the script's
     VAE: (mistaken_vae, vae_baseline, {"binarisation": "dynamic"}),
     AVB: (mistaken_avb, avb, {"adaptive_contrast": False}),
     CONTRAST: (mistaken_avb, avb, {}),
@@ -204,7 +208,7 @@ RIGHT = {  # name: what builds it, with mistakes or without, its script, and par
 
 
 def build(config: Config, version: Version, seed: int, image_shape):
-    """The untrained model of a version, and the Config of its script that it was built from."""
+    """The untrained model of a version, and the Config of its script."""
     builder, script, parameters = RIGHT[version.right]
     own = study.script_config(script, config, seed, **parameters)
     return builder(own, dict.fromkeys(version.mistakes, True), image_shape), own
@@ -229,7 +233,7 @@ def case(version: Version, part: Part) -> dict:
 
 
 def measured(model: LatentModel, dataset: Dataset, test: Encoded, weighted_images: int, seed: int) -> dict:
-    """The numbers of COLUMNS, and some more, but for the discriminator's loss."""
+    """The numbers of COLUMNS, without the discriminator's loss, and some more."""
     settings = LikelihoodSettings(0, 0, (), weighted_images, WEIGHTED_SAMPLES)
     numbers = test_terms(model, test.images)
     numbers["code_c2st_accuracy"] = latent.c2st_accuracy(test.codes, test.prior_codes, seed)
@@ -243,20 +247,20 @@ def measured(model: LatentModel, dataset: Dataset, test: Encoded, weighted_image
 
 
 def cases(config: Config, dataset: Dataset) -> dict:
-    """A case for each version of the requested mistakes, each once."""
+    """A case for each version of the requested mistakes; a version that several mistakes share comes once."""
     requested = (version for name in config.mistakes for version in MISTAKES[name].versions.values())
     return {version.name: partial(case, version) for version in requested}
 
 
 def requires(config: Config, dataset: Dataset):
-    """Raises RunError unless the images fill a batch and, for labels_unseen, each label has a mode of the prior."""
+    """Raises RunError if there are too few images for a batch or, for labels_unseen, if a label has no mode."""
     study.require_batch(dataset, avb.Config().batch_size)
     if "labels_unseen" in config.mistakes:
         label_prior.requires(label_prior.Config(), dataset)
 
 
 def tables(declared: Study, results: Results, rows: dict) -> dict[str, str]:
-    """One file: for every mistake how to notice it, and a row a version."""
+    """One file: for every mistake, how to notice it, and one row per version."""
     sections = []
     for title, versions, keys, notice in (MISTAKES[name] for name in results.config.mistakes):
         means = {row: rows[version.name] for row, version in versions.items()}
@@ -270,7 +274,7 @@ def all_figures(results: Results, rows: dict) -> dict:
 
 
 def figure(mistake: Mistake, results: Results, rows: dict):
-    """Codes, samples and numbers of the right version and the wrong one, and how to notice which it is."""
+    """Codes, samples and numbers of the right and the wrong version, and how to notice the mistake."""
     config, dataset = results.config, results.dataset
     columns = []
     for row, version in mistake.versions.items():
@@ -285,17 +289,17 @@ def figure(mistake: Mistake, results: Results, rows: dict):
         ("z₁", "z₂"),
         f"{mistake.title}, on {dataset.name}",
         f"{mistake.notice} Top: codes of {len(dataset.x_test):,} test images{by_class}, drawn as in tests; prior "
-        f"samples in black. Middle: the decoder's pixel means for z ~ p(z). Pictures of seed {config.seeds[0]}; "
-        f"numbers: {of_seeds('mean ± standard deviation', config.seeds)}, in nats but for C2ST, units and modes. "
+        f"samples in black. Middle: the decoder's pixel means for z ~ p(z). Pictures: seed {config.seeds[0]}. "
+        f"Numbers: {of_seeds('mean ± standard deviation', config.seeds)}, in nats except C2ST, units and modes. "
         f"{updates} each.{notes(mistake, results, rows)}",
     )
 
 
 def notes(mistake: Mistake, results: Results, rows: dict) -> str:
-    """What the figure has to say of some numbers, where it shows them."""
+    """Notes for the figure on some numbers, if it shows them."""
     images = min(results.config.weighted_images, len(results.dataset.x_test))
     bound = f" Bound: {images:,} binarised images, {WEIGHTED_SAMPLES:,} draws each."
-    absent = " −: some q(z|x) is so narrow that draws of it coincide."
+    absent = " −: some q(z|x) are so narrow that draws from them coincide."
     lacks = any(rows[version.name]["kl_neighbour_nats"] is None for version in mistake.versions.values())
     texts = {"importance_weighted_bound_nats": bound, "kl_neighbour_nats": absent if lacks else ""}
     return "".join(text for key, text in texts.items() if key in mistake.numbers)
@@ -305,7 +309,7 @@ STUDY = Study("pitfalls.known_mistakes", cases, COLUMNS, all_figures, QUICK, req
 
 
 def main(config: Config = Config()) -> dict:
-    """Run the experiment; returns what metrics.json holds."""
+    """Run the experiment; returns the content of metrics.json."""
     return study.run(STUDY, config)
 
 

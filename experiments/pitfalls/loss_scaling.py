@@ -1,29 +1,36 @@
 """Why was the KL near zero, the code like noise, and the digits good? An earlier VAE, corrected step by step.
 
-An earlier Keras notebook, 784-256-256-128 units, took the mean of the cross-entropy over 784 pixels and of the KL over
-128 dimensions. It reported a KL of 0.028 and called its code useless. On sums, as a bound on log p(x) has them, its
-objective is
+An earlier Keras notebook, 784-256-256-128 units, took the mean of the cross-entropy over 784 pixels, and of the KL over
+128 dimensions. It reported a KL of 0.028, and called its code useless. A bound on log p(x) has sums in place of these
+means. On sums, the notebook's objective is
 
     E_x E_q(z|x) [ -log p(x|z) ] + beta E_x KL(q(z|x) || p(z)),   beta = 784 / 128 = 6.1
 
-It made one more mistake. It read s, the encoder's second output, as log sigma to draw z, and as log sigma^2 in the KL.
-So beta weighed the KL of a q(z|x) wider than the one that z was drawn from. Here the objective becomes the evidence
-lower bound (Kingma & Welling, arXiv 1312.6114) in three steps:
+The notebook made one more mistake. It read s, the encoder's second output, as log sigma to draw z, and as log sigma^2
+in the KL. So beta weighed the KL of another q(z|x), wider than the one that z was drawn from. This experiment turns the
+objective into the evidence lower bound (Kingma & Welling, arXiv 1312.6114) in three steps:
 
     1  s is read in one way
     2  sums replace means, with the same beta: RMSprop behaves differently when gradients are 784 times smaller
     3  beta is 1
 
-For comparison there are a mean over pixels with a sum over the code, beta = 784, and other weights on sums (beta-VAE;
-Higgins et al., ICLR 2017). Every KL is of the q(z|x) from which z is drawn, except the one "as reported", the loss's.
+There are further settings. One has a mean over pixels with a sum over the code, so beta = 784. The others have other
+weights on sums (beta-VAE; Higgins et al., ICLR 2017). Every KL is that of the q(z|x) from which z is drawn. The one
+exception is the KL "as reported", which is the KL in the loss.
 
 A dimension u of the code is live if Var_x(E[z_u|x]) > 0.01 (an active unit; Burda et al., arXiv 1509.00519), else dead.
-A resampled dimension is drawn from the prior instead of q(z|x): a decoder that does not use it does not notice.
+A resampled dimension is drawn from the prior instead of q(z|x). If the decoder does not use it, its images stay the
+same.
 
-Run: python -m experiments.pitfalls.loss_scaling --data mnist.npz (--help lists every flag); --quick on the sample.
-Leaves in results/pitfalls_loss_scaling/<name>/: metrics.json and table.md (means and standard deviations over the
-seeds), runs.json (every seed), dimensions.png, resampled.png and beta.png, and for each training a folder with
-history.csv and, of the first seed, pictures. Resumes if interrupted.
+Run: python -m experiments.pitfalls.loss_scaling --data mnist.npz (--help lists every flag). --quick is a short run on
+the sample. Resumes if interrupted. Results in results/pitfalls_loss_scaling/<name>/:
+
+    metrics.json, table.md      means and standard deviations over the seeds
+    runs.json                   numbers of every seed
+    dimensions.png              the KL of each dimension, and reconstructions
+    resampled.png               images from codes with resampled dimensions
+    beta.png                    numbers against beta
+    a folder per training       history.csv and, for the first seed, pictures
 """
 
 import math
@@ -52,7 +59,7 @@ from keras import ops
 
 
 class Setting(NamedTuple):
-    """An objective: the mistakes of `MistakenVAE` that it makes, and the weight of its KL."""
+    """An objective: its mistakes, which `MistakenVAE` explains, and the weight of its KL."""
 
     mistakes: dict[str, bool]
     beta: float = 1.0
@@ -86,15 +93,15 @@ QUICK = {"data": "sample", "epochs": 8, "seeds": (0,), "weighted_images": 50}
 
 @dataclass(frozen=True)
 class Config(ImageStudyConfig):
-    """The earlier notebook's set-up, which all settings share."""
+    """The earlier notebook's parameters, which all settings share."""
 
     latent_dim: PositiveCount = 128  # dimensions of z
-    hidden_units: tuple[PositiveCount, ...] = (256, 256)  # ReLU units a layer, both networks
+    hidden_units: tuple[PositiveCount, ...] = (256, 256)  # ReLU units per layer, both networks
     epochs: PositiveCount = 32  # passes over the training images
-    batch_size: PositiveCount = 32  # images an update
-    learning_rate: Positive = 1e-3  # of RMSprop, constant
-    betas: tuple[Positive, ...] = (0.1, 2.5, 25.0, 784.0)  # further weights of the KL, both terms being sums
-    weighted_images: Annotated[int, AtLeast(2)] = 500  # test images of the importance-weighted bound
+    batch_size: PositiveCount = 32  # images per update
+    learning_rate: Positive = 1e-3  # RMSprop's constant rate
+    betas: tuple[Positive, ...] = (0.1, 2.5, 25.0, 784.0)  # further weights of the KL, where both terms are sums
+    weighted_images: Annotated[int, AtLeast(2)] = 500  # test images for the importance-weighted bound
 
 
 def settings(config: Config, pixels: int) -> dict[str, Setting]:
@@ -114,9 +121,9 @@ def settings(config: Config, pixels: int) -> dict[str, Setting]:
 def effective_beta(setting: Setting, pixels: int, latent_dim: int) -> float:
     """The weight of the KL, summed over dimensions, against a reconstruction summed over pixels.
 
-    The KL is the one in the loss, `two_readings` or not. A mean over n is 1 / n of the sum. A common factor of both
-    terms changes no optimum, but an optimiser may notice it: RMSprop divides by sqrt(E[g^2] + 1e-7), which bounds the
-    step where gradients g are below 3e-4.
+    The KL is the one in the loss, with or without `two_readings`. A mean over n is 1 / n of the sum. A common factor of
+    both terms does not change the optimum, but it can change the optimiser's steps. RMSprop divides by
+    sqrt(E[g^2] + 1e-7), which makes steps smaller where gradients g are below 3e-4.
     """
     of_pixels = 1.0 / pixels if setting.mistakes.get("pixel_mean") else 1.0
     of_code = 1.0 / latent_dim if setting.mistakes.get("code_mean") else 1.0
@@ -131,7 +138,7 @@ def rmsprop(model, config: Config, updates: int) -> keras.optimizers.Optimizer:
 def build(own: vae_baseline.Config, setting: Setting, image_shape) -> MistakenVAE:
     """The untrained model: the same networks and initial weights for every setting of a seed."""
     model = mistaken_vae(own, setting.mistakes, image_shape)
-    model.faster_with_xla = False  # batches are small: a pass takes TensorFlow 7 s without and 13 s with it, one core
+    model.faster_with_xla = False  # batches are small: on one core, an epoch takes 7 s without XLA and 13 s with it
     return model
 
 
@@ -141,7 +148,7 @@ def own_config(config: Config, setting: Setting, seed: int) -> vae_baseline.Conf
 
 
 def case(setting: Setting, part: Part) -> dict:
-    """Train with a setting and measure on test images."""
+    """Train with a setting, and measure on test images."""
     config, dataset = part.config, part.dataset
     own = own_config(config, setting, part.seed)
     model = build(own, setting, dataset.image_shape)
@@ -151,7 +158,7 @@ def case(setting: Setting, part: Part) -> dict:
     kls = latent.kl_per_dimension(inferred["mean"], inferred["log_var"])
     live = latent.active_dimensions(inferred["mean"])
     prior = model.prior_codes(len(dataset.x_test))
-    versions = {  # of the test images' codes
+    versions = {  # three versions of the test images' codes
         "drawn": inferred["z"],
         "dead_resampled": resampled(inferred["z"], ~live, prior),
         "live_resampled": resampled(inferred["z"], live, prior),
@@ -182,12 +189,15 @@ def measured(model: MistakenVAE, part: Part, own: vae_baseline.Config, inferred:
 
 
 def resampled(codes: np.ndarray, dimensions: np.ndarray, prior_draws: np.ndarray) -> np.ndarray:
-    """`codes` with the `dimensions`, (latent_dim,) of truth values, of prior draws: (n, latent_dim), all three."""
+    """`codes` with some dimensions replaced by those of `prior_draws`, both (n, latent_dim).
+
+    `dimensions`: (latent_dim,) truth values, true where a dimension is replaced.
+    """
     return np.where(dimensions, prior_draws, codes)
 
 
 def reconstruction_of(model: MistakenVAE, images: np.ndarray, codes: np.ndarray) -> Estimate:
-    """-log p(x|z) in nats, summed over pixels, of images (n, *image_shape) from codes (n, latent_dim)."""
+    """-log p(x|z) in nats, summed over pixels, for images (n, *image_shape) from codes (n, latent_dim)."""
     parts = []
     for rows in model.batches(len(images)):
         x, z = (ops.convert_to_tensor(array[rows], "float32") for array in (images, codes))
@@ -196,7 +206,7 @@ def reconstruction_of(model: MistakenVAE, images: np.ndarray, codes: np.ndarray)
 
 
 def class_accuracies(model: MistakenVAE, dataset: Dataset, own: vae_baseline.Config, inferred: dict) -> dict:
-    """Class of a test image by the training images whose codes are nearest: mean codes E[z|x], and drawn ones."""
+    """Accuracy of a test image's class by the nearest training codes: of mean codes E[z|x], and of drawn codes."""
     known, labels = training_inferred(model, dataset, own, ("mean", "z"))
     return {
         f"{name}_knn_accuracy": probes.probe_accuracy("knn", known[key], labels, inferred[key], dataset.y_test)
@@ -205,7 +215,7 @@ def class_accuracies(model: MistakenVAE, dataset: Dataset, own: vae_baseline.Con
 
 
 def pixels_of(dataset: Dataset) -> int:
-    """How many pixels an image has."""
+    """The number of pixels of an image."""
     return math.prod(dataset.image_shape)
 
 
@@ -215,13 +225,13 @@ def cases(config: Config, dataset: Dataset) -> dict:
 
 
 def requires(config: Config, dataset: Dataset):
-    """Raises RunError unless there are labels and a batch of images."""
+    """Raises RunError unless there are labels, and enough images for a batch."""
     study.require_labels(dataset)
     study.require_batch(dataset, config.batch_size)
 
 
 def rows(declared: Study, results: Results) -> dict[str, dict]:
-    """A row a setting, with its effective beta."""
+    """One row per setting, with its effective beta."""
     config, pixels = results.config, pixels_of(results.dataset)
     means = study.rows_of_cases(declared, results)
     for name, setting in settings(config, pixels).items():
@@ -230,16 +240,16 @@ def rows(declared: Study, results: Results) -> dict[str, dict]:
 
 
 def tables(declared: Study, results: Results, metrics: dict) -> dict[str, str]:
-    """A row a setting, its effective beta first."""
+    """One row per setting, with its effective beta first."""
     betas = {name: f"{means['effective_beta']:.3g}" for name, means in metrics.items()}
     return {"table.md": study.table(metrics, COLUMNS, {"β on sums": betas}) + notes(results.config, results.dataset)}
 
 
 def notes(config: Config, dataset: Dataset) -> str:
-    """What the columns of the table rest on."""
+    """A note below the table on the images and draws of its columns."""
     images, few = len(dataset.x_test), min(config.weighted_images, len(dataset.x_test))
     return (
-        f"\n{images:,} grey test images; ELBO and bound of {few:,}, binarised, {WEIGHTED_SAMPLES:,} draws each. "
+        f"\n{images:,} grey test images. ELBO and bound: {few:,} binarised images, {WEIGHTED_SAMPLES:,} draws each. "
         f'I(x; z) by ELBO surgery is at most log {images:,} = {math.log(images):.1f} nats. In the row "{EARLIER}", β '
         "weighs the reported KL times the dimensions, not the KL of the z that are drawn.\n"
     )
@@ -255,7 +265,7 @@ def all_figures(results: Results, metrics: dict) -> dict:
 
 
 def shown_name(name: str) -> str:
-    """A setting's name where it does not stand below the one before it."""
+    """A setting's name in a list that is not in the order of the steps."""
     return name.removeprefix("and ")
 
 
@@ -265,7 +275,7 @@ def by_beta(metrics: dict) -> dict:
 
 
 def dimensions_figure(results: Results, metrics: dict):
-    """A row a setting: the KL of each dimension, largest first, and what the decoder makes of test images."""
+    """One row per setting: the KL of each dimension, largest first, and reconstructions of test images."""
     config, dataset, spectra = results.config, results.dataset, {}
     for name, means in by_beta(metrics).items():
         pictures = results.pictures(name)
@@ -278,10 +288,10 @@ def dimensions_figure(results: Results, metrics: dict):
     return figures.spectra(
         spectra,
         dataset.x_test[:SHOWN],
-        f"A KL that is small on average, on {dataset.name}: {config.latent_dim} dimensions, dimension by dimension",
+        f"A KL that is small on average, on {dataset.name}: the KL of each of {config.latent_dim} dimensions",
         f"Left: KL of each dimension of q(z|x) to the prior, averaged over {len(dataset.x_test):,} grey test images, "
-        f"largest first. Right: the first of those images, above all, and the decoder's pixel means, z ~ q(z|x). "
-        f"Pictures of seed {config.seeds[0]}; numbers: {of_seeds('mean ± standard deviation', config.seeds)}. "
+        f"largest first. Right: the first of those images at the top, and the decoder's pixel means for z ~ q(z|x). "
+        f"Pictures: seed {config.seeds[0]}. Numbers: {of_seeds('mean ± standard deviation', config.seeds)}. "
         f"{results.updates(*metrics)} each, the same networks. A dimension is live if the variance of E[z|x] over "
         "images is above 0.01",
         "dimension of the code, by its KL",
@@ -290,7 +300,7 @@ def dimensions_figure(results: Results, metrics: dict):
 
 
 def resampled_figure(results: Results, metrics: dict):
-    """What the decoder makes of codes whose dead, or live, dimensions are drawn from the prior."""
+    """Decoded images from codes whose dead, or live, dimensions are drawn from the prior."""
     config, dataset, tiles, names, texts = results.config, results.dataset, [], [], []
     keys = ("test_reconstruction_nats", "dead_resampled_nats", "live_resampled_nats")
     for name in (EARLIER, ELBO):
@@ -299,9 +309,7 @@ def resampled_figure(results: Results, metrics: dict):
         tiles += [dataset.x_test[:SHOWN], *(pictures[key] for key in ("drawn", "dead_resampled", "live_resampled"))]
         names += ["original", "z ~ q(z|x)", f"{config.latent_dim - live} dead\nresampled", f"{live} live\nresampled"]
         drawn, dead_resampled, live_resampled = (COLUMNS[key].cell(metrics[name], key) for key in keys)
-        texts.append(
-            f"{shown_name(name)}: {drawn}, {dead_resampled} with the dead and {live_resampled} with the live resampled"
-        )
+        texts.append(f"{shown_name(name)}: {drawn}; dead resampled: {dead_resampled}; live resampled: {live_resampled}")
     mean_image = reconstruction.mean_image_cross_entropy(dataset.x_train, dataset.x_test)
     return figures.named_tiles(
         np.stack(tiles),
@@ -309,18 +317,18 @@ def resampled_figure(results: Results, metrics: dict):
         [str(number) for number in range(1, len(tiles[0]) + 1)],
         "test image",
         f"Which dimensions does the decoder use? On {dataset.name}",
-        f"Decoder's pixel means, upper four rows {EARLIER}, lower four the ELBO; resampled dimensions are drawn from "
-        f"the prior. Reconstruction of {len(dataset.x_test):,} grey test images, nats: {'; '.join(texts)}; the mean "
-        f"image: {mean_image:.1f}. Pictures of seed {config.seeds[0]}, {results.updates(EARLIER, ELBO)}; numbers: "
+        f"Decoder's pixel means. Upper four rows: {EARLIER}. Lower four rows: the ELBO. Resampled dimensions are drawn "
+        f"from the prior. Reconstruction of {len(dataset.x_test):,} grey test images, nats. {'. '.join(texts)}. The "
+        f"mean image: {mean_image:.1f}. Pictures: seed {config.seeds[0]}, {results.updates(EARLIER, ELBO)}. Numbers: "
         f"{of_seeds('mean ± standard deviation', config.seeds)}",
         together=4,
     )
 
 
 def beta_figure(results: Results, metrics: dict):
-    """Numbers against the effective beta: sums as a line, means over pixels, whose gradients are smaller, as points.
+    """Numbers against the effective beta: sums as a line; means over pixels, whose gradients are smaller, as points.
 
-    Without the notebook as it was: its beta weighs another KL than that of the z that are drawn.
+    The notebook as it was is left out, since its beta weighs another KL than that of the z that are drawn.
     """
     config, dataset = results.config, results.dataset
     betas = {name: means["effective_beta"] for name, means in by_beta(metrics).items()}
@@ -344,12 +352,12 @@ def beta_figure(results: Results, metrics: dict):
     return figures.bands(
         panels,
         "β on sums",
-        f"What the weight of the KL does, on {dataset.name}",
+        f"The effect of the KL's weight, on {dataset.name}",
         f"{config.latent_dim}-D code, {results.updates(*metrics)}, {len(dataset.x_test):,} grey test images; "
         f"{of_seeds('mean and range', config.seeds)}. I(x; z) is at most log {len(dataset.x_test):,} = "
-        f"{math.log(len(dataset.x_test)):.1f} nats by ELBO surgery. Means over pixels and code make "
-        f"β = {betas[ONE_READING]:.3g}, a mean over pixels with a sum over the code {betas[PIXEL_MEAN]:.3g}, both with "
-        "s read in one way",
+        f"{math.log(len(dataset.x_test)):.1f} nats by ELBO surgery. Means over pixels and code give "
+        f"β = {betas[ONE_READING]:.3g}. A mean over pixels with a sum over the code gives β = {betas[PIXEL_MEAN]:.3g}. "
+        "Both read s in one way",
         references={COLUMNS["test_reconstruction_nats"].heading: [(mean_image, "the mean image")]},
         x_scale="log",
     )
@@ -359,7 +367,7 @@ STUDY = Study("pitfalls.loss_scaling", cases, COLUMNS, all_figures, QUICK, requi
 
 
 def main(config: Config = Config()) -> dict:
-    """Run the experiment; returns what metrics.json holds."""
+    """Run the experiment; returns the content of metrics.json."""
     return study.run(STUDY, config)
 
 

@@ -1,7 +1,7 @@
-"""Models that make mistakes: those of the scripts, with one or more things wrong, for the experiments of this folder.
+"""Models with mistakes, for the experiments of this folder: the scripts' models with one or more errors.
 
-A function builds each from a script's Config, {mistake: True} and the shape of the images, with the initial weights of
-the right model. Without mistakes the objective is the right one.
+A function builds each model from a script's Config, {mistake: True} and the shape of the images. It has the same
+initial weights as the right model. Without mistakes, it also has the right objective.
 """
 
 import math
@@ -21,14 +21,14 @@ from keras import layers, ops
 
 
 class MistakenVAE(vae_baseline.VAE):
-    """The VAE with some of three mistakes.
+    """The VAE with any of three mistakes.
 
     pixel_mean: the reconstruction is a mean over the pixels, not a sum.
     code_mean: the KL is a mean over the dimensions of the code, not a sum.
     two_readings: s, the encoder's second output, is log sigma where z is drawn and log sigma^2 in the KL.
 
-    `infer` gives the "log_var" of the z that are drawn, so every instrument measures those. `kl_stated_nats` is the KL
-    of the loss, summed over dimensions.
+    `infer` returns the "log_var" of the z that it draws, so every instrument measures that. `kl_stated_nats` is the KL
+    in the loss, summed over dimensions.
     """
 
     def __init__(self, pixel_mean=False, code_mean=False, two_readings=False, **kwargs):
@@ -62,13 +62,13 @@ def mistaken_vae(config: vae_baseline.Config, mistakes: dict, image_shape) -> Mi
 
 
 class MistakenAVB(avb.AVB):
-    """AVB with some of five mistakes; `image_moments` needs adaptive contrast, the others are made without it.
+    """AVB with any of five mistakes; `image_moments` needs adaptive contrast, and all others are without it.
 
     uniform_noise: the encoder's noise is uniform in training and normal in tests.
     pixel_mean: the reconstruction is a mean over the pixels, not a sum.
     reversed_gradient: the encoder maximises the discriminator's loss on codes, in place of the mean of T.
     image_unseen: T sees zeros in place of the image.
-    image_moments: contrast by the moments over the images of a batch, not over the noise of one image.
+    image_moments: contrast uses the moments over the images of a batch, not over the noise of one image.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class MistakenAVB(avb.AVB):
 
     def infer(self, x):
         inferred = super().infer(x)
-        if self.image_moments:  # the same for every image: the moments of all codes in the batch
+        if self.image_moments:  # every image gets the moments of all codes in the batch
             z = inferred["z"]
             moments = {"mean": ops.mean(z, axis=0), "variance": ops.var(z, axis=0)}  # (latent_dim,) each
             inferred |= {name: ops.broadcast_to(moment, ops.shape(z)) for name, moment in moments.items()}
@@ -110,7 +110,7 @@ class MistakenAVB(avb.AVB):
         terms = super().objective(x, outputs)
         if self.pixel_mean:
             terms["reconstruction"] = terms["reconstruction"] / math.prod(x.shape[1:])
-        if self.reversed_gradient:  # minus the discriminator's loss on codes, -log sigma(T), where AVB has T
+        if self.reversed_gradient:  # AVB has T here; the mistake is minus the discriminator's loss, -log sigma(T)
             t = self.log_odds(frozen(self.discriminator), x, outputs["z"])
             terms["kl"] = -ops.mean(ops.softplus(-t))
         return terms
@@ -130,7 +130,7 @@ def mistaken_avb(config: avb.Config, mistakes: dict, image_shape) -> avb.AVB:
 
 
 class BatchNormalised(keras.Model):
-    """A network that normalises by the statistics of its own batch, in tests as in training."""
+    """A network that normalises by the statistics of its own batch, in training and in tests."""
 
     def call(self, inputs, training=None, mask=None):
         return super().call(inputs, training=True, mask=mask)
@@ -145,7 +145,7 @@ def normalised_discriminator(latent_dim: int, hidden_units, random: np.random.Ge
 
 
 def mistaken_aae(config: aae_gaussian.Config, mistakes: dict, image_shape) -> aae_gaussian.GaussianAAE:
-    """The AAE of aae_gaussian.py; with a mistake, its discriminator normalises prior draws and codes apart."""
+    """The AAE of aae_gaussian.py. With the mistake, its discriminator normalises prior draws and codes separately."""
     right = aae_gaussian.build(config, image_shape)
     if not mistakes:
         return right
@@ -157,13 +157,13 @@ def mistaken_aae(config: aae_gaussian.Config, mistakes: dict, image_shape) -> aa
 class LabelsUnseenAAE(label_prior.LabelPriorAAE):
     """The AAE with labels in its prior, whose discriminator sees zeros in place of the label."""
 
-    def beside(self, z, labels):
-        seen = super().beside(z, labels)
+    def joined(self, z, labels):
+        seen = super().joined(z, labels)
         return ops.concatenate([z, ops.zeros_like(seen[:, z.shape[-1] :])], axis=-1)
 
 
 def mistaken_labels(config: aae_deterministic.Config, mistakes: dict, image_shape) -> label_prior.LabelPriorAAE:
-    """The AAE of experiments.aae.label_prior; with a mistake, its discriminator sees no label."""
+    """The AAE of experiments.aae.label_prior. With the mistake, its discriminator sees no label."""
     right = label_prior.build(config, image_shape)
     if not mistakes:
         return right

@@ -1,23 +1,30 @@
 """When is it right to ignore the code? Data, decoders and code sizes for which q(z|x) = p(z) is a good answer.
 
-A VAE maximises E_q(z|x) [ log p(x|z) ] - KL(q(z|x) || p(z)), which is log p(x) less KL(q(z|x) || p(z|x)). If the
-decoder can model the images without z, then q(z|x) = p(z) makes the second term zero: a global optimum, and no bug
-(Chen et al., "Variational lossy autoencoder", arXiv 1611.02731, section 2; Rubenstein, "Variational autoencoders are
-not autoencoders"). Three questions:
+A VAE maximises E_q(z|x) [ log p(x|z) ] - KL(q(z|x) || p(z)), which is log p(x) minus KL(q(z|x) || p(z|x)). If the
+decoder can model the images without z, then q(z|x) = p(z) makes the second term zero. This is a global optimum, and not
+a bug (Chen et al., "Variational lossy autoencoder", arXiv 1611.02731, section 2). See also Rubenstein, "Variational
+autoencoders are not autoencoders". Three questions:
 
-    pixels     images whose pixels are independent draws from the data's mean image: a code says nothing about them
-    decoder    an autoregressive decoder, p(x|z) = prod_i p(x_i | x_<i, z), which can model the digits alone; and three
-               remedies: KL annealing (Bowman et al., arXiv 1511.06349), free bits, sum_u max(lambda, E_x KL_u) (Kingma
-               et al., arXiv 1606.04934), and an AAE's discriminator on q(z) in place of the KL
-    code_size  the five scripts' models with codes of 2 to 128 dimensions: how many of them does each use?
+    pixels     Images whose pixels are independent draws from the data's mean image: a code cannot tell anything about
+               them.
+    decoder    An autoregressive decoder, p(x|z) = prod_i p(x_i | x_<i, z), which can model the digits without a code.
+               There are three remedies. One is KL annealing (Bowman et al., arXiv 1511.06349). Another is free bits,
+               sum_u max(lambda, E_x KL_u) (Kingma et al., arXiv 1606.04934). The third is an AAE's discriminator on
+               q(z) in place of the KL.
+    code_size  The five scripts' models with codes of 2 to 128 dimensions: how many of them does each model use?
 
-A dimension u is active if Var_x(E[z_u|x]) > 0.01 (Burda et al., arXiv 1509.00519). That counts dimensions of a few
-hundredths of a nat too, which fall silent slowly. So code_size also counts those whose KL is above 0.1 nats.
+A dimension u is active if Var_x(E[z_u|x]) > 0.01 (Burda et al., arXiv 1509.00519). That counts dimensions with a few
+hundredths of a nat too, which become inactive slowly. So code_size also counts dimensions with a KL above 0.1 nats.
 
-Run: python -m experiments.pitfalls.posterior_collapse --data mnist.npz (--help lists every flag); --quick on the
-sample. `--questions decoder` asks one of them. Leaves in results/pitfalls_posterior_collapse/<name>/: metrics.json and,
-for each question, <question>.md (means and standard deviations over the seeds), runs.json (every seed), decoder.png and
-code_size.png, and for each training a folder with history.csv. Resumes if interrupted.
+Run: python -m experiments.pitfalls.posterior_collapse --data mnist.npz (--help lists every flag). --quick is a short
+run on the sample. `--questions decoder` selects one question. Resumes if interrupted. Results in
+results/pitfalls_posterior_collapse/<name>/:
+
+    metrics.json, <question>.md   means and standard deviations over the seeds
+    runs.json                     numbers of every seed
+    decoder.png                   reconstructions and samples for the question decoder
+    code_size.png                 numbers against the size of the code
+    a folder per training         history.csv
 """
 
 import textwrap
@@ -51,8 +58,8 @@ PIXELS = "independent pixels"
 PLAIN, ALONE = "VAE, independent pixels given z", "autoregressive decoder, no code"
 AUTOREGRESSIVE = "VAE, autoregressive decoder"
 ANNEALED, FREE, ADVERSARIAL = "the same, KL annealed", "the same, free bits", "Gaussian AAE, the same decoder"
-WITHOUT_CODE = 1000.0  # beta that makes the VAE drop its code at once
-COLUMNS = {  # question -> key; more digits where numbers near 0, or near one another, are the result
+WITHOUT_CODE = 1000.0  # a beta with which the VAE ignores its code from the start
+COLUMNS = {  # question -> key -> column; more digits where results are near 0, or near each other
     "pixels": {
         "kl_nats": METRICS["kl_nats"]._replace(digits=3),
         "active_units": METRICS["active_units"],
@@ -75,7 +82,7 @@ COLUMNS = {  # question -> key; more digits where numbers near 0, or near one an
     "code_size": code_size.COLUMNS,
 }
 WEIGHTED_SAMPLES = 500  # draws for each image of the importance-weighted bound
-SHOWN = 12  # images in the figure
+SHOWN = 12  # images per row of the figure
 QUICK = {
     "data": "sample",
     "hidden_units": (100, 100),
@@ -88,27 +95,29 @@ QUICK = {
 
 @dataclass(frozen=True)
 class Config(ImageStudyConfig):
-    """What all models share; all other parameters are those of the models' scripts."""
+    """Parameters that all models share. All other parameters are as in the models' scripts."""
 
+    # questions to answer: independent pixels, an autoregressive decoder, the size of the code
     questions: tuple[Literal["pixels", "decoder", "code_size"], ...] = ("pixels", "decoder", "code_size")
-    latent_dim: PositiveCount = 8  # dimensions of z, but for code_size
-    code_sizes: tuple[PositiveCount, ...] = (2, 8, 32, 128)  # dimensions of z for code_size
-    hidden_units: tuple[PositiveCount, ...] = (300, 300)  # ReLU units a layer, all networks but the next
-    recurrent_units: PositiveCount = 128  # of the autoregressive decoder, from row to row
-    row_units: PositiveCount = 200  # ReLU units in each of its two layers within a row
+    latent_dim: PositiveCount = 8  # dimensions of z, for pixels and decoder
+    code_sizes: tuple[PositiveCount, ...] = (2, 8, 32, 128)  # dimensions of z, for code_size
+    hidden_units: tuple[PositiveCount, ...] = (300, 300)  # ReLU units per layer, except the autoregressive decoder
+    recurrent_units: PositiveCount = 128  # recurrent units of the autoregressive decoder, from row to row
+    row_units: PositiveCount = 200  # ReLU units in each of the autoregressive decoder's two layers within a row
     warm_up: Fraction = 0.5  # share of the epochs in which an annealed KL's weight rises to 1: here 0.4, 0.8, 1, ...
-    free_bits: Factor = 0.5  # nats of each dimension's KL that cost nothing, lambda
-    # Not the scripts' 40, chosen for a 2-D code: the choice of experiments.comparison.likelihoods in 8-D, not tuned.
-    adversarial_weight: Factor = 8.0  # on the AAEs' generator's nats, against nats summed over all pixels
-    updates: PositiveCount = 2750  # steps of the optimiser: 5 passes over MNIST; three times as many but for decoder
-    weighted_images: Annotated[int, AtLeast(2)] = 100  # test images of the importance-weighted bound
+    free_bits: Factor = 0.5  # lambda: nats of each dimension's KL that have no cost
+    # factor on the loss of the AAEs' generator. The scripts' 40 was chosen for a 2-D code; this value is that of
+    # experiments.comparison.likelihoods for 8-D, and was not tuned here
+    adversarial_weight: Factor = 8.0
+    updates: PositiveCount = 2750  # optimiser steps: 5 passes over MNIST for decoder, 15 for pixels and code_size
+    weighted_images: Annotated[int, AtLeast(2)] = 100  # test images for the importance-weighted bound
 
 
 # Question `pixels`
 
 
 def independent_pixels(dataset: Dataset) -> Dataset:
-    """As many images as the data have, each the mean training image: once binarised, their pixels are independent."""
+    """A data set of the same size whose images are all the mean image: binarised, their pixels are independent."""
     mean = dataset.x_train.mean(axis=0, dtype="float64").astype("float32")
     splits = ("x_train", "x_val", "x_test")
     images = {split: np.broadcast_to(mean, getattr(dataset, split).shape) for split in splits}
@@ -118,7 +127,7 @@ def independent_pixels(dataset: Dataset) -> Dataset:
 
 
 def pixels_case(part: Part) -> dict:
-    """A VAE on independent pixels."""
+    """Train and measure a VAE on independent pixels."""
     dataset = independent_pixels(part.dataset)
     own = own_config(vae_baseline, part.config, part.seed, updates=LONGER * part.config.updates)
     model = vae_baseline.build(own, dataset.image_shape)
@@ -141,7 +150,7 @@ def gaussian_numbers(model: LatentModel, x_test: np.ndarray) -> dict:
 
 
 class Version(NamedTuple):
-    """A model of the question `decoder`: its script, parameters that are not the script's own, and what builds it."""
+    """A model of the question `decoder`: its script, parameters that differ from the script's, and its builder."""
 
     script: object
     own: dict
@@ -149,7 +158,7 @@ class Version(NamedTuple):
 
 
 def versions(config: Config) -> dict[str, Version]:
-    """A plain VAE, the autoregressive decoder without and with a code, and three ways to make it use one."""
+    """A plain VAE, the autoregressive decoder without and with a code, and three remedies that make it use a code."""
     units = config.recurrent_units, config.row_units
     vae = partial(build_vae, units)
     return {
@@ -184,7 +193,7 @@ def decoder_case(version: Version, part: Part) -> dict:
 
 
 def shown_images(dataset: Dataset) -> int:
-    """How many images a row of the figure has."""
+    """The number of images per row of the figure."""
     return min(SHOWN, len(dataset.x_test) // 2)
 
 
@@ -192,7 +201,7 @@ def shown_images(dataset: Dataset) -> int:
 
 
 def cases_of(question: str, config: Config) -> dict[str, Callable]:
-    """The cases of a question, the rows of its table."""
+    """The cases of a question, which are the rows of its table."""
     if question == "pixels":
         return {PIXELS: pixels_case}
     if question == "decoder":
@@ -213,13 +222,13 @@ def requires(config: Config, dataset: Dataset):
         study.require_labels(dataset)
         if len(dataset.image_shape) != 2:
             raise RunError(
-                f"{dataset.name} has images {dataset.image_shape}, and the autoregressive decoder reads rows of "
+                f"{dataset.name} has images {dataset.image_shape}, but the autoregressive decoder reads rows of "
                 "(height, width); leave decoder out of --questions"
             )
 
 
 def rows(declared: Study, results: Results) -> dict:
-    """Question -> row -> mean and standard deviation of every column."""
+    """Means and standard deviations of every column: question -> row -> numbers."""
     return {
         question: {
             case: results.means(case, (*COLUMNS[question], "updates")) for case in cases_of(question, results.config)
@@ -237,10 +246,10 @@ def tables(declared: Study, results: Results, metrics: dict) -> dict[str, str]:
 
 
 def notes(config: Config, dataset: Dataset) -> str:
-    """What the columns of the table of `decoder` rest on."""
+    """A note below the table of `decoder` on the images and draws of its columns."""
     images, few = len(dataset.x_test), min(config.weighted_images, len(dataset.x_test))
     return (
-        f"\n{images:,} binarised test images; ELBO and bound on log p(x) of {few:,}, {WEIGHTED_SAMPLES:,} draws "
+        f"\n{images:,} binarised test images. ELBO and bound on log p(x): {few:,} images, {WEIGHTED_SAMPLES:,} draws "
         f"each. I(x; z) by ELBO surgery is at most log {images:,} = {np.log(images):.1f} nats.\n"
     )
 
@@ -256,7 +265,7 @@ def all_figures(results: Results, metrics: dict) -> dict:
 
 
 def decoder_figure(results: Results, metrics: dict):
-    """Images from the code of a test image, and samples, a row a version."""
+    """Images from the codes of test images, and samples, one row per version."""
     config, dataset, columns = results.config, results.dataset, COLUMNS["decoder"]
     shown = shown_images(dataset)
     pictures = [results.pictures(name) for name in metrics]
@@ -272,11 +281,11 @@ def decoder_figure(results: Results, metrics: dict):
         "test image, or sample",
         f"Does the decoder need the code? On {dataset.name}",
         f"Upper rows: grey test images and, below each, x ~ p(x|z) with z ~ q(z|x), x binarised. A version that shows "
-        f"another digit ignores its code. Lower rows: other test images; x ~ p(x|z) with z ~ p(z). Pixel means for the "
-        f"first model, pixels drawn one after the other for the others. {config.latent_dim}-D codes, "
-        f"{results.updates(*metrics)}, {len(dataset.x_test):,} test images; pictures of seed {config.seeds[0]}, "
-        f"numbers: {of_seeds('mean ± standard deviation', config.seeds)}. KL, and bound on log p(x) of "
-        f"{min(config.weighted_images, len(dataset.x_test)):,} images, nats: {'; '.join(texts)}",
+        f"another digit ignores its code. Lower rows: other test images, and x ~ p(x|z) with z ~ p(z). The first model "
+        f"shows pixel means; the others draw pixel after pixel. {config.latent_dim}-D codes, "
+        f"{results.updates(*metrics)}, {len(dataset.x_test):,} test images. Pictures: seed {config.seeds[0]}. "
+        f"Numbers: {of_seeds('mean ± standard deviation', config.seeds)}. KL, and bound on log p(x) of "
+        f"{min(config.weighted_images, len(dataset.x_test)):,} images, in nats. {'; '.join(texts)}",
         together=len(names),
         left=1.6,
     )
@@ -287,7 +296,7 @@ STUDY = Study("pitfalls.posterior_collapse", cases, ALL_COLUMNS, all_figures, QU
 
 
 def main(config: Config = Config()) -> dict:
-    """Run the experiment; returns what metrics.json holds: question -> row -> numbers."""
+    """Run the experiment; returns the content of metrics.json: question -> row -> numbers."""
     return study.run(STUDY, config)
 
 
