@@ -15,8 +15,8 @@ The recipes train on the same labelled images:
 
     ours                  All of the above, with Adam, and batch normalisation in encoder and decoder. Augmentation,
                           of labelled images too: small random rotations, shears, scalings and shifts. The paper's
-                          networks have no such prior knowledge about images. D(y) and consistency have a warm-up. At first they
-                          would only preserve the categories, before the labels have named them.
+                          networks have no such prior knowledge about images. D(y) and consistency have a warm-up. At
+                          first they would only preserve the categories, before the labels have named them.
     without_consistency   The paper's objective, without augmentation. Its weights and noise come from a separate
                           search.
     paper                 The paper's objective and optimiser, without batch normalisation. The optimiser is SGD, whose
