@@ -252,11 +252,12 @@ def main(config: Config) -> dict:
     gallery = Gallery(Path(config.root).expanduser())
     texts = {page: gallery.filled(page) for page in gallery.pages()}
     for page, required in texts.items():
+        present = read(page)
         if config.check:
-            require_equal(page, page.read_text(), required)
-        elif page.read_text() != required:
+            require_equal(page, present, required)
+        elif present != required:
             with whole(page) as partial:
-                partial.write_text(required)
+                partial.write_text(required, encoding="utf-8")
         print(page)
     return {}
 

@@ -56,7 +56,7 @@ class Records:
         if name not in self.names():
             raise LookupError(f"there is no record {name}")
         try:
-            record = json.loads(path.read_text())
+            record = json.loads(path.read_text(encoding="utf-8"))
             missing = [key for key in FIELDS if key not in record]
             runs = record["runs"].values()
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
