@@ -38,6 +38,7 @@ CURVE = [
     {"temperatures": count, "test": (-90, 2), "simulated_lower": (-91 - 9 / count, 2), "simulated_upper": (-90, 2)}
     for count in (10, 100)
 ]
+COLOURED = np.random.default_rng(1).random((7, 4, 4, 3))
 CODES_3 = np.hstack([CODES, CODES[::-1, :1]])
 WORDS = (
     "A",
@@ -60,11 +61,15 @@ FIGURES = {
     "reconstructions": lambda: plots.image_pairs(IMAGES, IMAGES, ("a", "b"), LONG, LONG, columns=3),
     "manifold": lambda: plots.manifold(np.zeros((3, 3, 8, 8)), np.array([5, 50, 95]), LONG, LONG),
     "interpolations": lambda: plots.interpolations(np.zeros((2, 3, 8, 8)), LONG, LONG),
+    "colour grid": lambda: plots.image_grid(COLOURED, LONG, LONG, columns=3, limits=(-1, 1), value_name=LONG),
+    "colour pairs": lambda: plots.image_pairs(COLOURED, COLOURED, ("a", "b"), LONG, LONG, 3, (0, 300), "count"),
+    "colour manifold": lambda: plots.manifold(np.zeros((3, 3, 8, 8, 3)), np.array([5, 50, 95]), LONG, LONG, (0, 16)),
+    "colour interpolations": lambda: plots.interpolations(np.zeros((2, 3, 8, 8, 3)), LONG, LONG, (-3.2, 4.1), "mV"),
     "curves": lambda: plots.training_curves(HISTORY, LONG, {"loss": [(6.2, "a name"), (900.0, "far away")]}),
     "annealing": lambda: plots.annealing_curves(CURVE, LONG, LONG, "MNIST"),
     "untrained": lambda: plots.training_curves({"epoch": []}, LONG),
 }
-UNLABELLED = {"image grid", "reconstructions"}  # tiles in reading order have no axes
+UNLABELLED = {"image grid", "reconstructions", "colour grid", "colour pairs"}  # tiles in reading order have no axes
 
 
 def standard_log_prob(z):
@@ -78,7 +83,7 @@ def texts(figure: Figure) -> str:
 @pytest.mark.parametrize("name", FIGURES)
 def test_title_and_axes_are_named_and_nothing_is_cut_off(name):
     x_label = name not in UNLABELLED | {"latent histogram"}  # whose lower axes have it
-    require_readable(FIGURES[name](), x_label, name not in UNLABELLED | {"interpolations"})
+    require_readable(FIGURES[name](), x_label, name not in UNLABELLED | {"interpolations", "colour interpolations"})
 
 
 def test_the_bounds_of_both_directions_are_drawn_apart():
@@ -460,6 +465,117 @@ def test_rows_are_wrapped_beyond_a_strip_and_the_figure_says_so(shape, note):
     numbers = int(np.prod(shape))
     np.testing.assert_array_equal(shown[:, :numbers], images.reshape(4, -1))
     assert np.isnan(shown[:, numbers:]).all()
+
+
+# Tiles in colour
+
+SIDES = st.one_of(
+    st.tuples(st.integers(1, 200), st.integers(1, 40)),
+    st.sampled_from([(32, 32), (427, 640), (1, 5000), (5000, 1), (1, 1), (4, 5000)]),
+)
+
+
+def shown_bytes(figure: Figure) -> np.ndarray:
+    """The picture of a figure as bytes, (h, w, 3), without what lies around the tiles."""
+    return np.asarray(figure.axes[0].images[0].get_array())
+
+
+def saved_pixels(figure: Figure, path: Path) -> np.ndarray:
+    """The pixels of the tiles in the saved PNG, (h, w, 3) bytes."""
+    plots.save(figure, path)
+    whole = np.rint(255 * matplotlib.image.imread(path)[..., :3]).astype(np.uint8)
+    box = figure.axes[0].get_position()
+    (width, height), (high, wide) = pixels(figure), whole.shape[:2]
+    assert (width, height) == (wide, high)
+    left, right = round(box.x0 * width), round(box.x1 * width)
+    top, bottom = round((1 - box.y1) * height), round((1 - box.y0) * height)
+    return whole[top:bottom, left:right]
+
+
+def test_the_saved_picture_has_exactly_the_colours_of_the_images(tmp_path):
+    values = np.random.default_rng(0).integers(0, 256, (6, 5, 7, 3))
+    values[0], values[1] = (255, 0, 0), (0, 0, 255)
+    figure = plots.image_grid((values / 255).astype(np.float32), "t", "d", columns=3)
+    saved = saved_pixels(figure, tmp_path / "a.png")
+    high, wide = (saved.shape[0] - 1) // 2, (saved.shape[1] - 2) // 3
+    tile = {k: saved[(k // 3) * (high + 1) :, (k % 3) * (wide + 1) :][:high, :wide] for k in range(6)}
+    assert (tile[0] == (255, 0, 0)).all() and (tile[1] == (0, 0, 255)).all()
+    for number, shown in tile.items():
+        np.testing.assert_array_equal(shown, values[number].repeat(high // 5, axis=0).repeat(wide // 7, axis=1))
+    assert (saved[high] == 255).all() and (saved[:, wide] == 255).all()  # hairlines
+
+
+def test_colour_images_are_where_grey_ones_are():
+    """Each function puts an image with three equal channels where it puts the grey image."""
+    grey = np.random.default_rng(0).integers(0, 256, (12, 6, 9)) / 255
+    colour = np.repeat(grey[..., None], 3, axis=-1)
+    drawings = (
+        lambda x: plots.image_grid(x, "t", "d", columns=5),
+        lambda x: plots.image_pairs(x, x[::-1], ("a", "b"), "t", "d", columns=5),
+        lambda x: plots.manifold(x[:9].reshape(3, 3, *x.shape[1:]), np.array([5, 50, 95]), "t", "d"),
+        lambda x: plots.interpolations(x.reshape(3, 4, *x.shape[1:]), "t", "d"),
+    )
+    for draw in drawings:
+        expected = np.ma.filled(draw(grey).axes[0].images[0].get_array(), 1.0)
+        shown = shown_bytes(draw(colour))
+        np.testing.assert_array_equal(shown, np.repeat(np.rint(255 * expected)[..., None], 3, axis=-1))
+
+
+def test_values_that_are_not_finite_are_white_in_colour():
+    images = np.zeros((3, 4, 4, 3))
+    images[0, ..., 1], images[1, ..., 2] = np.nan, np.inf
+    shown = shown_bytes(plots.image_grid(images, "t", "d", columns=2))
+    (high, wide), middle = shown.shape[:2], shown[shown.shape[0] // 4]
+    assert (middle[[wide // 4, 3 * wide // 4]] == 255).all()
+    assert (shown[3 * high // 4, wide // 4] == 0).all() and (shown[3 * high // 4, 3 * wide // 4] == 255).all()
+
+
+@given(sides=SIDES, count=st.integers(1, 8), columns=st.integers(1, 8))
+@settings(max_examples=10, deadline=None)
+def test_colour_tiles_of_any_shape_stay_below_3000_pixels(sides, count, columns):
+    images = np.zeros((count, *sides, 3), np.float32)
+    require_legible(plots.image_grid(images, "t", "d", columns, (0, 255), "count"))
+    require_legible(plots.interpolations(np.broadcast_to(images[0], (2, 11, *sides, 3)), "t", "d", (-1, 1)))
+    small = plots.thumbnails(images, columns, 3)
+    assert small.shape[0] == count and small.shape[3] == 3 and (np.array(small.shape[1:3]) * [3, columns] <= 2000).all()
+    np.testing.assert_array_equal(plots.thumbnails(small, columns, 3), small)
+
+
+def test_channels_of_a_large_image_are_reduced_each_on_its_own():
+    images = np.random.default_rng(0).random((2, 512, 300, 3))
+    small = plots.thumbnails(images, 10)
+    for channel in range(3):
+        np.testing.assert_array_equal(small[..., channel], plots.thumbnails(images[..., channel], 10))
+    assert plots.tile_note((512, 300, 3), 10) == plots.tile_note((512, 300), 10) != ""
+    assert plots.tile_note((32, 32, 3), 10) == ""
+    assert plots.tile_note((5000, 1, 3), 10) == " · rows of 5,000 pixels in lines of 71"
+
+
+# The scale of values
+
+
+def test_limits_are_black_and_white_and_written_beside_a_bar(tmp_path):
+    counts = np.array([0, 8, 16, 40])[:, None, None] * np.ones((4, 5, 5))
+    figure = plots.image_grid(counts, "t", "d", columns=4, limits=(0, 16), value_name="$ count")
+    saved = saved_pixels(figure, tmp_path / "a.png")
+    centres = saved[saved.shape[0] // 2, [(2 * k + 1) * saved.shape[1] // 8 for k in range(4)]]
+    assert centres[:, 0].tolist() == [0, 128, 255, 255]
+    assert [text.get_text() for text in figure.axes[1].texts] == ["0", r"16  \$ count"]
+    assert len(plots.image_grid(counts, "t", "d").axes) == 1  # no bar for values in [0, 1]
+
+
+def test_the_limits_of_colours_hold_for_every_channel():
+    images = np.array([-2.0, -1.0, 0.0, 1.0])[:, None, None, None] * np.ones((4, 5, 5, 3))
+    shown = shown_bytes(plots.image_grid(images, "t", "d", columns=4, limits=(-1, 1)))
+    centres = shown[shown.shape[0] // 2, [(2 * k + 1) * shown.shape[1] // 8 for k in range(4)]]
+    assert centres.tolist() == [[0] * 3, [0] * 3, [128] * 3, [255] * 3]
+
+
+@pytest.mark.parametrize("limits", [(3, 3), (-1e30, 1e30), (np.nan, np.nan), (0, np.float32(1e-8)), (2000, 1234567)])
+@pytest.mark.parametrize("name", ["", "数" * 90, "W" * 255, "a$_$b"])
+def test_odd_limits_and_names_have_a_figure(limits, name):
+    for images in (np.full((3, 5, 5), 3.0), np.full((3, 5, 5, 3), 3.0), np.full((3, 50), np.nan)):
+        require_legible(plots.image_grid(images, "t", "d", limits=limits, value_name=name))
 
 
 # Text as it is written
