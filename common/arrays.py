@@ -13,8 +13,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
-from common.formats import remedy
-
 import numpy as np
 
 CHUNK = 2**23  # numbers of an array that are read at once: the whole array may not fit into memory
@@ -63,6 +61,8 @@ class StoredArray:
     open: Callable
     size: int
     path: Path | None = None
+    sparse = False
+    notes = ()  # what was converted, as texts to print
 
     @cached_property
     def header(self) -> Header:
@@ -104,6 +104,8 @@ class HeldArray:
 
     array: np.ndarray | None
     path = None
+    sparse = False
+    notes = ()
 
     @property
     def header(self) -> Header:
@@ -127,34 +129,6 @@ def readable(what: str):
     except Exception as error:  # zip, zlib, NumPy's header parser and its types raise a dozen kinds of errors
         reason = error if str(error) else type(error).__name__
         raise DataError(f"{what} cannot be read ({str(reason)[:200]}); copy or save the file again") from error
-
-
-@contextlib.contextmanager
-def arrays_in(path):
-    """The arrays of an .npz, of a folder's .npy files, or of one .npy, called x: StoredArray by name.
-
-    They can be read within the context. Raises DataError if the path is none of the three.
-    """
-    path = Path(path)
-    if path.is_dir():
-        files = [file for file in sorted(path.glob("*.npy")) if file.is_file()]
-        if not files:
-            raise DataError(remedy(path) or "is a folder without .npy files; give one with them, or an .npz file")
-        yield {file.stem: in_npy(file, file.stem) for file in files}
-        return
-    if not path.is_file():  # such as a pipe, on which reading could wait for ever
-        raise DataError("is neither a file nor a folder; give the path of an .npz or .npy file")
-    with readable("it"), path.open("rb") as file:
-        beginning = file.read(6)
-    if beginning == np.lib.format.MAGIC_PREFIX:
-        yield {"x": in_npy(path, "x")}
-    elif other := remedy(path):
-        raise DataError(other)
-    elif not beginning.startswith(b"PK"):
-        raise DataError("is neither an .npz nor an .npy file; save its arrays by numpy.savez('mine.npz', x=x, y=y)")
-    else:
-        with opened_zip(path) as archive:
-            yield in_zip(archive)
 
 
 def in_npy(path: Path, key: str) -> StoredArray:
@@ -227,29 +201,33 @@ class MappedImages:
     """Some images of a mapped .npy: an index, a slice or an array of indices reads them as float32 in [0, 1].
 
     It stands for `stored[rows]`, but is never in memory as a whole; `chunks` iterates over it. `white` is the integer
-    that is white.
+    that is white. `convert`, if given, makes the model's rows of a batch of other numbers than pixels.
     """
 
     dtype = np.dtype(np.float32)
 
-    def __init__(self, stored: np.memmap, rows, white: int = 255):
-        self.stored, self.rows, self.white = stored, np.arange(len(stored))[rows], white
+    def __init__(self, stored, rows, white: int = 255, convert: Callable | None = None):
+        self.stored, self.rows, self.white, self.convert = stored, np.arange(len(stored))[rows], white, convert
+        self.row_shape = self.convert(self.stored[:1]).shape[1:] if convert else self.stored.shape[1:]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(n, height, width) or (n, d), like that of an array."""
-        return len(self.rows), *self.stored.shape[1:]
+        """(n, height, width), (n, height, width, 3) or (n, d), like that of an array."""
+        return len(self.rows), *self.row_shape
 
     @property
     def ndim(self) -> int:
-        """3 or 2, like that of an array."""
-        return self.stored.ndim
+        """2, 3 or 4, like that of an array."""
+        return len(self.shape)
 
     def __len__(self):
         return len(self.rows)
 
     def __getitem__(self, which):
-        return np.asarray(as_floats(self.stored[self.rows[which]], self.white))
+        rows = self.stored[self.rows[which]]
+        if self.convert is None:
+            return np.asarray(as_floats(rows, self.white))
+        return self.convert(rows[None])[0] if rows.ndim < self.stored.ndim else self.convert(rows)
 
     def __array__(self, dtype=None, copy=None):
         raise DataError("this needs all training images in memory at once; save them, or fewer of them, as an .npz")

@@ -1,4 +1,4 @@
-"""Files in other formats than .npz: recognises each by its first bytes, and gives the line of Python to convert it."""
+"""Files in formats that are not read: recognises each by its first bytes, and says how to convert it."""
 
 import bz2
 import codecs
@@ -9,12 +9,11 @@ import math
 import re
 import zipfile
 import zlib
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 HEAD = 2**20  # bytes to read from a file: a row of a table can be long
-ROWS, FILES = 20, 2000  # how many rows of a table, and files of a folder, are looked at
+ROWS = 20  # how many rows of a table are looked at
 LABELS = {"label", "labels", "class", "target", "y"}  # names of a column
 COUNTS = {"", "id", "index", "unnamed: 0"}  # names of a column that numbers the rows
 IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
@@ -61,26 +60,14 @@ JSON = "import json, numpy as np; d = json.load(FILE)"
 TORCH = TRUST + "import torch, numpy as np; d = torch.load(FILE, weights_only=True)" + OBJECTS
 JOBLIB = TRUST + "import joblib, numpy as np; d = joblib.load(FILE)" + OBJECTS
 PICKLE = TRUST + "import pickle, numpy as np; d = pickle.load(FILE, encoding='latin1')" + OBJECTS
-SUFFIXES = ".png .jpg .jpeg .gif .bmp .tif .tiff .webp .pgm .ppm"
-STACK = (  # makes all pictures grey, and as large as the first
-    f" if q.suffix.lower() in '{SUFFIXES}'.split() and q.name[0] != '.'); s = Image.open(@p[0]).size; "
-    "x = np.stack([np.asarray(Image.open(@q).convert('L').resize(s)) for q in p]); np.savez(OUT, x=x, LABELS)"
-)
-CLASSES = "y=[q.parent.name for q in p]"
-FOLDER = "import pathlib, numpy as np; from PIL import Image; p = sorted(q for q in pathlib.Path(PATH).rglob('*')"
-FOLDER += STACK.replace("@", "")
-UNZIPPED = (
-    "import pathlib, zipfile, numpy as np; from PIL import Image; z = zipfile.ZipFile(PATH); "
-    "p = sorted(q for q in map(pathlib.PurePosixPath, z.namelist())"
-) + re.sub(r"@(p\[0\]|q)", r"z.open(str(\1))", STACK)
-ONE = FOLDER.replace("PATH", "AROUND").replace("rglob", "glob").replace("OUT", "PICTURES")
-ONE = "it is one image; of all pictures in its folder, " + MAKE + ONE
+ONE = "it is one image; give its folder, AROUND"
 LIBSVM = (
     "import numpy as np; from sklearn.datasets import load_svmlight_file; x, y = load_svmlight_file(FILE); "
     "np.savez(OUT, x=x.toarray(), y=y.astype(int))"
 )
 GIVE = "give images, as .npz or .npy"
 UNPACK = "unpack it, and give its content"
+UNZIP = UNPACK + "; in Python: import zipfile; zipfile.ZipFile(PATH).extractall(STEM)"
 
 # fmt: off
 FORMATS = [  # a regular expression for the first bytes, what the file is, what to do; the first match counts
@@ -126,9 +113,8 @@ ZIPS = [  # the same for archives, where the expression is for the names of thei
     (rb"(?m)^model\.weights\.h5$", "a Keras model, not images", GIVE),
     (rb"(?m)^xl/workbook\.", "an Excel table", PANDAS + "read_excel(PATH)" + FRAME + " # pip install pandas openpyxl"),
     (rb"(?m)^(word|ppt)/", "a Word or PowerPoint document, not images", GIVE),
-    (rb"(?mi)\.(png|jpe?g|gif|bmp|tiff?|webp|p[gp]m)$", "a zip archive of pictures", MAKE + UNZIPPED),
-    (rb"", "a zip archive without arrays", UNPACK + "; in Python: import zipfile; "
-        "zipfile.ZipFile(PATH).extractall(STEM)"),
+    (rb"(?mi)\.(png|jpe?g|gif|bmp|tiff?|webp|p[gp]m)$", "a zip archive of pictures", UNZIP),
+    (rb"", "a zip archive without arrays", UNZIP),
 ]
 # fmt: on
 
@@ -141,18 +127,17 @@ class Opened(NamedTuple):
     packer: str = ""
     complete: bool = False
 
-    def filled(self, line: str, encoding: str = "", labels: str = "") -> str:
+    def filled(self, line: str, encoding: str = "") -> str:
         """A line of the tables above with this file's names in it, so that it runs unchanged."""
         name, packer = quoted(self.path), self.packer
-        stem, parent = self.path if self.path.is_dir() else self.path.with_suffix(""), self.path.parent
+        stem = self.path.with_suffix("")
         opened = f"{packer}.open({name})" if packer else f"open({name}, 'rb')"
         text = f"{name}, encoding={encoding!r}" if encoding else name
         words = {
             "OUT": f"open({quoted(unused(stem, '.npz'))}, 'xb')",
             "STEM": quoted(unused(stem, "")),
             "PATH": name,
-            "AROUND": quoted(parent),
-            "PICTURES": f"open({quoted(unused(parent / 'pictures', '.npz'))}, 'xb')",
+            "AROUND": quoted(self.path.parent),
             "ARCHIVE": name,
             "FILE": opened,
             "SOURCE": opened if packer else name,
@@ -160,7 +145,6 @@ class Opened(NamedTuple):
         }
         if packer and re.search(r"\b(FILE|SOURCE|TEXT)\b", line):
             line = line.replace("import ", f"import {packer}, ", 1)
-        line = line.replace(", LABELS", f", {labels}" if labels else "")
         return re.sub(r"\b[A-Z]+\b", lambda word: words.get(word[0], word[0]), line)
 
 
@@ -178,28 +162,16 @@ def quoted(path: Path) -> str:
 
 
 def remedy(path: Path) -> str | None:
-    """What a file or a folder is, and how to convert it: one line, to be read after its path.
+    """What a file is, and how to convert it: one line, to be read after its path.
 
-    Only first bytes and names of files are read, and nothing is executed. None for an .npz, an .npy, a pipe, or an
-    unknown format.
+    Only first bytes are read, and of an archive the names in it. Nothing is executed. None for an .npz, an .npy, a
+    folder, a pipe, or an unknown format.
     """
     path = Path(path)
     with contextlib.suppress(OSError):  # if it cannot be read, its reader has a message for that
-        if path.is_dir():
-            return of_folder(path)
         if path.is_file():
             return of_file(path)
     return None
-
-
-def of_folder(path: Path) -> str | None:
-    """`remedy` of a folder: None unless it holds pictures, perhaps in one folder per class."""
-    files = [file.relative_to(path) for file in islice(path.rglob("*"), FILES)]
-    pictures = [file for file in files if file.suffix.lower() in SUFFIXES.split() and file.name[0] != "."]
-    if not pictures:
-        return None
-    labels = CLASSES if len({file.parent for file in pictures}) > 1 else ""
-    return "is a folder of pictures; " + Opened(path, b"").filled(MAKE + FOLDER, labels=labels)
 
 
 def opened(path: Path) -> Opened:
@@ -241,9 +213,8 @@ def of_zip(file: Opened) -> str | None:
     if not names or any(name.endswith(".npy") for name in names):
         return None
     listing = "\n".join(names).encode(errors="replace")
-    labels = CLASSES if len({Path(name).parent for name in names if Path(name).suffix}) > 1 else ""
     name, line = next((name, line) for signature, name, line in ZIPS if re.search(signature, listing))
-    return f"is {name}; {file.filled(line, labels=labels)}"
+    return f"is {name}; {file.filled(line)}"
 
 
 def of_bytes(file: Opened) -> str | None:
@@ -275,13 +246,14 @@ def idx_line(file: Opened) -> str:
 
 
 def of_idx(file: Opened) -> tuple[str, str] | None:
-    """The name and the remedy of an IDX file, with the labels of its images if their file is in the same folder."""
+    """The name and the remedy of an IDX file, with the labels of its images if their file is in the same folder.
+
+    `common.idx` reads images that are plain or packed by gzip; this is for the others.
+    """
     header = idx_header(file)
     if header is None:
         return None
     dtype, shape = header
-    if not file.packer and file.path.stat().st_size < 4 + 4 * len(shape) + math.prod(shape) * int(dtype[-1]):
-        return f"an IDX file, shorter than its shape {shape} says (cut short?)", "copy or download it again"
     if len(shape) == 1:
         return f"an IDX file of {shape[0]} labels, without images", "give the IDX file of the images"
     labels = labels_file(file, shape[0])

@@ -1,4 +1,8 @@
-"""MNIST and Fashion-MNIST as Keras downloads them: with a time limit, and without deleting files in its cache."""
+"""MNIST, Fashion-MNIST and CIFAR as Keras downloads them: with a time limit, and without deleting files in its cache.
+
+CIFAR's files are pickles. Keras compares the archive's SHA-256 at every load, and unpacks it again: a file that was
+changed in the cache is not read. Keras' unpickler makes only NumPy arrays.
+"""
 
 import gzip
 import os
@@ -7,12 +11,18 @@ import zlib
 from concurrent.futures import Future
 from pathlib import Path
 
-from common.arrays import DataError, arrays_in, sha256
+from common.arrays import DataError, sha256
+from common.sources import arrays_in
 
 import keras
 import numpy as np
 
-KERAS_NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
+KERAS_NAMES = {
+    "mnist": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+}
 FILES = {  # in Keras' folder of data sets
     "mnist": ["mnist.npz"],
     "fashion_mnist": [
@@ -32,6 +42,8 @@ FASHION_LABELS = (9, 0, 0, 3, 0, 2, 7, 2, 5, 5)  # the first of Fashion-MNIST's 
 
 def keras_arrays(source: str, seconds: float) -> dict[str, np.ndarray]:
     """The four arrays of Keras' data set `source`, from its cache or downloaded within `seconds`.
+
+    CIFAR's images are uint8, (n, 32, 32, 3), and its labels (n, 1); CIFAR-100 has its 100 fine classes.
 
     Raises DataError if they cannot be loaded. No file in the cache is deleted. If the process ends during a download,
     the next process names the incomplete file in its message, or renames it.
