@@ -19,7 +19,7 @@ from common import networks
 from common.adversarial import discriminator_loss, frozen, generator_loss
 from common.command import run_main
 from common.config import Count, Factor, Fraction, Positive, PositiveCount, PriorName, RunConfig, Scale, Targets
-from common.model import LatentModel, binary_cross_entropy, gaussian_kl
+from common.model import LatentModel, gaussian_kl
 from common.priors import PRIORS, GaussianPrior
 from common.run import train_and_report
 
@@ -67,7 +67,7 @@ class GaussianAAE(LatentModel):
     def objective(self, x, outputs):
         z = outputs["z"]
         return {
-            "reconstruction": binary_cross_entropy(x, outputs["logits"]),
+            "reconstruction": -ops.mean(self.likelihood.log_prob(x, outputs["parameters"])),
             "generator": self.adversarial_weight * generator_loss(frozen(self.discriminator)(z)),
             "discriminator": discriminator_loss(
                 self.discriminator(self.prior_like(z)), self.discriminator(ops.stop_gradient(z))
@@ -80,15 +80,16 @@ class GaussianAAE(LatentModel):
         return {"kl_nats": gaussian_kl(outputs["mean"], outputs["log_var"], self.prior.scale)}
 
 
-def build(config: Config, image_shape) -> GaussianAAE:
-    """The untrained model for images of this shape; same config, same weights."""
+def build(config: Config, likelihood) -> GaussianAAE:
+    """The untrained model for rows of this likelihood (a shape: Bernoulli pixels); same config, same weights."""
     random = np.random.default_rng(config.seed)
     return GaussianAAE(
         adversarial_weight=config.adversarial_weight,
         prior=PRIORS[config.prior](config.latent_dim, config.prior_scale),
         seed=config.seed,
-        encoder=networks.encoder(image_shape, 2 * config.latent_dim, config.hidden_units, random),
-        decoder=networks.decoder(config.latent_dim, image_shape, config.hidden_units, random),
+        likelihood=likelihood,
+        encoder=networks.encoder(likelihood, 2 * config.latent_dim, config.hidden_units, random),
+        decoder=networks.decoder(config.latent_dim, likelihood, config.hidden_units, random),
         discriminator=networks.discriminator(config.latent_dim, config.hidden_units, random),
     )
 

@@ -19,7 +19,7 @@ from common import networks
 from common.adversarial import discriminator_loss, frozen, generator_loss
 from common.command import run_main
 from common.config import Count, Factor, Fraction, Positive, PositiveCount, PriorName, RunConfig, Scale, Targets
-from common.model import LatentModel, binary_cross_entropy
+from common.model import LatentModel
 from common.priors import PRIORS
 from common.run import train_and_report
 
@@ -70,7 +70,7 @@ class UniversalAAE(LatentModel):
     def objective(self, x, outputs):
         z = outputs["z"]
         return {
-            "reconstruction": binary_cross_entropy(x, outputs["logits"]),
+            "reconstruction": -ops.mean(self.likelihood.log_prob(x, outputs["parameters"])),
             "generator": self.adversarial_weight * generator_loss(frozen(self.discriminator)(z)),
             "discriminator": discriminator_loss(
                 self.discriminator(self.prior_like(z)), self.discriminator(ops.stop_gradient(z))
@@ -78,8 +78,8 @@ class UniversalAAE(LatentModel):
         }
 
 
-def build(config: Config, image_shape) -> UniversalAAE:
-    """The untrained model for images of this shape; same config, same weights."""
+def build(config: Config, likelihood) -> UniversalAAE:
+    """The untrained model for rows of this likelihood (a shape: Bernoulli pixels); same config, same weights."""
     random = np.random.default_rng(config.seed)
     return UniversalAAE(
         adversarial_weight=config.adversarial_weight,
@@ -87,8 +87,9 @@ def build(config: Config, image_shape) -> UniversalAAE:
         noise_scale=config.noise_scale,
         prior=PRIORS[config.prior](config.latent_dim, config.prior_scale),
         seed=config.seed,
-        encoder=networks.encoder(image_shape, config.latent_dim, config.hidden_units, random, config.noise_dim),
-        decoder=networks.decoder(config.latent_dim, image_shape, config.hidden_units, random),
+        likelihood=likelihood,
+        encoder=networks.encoder(likelihood, config.latent_dim, config.hidden_units, random, config.noise_dim),
+        decoder=networks.decoder(config.latent_dim, likelihood, config.hidden_units, random),
         discriminator=networks.discriminator(config.latent_dim, config.hidden_units, random),
     )
 

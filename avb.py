@@ -35,7 +35,7 @@ from common.config import (
     Scale,
     Targets,
 )
-from common.model import LatentModel, binary_cross_entropy
+from common.model import LatentModel
 from common.priors import GaussianPrior
 from common.run import train_and_report
 
@@ -93,7 +93,8 @@ class AVB(LatentModel):
         return {"z": z, "mean": mean, "variance": variance}
 
     def objective(self, x, outputs):
-        return {"reconstruction": binary_cross_entropy(x, outputs["logits"])} | self.adversarial_terms(x, outputs)
+        reconstruction = -ops.mean(self.likelihood.log_prob(x, outputs["parameters"]))
+        return {"reconstruction": reconstruction} | self.adversarial_terms(x, outputs)
 
     def adversarial_terms(self, x, outputs):
         """The two terms with T: the encoder's KL, through a frozen T, and T's own loss. Scalars in nats."""
@@ -136,8 +137,8 @@ class AVB(LatentModel):
         return {"kl_estimated_nats": self.log_odds(self.discriminator, x, z_hat) + log_ratio}
 
 
-def build(config: Config, image_shape) -> AVB:
-    """The untrained model for images of this shape; same config, same weights."""
+def build(config: Config, likelihood) -> AVB:
+    """The untrained model for rows of this likelihood (a shape: Bernoulli pixels); same config, same weights."""
     random = np.random.default_rng(config.seed)
     return AVB(
         adaptive_contrast=config.adaptive_contrast,
@@ -145,8 +146,9 @@ def build(config: Config, image_shape) -> AVB:
         noise_dim=config.noise_dim,
         prior=GaussianPrior(config.latent_dim, config.prior_scale),
         seed=config.seed,
+        likelihood=likelihood,
         encoder=networks.noise_basis_encoder(
-            image_shape,
+            likelihood,
             config.latent_dim,
             config.hidden_units,
             config.noise_basis,
@@ -155,9 +157,9 @@ def build(config: Config, image_shape) -> AVB:
             random,
             config.networks,
         ),
-        decoder=networks.decoder(config.latent_dim, image_shape, config.hidden_units, random, config.networks),
+        decoder=networks.decoder(config.latent_dim, likelihood, config.hidden_units, random, config.networks),
         discriminator=networks.pair_discriminator(
-            image_shape, config.latent_dim, config.discriminator_units, random, config.networks
+            likelihood, config.latent_dim, config.discriminator_units, random, config.networks
         ),
     )
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from common import networks
 from common.command import run_main
 from common.config import Count, Factor, Fraction, Networks, Positive, PositiveCount, RunConfig, Scale, Targets
-from common.model import LatentModel, binary_cross_entropy, gaussian_kl
+from common.model import LatentModel, gaussian_kl
 from common.priors import GaussianPrior
 from common.run import train_and_report
 
@@ -64,7 +64,7 @@ class VAE(LatentModel):
 
     def objective(self, x, outputs):
         return {
-            "reconstruction": binary_cross_entropy(x, outputs["logits"]),
+            "reconstruction": -ops.mean(self.likelihood.log_prob(x, outputs["parameters"])),
             "kl": self.beta * self.warm_up_weight * ops.mean(self.divergences(x, outputs)["kl_nats"]),
         }
 
@@ -72,15 +72,16 @@ class VAE(LatentModel):
         return {"kl_nats": gaussian_kl(outputs["mean"], outputs["log_var"], self.prior.scale)}
 
 
-def build(config: Config, image_shape) -> VAE:
-    """The untrained model for images of this shape; same config, same weights."""
+def build(config: Config, likelihood) -> VAE:
+    """The untrained model for rows of this likelihood (a shape: Bernoulli pixels); same config, same weights."""
     random = np.random.default_rng(config.seed)
     return VAE(
         beta=config.beta,
         prior=GaussianPrior(config.latent_dim, config.prior_scale),
         seed=config.seed,
-        encoder=networks.encoder(image_shape, 2 * config.latent_dim, config.hidden_units, random, kind=config.networks),
-        decoder=networks.decoder(config.latent_dim, image_shape, config.hidden_units, random, config.networks),
+        likelihood=likelihood,
+        encoder=networks.encoder(likelihood, 2 * config.latent_dim, config.hidden_units, random, kind=config.networks),
+        decoder=networks.decoder(config.latent_dim, likelihood, config.hidden_units, random, config.networks),
     )
 
 

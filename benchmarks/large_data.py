@@ -62,12 +62,12 @@ def write_images(folder: Path, count: int):
 def train(path: str, updates: int) -> dict:
     """Do what a run does with training images; returns its checksum, numbers, and the seconds of each part."""
     import vae_baseline
-    from common.data import load_mnist
+    from common.data import load_data
     from common.evaluation.reconstruction import mean_image_cross_entropy
     from common.training import Batches, compile_model
 
     seconds = {"load": time.perf_counter()}
-    dataset = load_mnist(path)
+    dataset = load_data(path)
     seconds["load"] = time.perf_counter() - seconds["load"]
     start = time.perf_counter()
     checksum = dataset.checksum

@@ -9,6 +9,7 @@ from types import UnionType
 from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
 
 from common.files import RunError
+from common.likelihoods import LIKELIHOODS
 from common.priors import PRIORS
 
 import keras
@@ -78,13 +79,17 @@ Seed = Annotated[int, Between(0, 2**32)]
 Targets = Literal["none", "dynamic", "threshold"]
 Networks = Literal["dense", "conv"]
 PriorName = Literal[*PRIORS]
+LikelihoodName = Literal["auto", *LIKELIHOODS]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """The parameters that every script has beside its own hyperparameters."""
 
-    data: str = "auto"  # auto, mnist, fashion_mnist, sample, or the path of an .npz or .npy file
+    data: str = "auto"  # auto, mnist, fashion_mnist, cifar10, cifar100, sample, or the path of a file or a folder
+    likelihood: LikelihoodName = "auto"  # p(x|z); auto: by the data, which the first line of the run says
+    label_column: str = ""  # the column of a table that holds labels; if empty, one named label, class, target or y
+    resize: tuple[PositiveCount, ...] | None = None  # height and width of pictures in a folder; None: as they are
     seed: Seed = 0  # random seed of weights, noise, order and binarisation
     results: str = "results"  # the folder of all runs
     name: str = ""  # this run's folder below results/<script>/; date and time if empty
@@ -148,6 +153,8 @@ def check_together(config):
         raise RunError(f"--name {config.name!r} must be letters, digits and any of _ . + -: it names one folder")
     if getattr(config, "tensorboard", False) and not importlib.util.find_spec("tensorboard"):
         raise RunError("--tensorboard needs the package tensorboard: pip install tensorboard")
+    if getattr(config, "resize", None) is not None and len(config.resize) != 2:
+        raise RunError(f"--resize takes a height and a width, not {' '.join(map(str, config.resize))}")
     if hasattr(config, "prior"):
         try:
             PRIORS[config.prior](config.latent_dim)
@@ -163,7 +170,7 @@ def check_elements(name: str, values: tuple, hint):
         raise RunError(f"{flag(name)} needs at least one number")
     for value in values:
         check_value(name, value, hint)
-    if len(set(values)) < len(values) and not name.endswith("units"):
+    if len(set(values)) < len(values) and not name.endswith(("units", "resize")):
         raise RunError(f"{flag(name)} has a value twice: {' '.join(map(str, values))}")
 
 

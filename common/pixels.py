@@ -16,18 +16,15 @@ class Pixels:
         images: an array, a list or a tensor, (n, *image_shape). One channel, or three equal channels, may come before
             or after height and width. Values are floats in [0, 1], up to rounding; truth values; or integers from 0 to
             `white`.
-        image_shape: (height, width) or (d,).
+        image_shape: (height, width), (height, width, 3) or (d,).
         white: the integer that stands for 1: 255, or 1 if the model was trained on integers 0 and 1.
 
     Raises DataError, in one line, for other images.
     """
 
     def __init__(self, images, image_shape: tuple[int, ...], white: int = 255):
-        self.array, self.image_shape = as_array(images, "x"), tuple(image_shape)
-        require_shape(self.array.shape, self.image_shape)
-        if len(self.array.shape) == 4:
-            axis = 3 if self.array.shape[1:3] == self.image_shape else 1
-            self.array = one_channel(self.array, axis, "x", notes=[])
+        self.image_shape = tuple(image_shape)
+        self.array = in_shape(as_array(images, "x"), self.image_shape)
         if len(self):
             require_range(self.array, white)
         self.white = 1 if self.array.dtype.kind == "b" else white
@@ -58,6 +55,8 @@ def as_array(rows, name: str):
 def require_shape(shape: tuple[int, ...], image_shape: tuple[int, ...]):
     """Raises DataError unless `shape` is the shape of images, perhaps with channels, or of an empty list."""
     usual = [image_shape]
+    if len(image_shape) == 3:
+        usual.append((image_shape[2], *image_shape[:2]))
     if len(image_shape) == 2:
         usual += [axes for channels in (1, 3) for axes in ((*image_shape, channels), (channels, *image_shape))]
     if (shape[1:] in usual and shape) or shape == (0,):
@@ -68,6 +67,16 @@ def require_shape(shape: tuple[int, ...], image_shape: tuple[int, ...]):
     elif math.prod(shape[1:]) == math.prod(image_shape):
         remedy = f"; pass x.reshape(-1, {', '.join(map(str, image_shape))})"
     raise DataError(f"x has shape {shape}; this model takes (n, {', '.join(map(str, image_shape))}){remedy}")
+
+
+def in_shape(images, image_shape: tuple[int, ...]):
+    """Images, (n, *image_shape), of images that may have other channels. Raises DataError as `require_shape` does."""
+    require_shape(images.shape, image_shape)
+    if len(images.shape) != 4 or images.shape[1:] == image_shape:
+        return images
+    if len(image_shape) == 3:
+        return np.moveaxis(images, 1, 3)
+    return one_channel(images, 3 if images.shape[1:3] == image_shape else 1, "x", notes=[])
 
 
 def require_range(images, white: int):

@@ -2,7 +2,7 @@
 
 Safe conversions are made, and a note says so. Everything else raises DataError, with the line of Python that corrects
 it. The arrays of a data set are converted together: x_train and x_test have one scale, y_train and y_test the same
-classes.
+classes. `common.kinds` says whether arrays are images in [0, 1], other real numbers, or counts.
 """
 
 import math
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from common.arrays import DataError, as_floats, chunks, visible
+from common.arrays import DataError, chunks, visible
 
 import numpy as np
 
@@ -72,17 +72,10 @@ def role_of(name: str) -> tuple[str | None, int]:
 # Images
 
 
-class Images(NamedTuple):
-    """Images of one array: `pixels` are float32 in [0, 1], or as stored if they stay in their file."""
-
-    pixels: np.ndarray
-    white: int  # the integer that is white, where the array has integers
-
-
 def plane_shape(shape: tuple[int, ...]) -> tuple[int, ...] | None:
     """The shape of an array as grey images, (n, height, width) or (n, d); None if it cannot hold images.
 
-    An axis of one or three channels, the last axis or the second, is left out.
+    An axis of one or three channels, the last axis or the second, is left out. Colour images have it last.
     """
     if len(shape) == 4 and shape[3] in (1, 3):
         return shape[:3]
@@ -101,35 +94,37 @@ def check_images(header, name: str):
     if len(shape) == 4 and 0 not in shape and not plane_shape(shape):
         channel = 1 if shape[1] in (2, 4) and shape[3] not in (2, 4) else 3
         axes = ":" if channel == 1 else "..."
-        grey = mean_of_channels(f"{name}[{axes}, :3]", channel, name, dtype)  # the fourth channel is the opacity
-        remedy = grey if shape[channel] == 4 else f"{name}[{axes}, 0]"
+        which = ":3" if shape[channel] == 4 else "0"  # the fourth channel is the opacity
         raise DataError(
-            f"{name} has shape {shape}, {shape[channel]} channels; give grey images, (n, height, width), such as by "
-            f"{name} = {remedy}"
+            f"{name} has shape {shape}, {shape[channel]} channels; give grey or colour images, such as by "
+            f"{name} = {name}[{axes}, {which}]"
         )
     if not plane_shape(shape) or 0 in shape:
         raise DataError(f"{name} has shape {shape}; give (n, height, width) or (n, d), without a 0")
 
 
-def images_of(arrays: dict, names: Mapping[str, str], notes: list[str]) -> dict[str, Images]:
-    """The images of checked arrays, by role; `names` has their names in the file. Takes the arrays out of the dict.
+def without_channels(arrays: dict, names: Mapping[str, str], notes: list[str]) -> dict[str, int]:
+    """Brings images of four axes into the form (n, height, width) or, if they are in colour, (n, height, width, 3).
 
-    Adds a note on each conversion to `notes`. Raises DataError if pixels are not grey, not finite or of another scale.
+    Changes the arrays in the dict, by role. Three equal channels in all arrays are grey. `names` has their names in the
+    file. Returns the axis of the channels in the file, by role, if any array is in colour; else an empty dict.
     """
-    for role, x in arrays.items():
-        if x.ndim == 4:
-            arrays[role] = one_channel(x, 3 if x.shape[3] in (1, 3) else 1, names[role], notes)
-    ranges = {role: Range(names[role], x.dtype, *value_range(x)) for role, x in arrays.items()}
-    integers = [each for each in ranges.values() if each.dtype.kind in "ui"]
-    white = integer_white(integers, notes) if integers else 255
-    check_floats([each for each in ranges.values() if each.dtype.kind == "f"], notes)
-    notes += [f"{each.name} is bool: True is white" for each in ranges.values() if each.dtype.kind == "b"]
-    images = {}
-    for role in list(arrays):
-        x = arrays.pop(role)  # frees the bytes as stored
-        scale = 1 if x.dtype.kind == "b" else white
-        images[role] = Images(x if isinstance(x, np.memmap) else as_floats(x, scale), scale)
-    return images
+    channels = {role: 3 if x.shape[3] in (1, 3) else 1 for role, x in arrays.items() if x.ndim == 4}
+    colour = any(not equal_channels(arrays[role], axis) for role, axis in channels.items())
+    for role, axis in channels.items():
+        x, name = arrays[role], names[role]
+        if colour and x.shape[axis] == 3:
+            arrays[role] = np.moveaxis(x, 1, 3) if axis == 1 else x
+            if axis == 1:
+                notes.append(f"{name} has its channels first: {x.shape} is taken as {arrays[role].shape}")
+        else:
+            arrays[role] = one_channel(x, axis, name, notes)
+    return channels if colour else {}
+
+
+def equal_channels(x, axis: int) -> bool:
+    """Whether images, which may be read in parts, have one channel or equal channels on this axis."""
+    return x.shape[axis] == 1 or all((chunk == np.take(chunk, [0], axis)).all() for chunk in chunks(x))
 
 
 def one_channel(x: np.ndarray, axis: int, name: str, notes: list[str]) -> np.ndarray:
@@ -138,10 +133,9 @@ def one_channel(x: np.ndarray, axis: int, name: str, notes: list[str]) -> np.nda
     if x.shape[axis] == 1:
         notes.append(f"{name} has one channel: {x.shape} is taken as {first.shape}")
         return first
-    for chunk in chunks(x):
-        if (chunk != np.take(chunk, [0], axis)).any():
-            grey = mean_of_channels(name, axis, name, x.dtype)
-            raise DataError(f"{name} holds colour images, {x.shape}; make them grey, such as by {name} = {grey}")
+    if not equal_channels(x, axis):
+        grey = mean_of_channels(name, axis, name, x.dtype)
+        raise DataError(f"{name} holds colour images, {x.shape}; make them grey, such as by {name} = {grey}")
     notes.append(f"{name} has three equal channels: one is taken")
     return first
 
@@ -182,8 +176,7 @@ def integer_white(ranges: list[Range], notes: list[str]) -> int:
         name = wide[0].name
         raise DataError(
             f"{name} has dtype {wide[0].dtype} and goes from {low} to {high}. If 255 is white, save "
-            f"{name}.astype(np.uint8); if {high} is white, save {name} / {high}{likewise(name, ranges)}. "
-            "These models have no likelihood for counts"
+            f"{name}.astype(np.uint8); if {high} is white, save {name} / {high}{likewise(name, ranges)}"
         )
     for name, dtype, lowest, highest in wide:
         notes.append(f"{name} is {dtype} from {lowest} to {highest}: taken as 8-bit pixels")

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from common import plots
+from common import display, plots
 from common.data import Dataset
 from common.evaluation import reconstruction
 from common.failures import Failures
@@ -71,7 +71,7 @@ def figures(model: LatentModel, dataset: Dataset, history: dict, updates: int, t
 
     drawings = {"training": training_figure}
     if test:
-        drawings |= code_figures(model, dataset, title, test) | image_figures(model, dataset, title, test)
+        drawings |= code_figures(model, dataset, title, test) | row_figures(model, dataset, title, test)
     return drawings
 
 
@@ -99,13 +99,20 @@ def peak_memory_mib() -> int | None:
 def reference_lines(model: LatentModel, dataset: Dataset, x_test) -> dict:
     """The values of terms if nothing is learned, or if nothing is left to learn, computed from the data in use."""
     lines = {
-        "reconstruction": [
-            (reconstruction.cross_entropy_floor(x_test), "no model can be lower"),
-            (reconstruction.mean_image_cross_entropy(dataset.x_train, dataset.x_test), "the mean image"),
-        ],
+        "reconstruction": reconstruction_lines(model, dataset, x_test),
         "discriminator": [(2.0 * np.log(2.0), "2 log 2: no difference seen")],
     }
     return {term: lines[term] for term in model.terms if term in lines}
+
+
+def reconstruction_lines(model: LatentModel, dataset: Dataset, x_test) -> list[tuple[float, str]]:
+    """What a model without a code reaches and, for Bernoulli pixels, the lowest possible value."""
+    if dataset.likelihood != "bernoulli":
+        return [(reconstruction.constant_model(model.likelihood, dataset.x_train, x_test), "a constant model")]
+    return [
+        (reconstruction.cross_entropy_floor(x_test), "no model can be lower"),
+        (reconstruction.mean_image_cross_entropy(dataset.x_train, dataset.x_test), "the mean image"),
+    ]
 
 
 def code_figures(model: LatentModel, dataset: Dataset, title: str, test: Encoded) -> dict:
@@ -162,29 +169,41 @@ def tsne_figure(dimensions: int, dataset: Dataset, title: str, test: Encoded) ->
     )
 
 
-def image_figures(model: LatentModel, dataset: Dataset, title: str, test: Encoded) -> dict:
+def row_figures(model: LatentModel, dataset: Dataset, title: str, test: Encoded) -> dict:
+    """Samples and reconstructions, as pictures where rows are images, else as profiles of a table's columns."""
+    shown = display.shown_as(dataset)
+    if shown is None:
+        return display.table_figures(model, dataset, title, test)
+    return image_figures(model, dataset, title, test, shown)
+
+
+def image_figures(model: LatentModel, dataset: Dataset, title: str, test: Encoded, shown: display.Pictures) -> dict:
     """Samples, reconstructions, interpolations and, for a 2-D code, the decoder's manifold."""
-    shown, codes, prior_codes = test.images[:20], test.codes, test.prior_codes[:100]
+    codes, prior_codes, scale = test.codes, test.prior_codes[:100], shown.scale
+    originals = shown.pictures(test.images[:20])
     first, second = codes[:16:2, None], codes[1:16:2, None]  # (8, 1, latent_dim)
     between = first + np.linspace(0.0, 1.0, 11)[None, :, None] * (second - first)
     drawings = {
         "samples": lambda: plots.image_grid(
-            thumbnails(model, prior_codes, 10, 10),
+            thumbnails(model, shown, prior_codes, 10, 10),
             title,
-            f"Decoder's pixel means for {len(prior_codes)} draws z ~ p(z)" + plots.tile_note(model.image_shape, 10, 10),
+            f"Decoder's {shown.means} for {len(prior_codes)} draws z ~ p(z)" + plots.tile_note(shown.shape, 10, 10),
+            **scale,
         ),
         "reconstructions": lambda: plots.image_pairs(
-            model.decode(codes[:20]),
-            shown,
+            shown.pictures(display.reconstructed(model, codes[:20], test.images[:20])),
+            originals,
             ("reconstruction", "original"),
             title,
-            f"{len(shown)} test images of {dataset.name}, z ~ q(z|x)",
+            f"{len(originals)} test images of {dataset.name}, z ~ q(z|x)",
+            **scale,
         ),
         "interpolations": lambda: plots.interpolations(
-            grid_of_thumbnails(model, between),
+            grid_of_thumbnails(model, shown, between),
             title,
             f"Straight lines between the codes of {len(between)} pairs of test images of {dataset.name}"
-            + plots.tile_note(model.image_shape, 11, 8),
+            + plots.tile_note(shown.shape, 11, 8),
+            **scale,
         ),
     }
     if model.prior.latent_dim == 2:
@@ -192,22 +211,25 @@ def image_figures(model: LatentModel, dataset: Dataset, title: str, test: Encode
         z1, z2 = np.percentile(test.prior_codes, percentiles, axis=0).T
         grid = np.stack(np.meshgrid(z1, z2), axis=-1)  # (rows z2, columns z1, 2)
         drawings["manifold"] = lambda: plots.manifold(
-            grid_of_thumbnails(model, grid),
+            grid_of_thumbnails(model, shown, grid),
             percentiles,
             title,
-            "Decoder's pixel means over the percentiles of the prior" + plots.tile_note(model.image_shape, 19, 19),
+            f"Decoder's {shown.means} over the percentiles of the prior" + plots.tile_note(shown.shape, 19, 19),
+            **scale,
         )
     return drawings
 
 
-def thumbnails(model: LatentModel, codes, columns: int, rows: int) -> np.ndarray:
+def thumbnails(model: LatentModel, shown: display.Pictures, codes, columns: int, rows: int) -> np.ndarray:
     """Decoded images of codes, (n, latent_dim), as small as a figure shows them: (n, h, w). Decodes in batches."""
-    parts = [plots.thumbnails(model.decode(codes[part]), columns, rows) for part in model.batches(len(codes))]
+    parts = [
+        plots.thumbnails(shown.pictures(model.means(codes[part])), columns, rows) for part in model.batches(len(codes))
+    ]
     return np.concatenate(parts)
 
 
-def grid_of_thumbnails(model: LatentModel, codes) -> np.ndarray:
+def grid_of_thumbnails(model: LatentModel, shown: display.Pictures, codes) -> np.ndarray:
     """`thumbnails` of a grid of codes: (rows, columns, latent_dim) -> (rows, columns, h, w)."""
     rows, columns = codes.shape[:2]
-    images = thumbnails(model, codes.reshape(rows * columns, -1), columns, rows)
+    images = thumbnails(model, shown, codes.reshape(rows * columns, -1), columns, rows)
     return images.reshape(rows, columns, *images.shape[1:])

@@ -18,12 +18,14 @@ from pathlib import Path
 from common import checkpoint
 from common.arrays import DataError, memory_available
 from common.config import check, flag, require_usual_keras
-from common.data import FEWEST_TEST_IMAGES, IN_MEMORY, WORDS, Dataset, as_dataset, load_mnist
+from common.data import FEWEST_TEST_IMAGES, IN_MEMORY, WORDS, Dataset, as_dataset, load_data
 from common.files import PARTIAL, RunError, hold, release, whole, write_json
 from common.measure import memory_needed
+from common.networks import is_plane
 from common.report import TRAINING_FILE, cost, report
 from common.scripts import RENAMED, SCRIPTS
 from common.training import StopOnInterrupt, fit, image_batches, planned_epochs
+from common.transforms import as_record, likelihood_of, starting_likelihood, transform_of
 
 import keras
 
@@ -108,7 +110,7 @@ def train_and_report(config, build, script: str, data=None) -> dict:
             raise RunError(f"two data sets are given, data={config.data!r} in the Config and arrays; leave one out")
         config = dataclasses.replace(config, data=IN_MEMORY)
     config = check(config)
-    dataset = run_dataset(config) if data is None else as_dataset(data)
+    dataset = run_dataset(config) if data is None else as_dataset(data, config.likelihood, config.label_column)
     config = fitted(config, dataset)
     updates = config.epochs * (len(dataset.x_train) // config.batch_size)
     requested = description(config, script, dataset) | {"updates": updates}
@@ -128,13 +130,13 @@ def train_and_report(config, build, script: str, data=None) -> dict:
 
 def run_dataset(config) -> Dataset:
     """The data set that the Config names. For a resumed run, it is split as it was when the run began."""
-    if not config.resume:
-        return load_mnist(config.data)
-    folder = Path(config.resume)
-    with one_line_errors(folder):
-        saved, _ = saved_run(folder)
-        shuffled = drew_validation(saved)
-    return load_mnist(config.data, shuffled)
+    shuffled = True
+    if config.resume:
+        folder = Path(config.resume)
+        with one_line_errors(folder):
+            saved, _ = saved_run(folder)
+            shuffled = drew_validation(saved)
+    return load_data(config.data, shuffled, config.likelihood, config.label_column, config.resize)
 
 
 def drew_validation(saved: dict) -> bool:
@@ -146,11 +148,25 @@ def fitted(config, dataset: Dataset):
     """The Config with its number of epochs. Raises RunError or DataError if Config and data do not suit each other."""
     if config.batch_size > len(dataset.x_train):
         raise RunError(f"--batch-size {config.batch_size} is above the {len(dataset.x_train)} training images")
-    if getattr(config, "networks", "dense") == "conv" and len(dataset.image_shape) != 2:
+    if getattr(config, "networks", "dense") == "conv" and not is_plane(dataset.image_shape):
         raise RunError(f"--networks conv needs images of (height, width), not {dataset.image_shape}")
     require_test_images(dataset)
     require_memory(config, dataset)
-    return dataclasses.replace(config, epochs=planned_epochs(config, len(dataset.x_train)))
+    epochs = planned_epochs(config, len(dataset.x_train))
+    return dataclasses.replace(config, epochs=epochs, binarisation=fitting_binarisation(config, dataset))
+
+
+def fitting_binarisation(config, dataset: Dataset) -> str:
+    """The Config's binarisation or, for another likelihood than Bernoulli, "none". Raises RunError if it was chosen."""
+    default = next(field.default for field in dataclasses.fields(config) if field.name == "binarisation")
+    if dataset.likelihood == "bernoulli" or config.binarisation == "none":
+        return config.binarisation
+    if config.binarisation != default:
+        raise RunError(
+            f"--binarisation {config.binarisation} is for black and white pixels, and the likelihood is "
+            f"{dataset.likelihood}; leave it out, or choose --likelihood bernoulli"
+        )
+    return "none"
 
 
 def train_in(folder: Path, build, config, dataset: Dataset) -> dict:
@@ -158,7 +174,8 @@ def train_in(folder: Path, build, config, dataset: Dataset) -> dict:
 
     Networks, history and TRAINING_FILE are on disk before any measurement.
     """
-    model = build(config, dataset.image_shape)
+    model = build(config, starting_likelihood(dataset))
+    model.transform = dataset.transform
     announce(model, config, dataset)
     batches, x_val = image_batches(dataset, config)
     outcome = fit(model, batches, x_val, config, config.epochs, folder)
@@ -306,7 +323,8 @@ def announce(model, config, dataset: Dataset):
     ]
     print(
         f"{model.title} on {dataset.name}, {config.epochs} epochs: {', '.join(weights) or 'effective beta 1'}, "
-        f"against a reconstruction summed over {math.prod(dataset.image_shape)} pixels; nats per image",
+        f"against a reconstruction summed over {math.prod(model.likelihood.shape)} {model.likelihood.noun}; nats per "
+        f"{'image' if model.likelihood.noun == 'pixels' else 'row'}; likelihood {dataset.likelihood}",
         flush=True,
     )
 
@@ -325,13 +343,21 @@ def description(config, script: str, dataset: Dataset | None) -> dict:
             "classes": dataset.class_names,
             "white": dataset.white,
             "sha256": dataset.checksum,
-        },
+        }
+        | transform_record(dataset),
         "backend": keras.backend.backend(),
         "device": str(keras.ops.zeros(()).device),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
         "versions": versions(),
         "git_commit": git_commit(),
     }
+
+
+def transform_record(dataset: Dataset) -> dict:
+    """The part of config.json on likelihood and transform, where they are not those of grey pixels."""
+    if dataset.likelihood == "bernoulli":
+        return {}
+    return {"likelihood": dataset.likelihood, "transform": as_record(dataset.transform)}
 
 
 def absolute(data: str) -> str:
@@ -368,20 +394,14 @@ def load_run(folder):
     require_usual_keras()
     with one_line_errors(folder):
         saved, module = saved_run(folder)
-        model = module.build(load_config(folder), tuple(saved["data"]["image_shape"]))
-        model.white = white_of(saved)
+        transform = transform_of(saved["data"])
+        likelihood = likelihood_of(saved["data"].get("likelihood", "bernoulli"), transform)
+        model = module.build(load_config(folder), likelihood)
+        model.transform = transform
         for name, network in model.networks.items():
             require_same_layers(network, folder / f"{name}.keras")
             network.load_weights(folder / f"{name}.keras")
     return model
-
-
-def white_of(saved: dict) -> int:
-    """The integer that was white in a run's data, by its config.json. Raises ValueError unless it is 1 or 255."""
-    white = saved["data"].get("white", 255)
-    if white not in (1, 255):
-        raise ValueError(f"white is {white!r}")
-    return white
 
 
 def require_same_layers(network: keras.Model, path: Path):
@@ -433,10 +453,11 @@ def saved_run(folder: Path):
         experiment = parts[0] == "experiments" and len(parts) == 3 and all(map(str.isidentifier, parts))
         if name in SCRIPTS or (experiment and ROOT.joinpath(*parts).with_suffix(".py").is_file()):
             module = importlib.import_module(name)
+            parameters = saved["parameters"]
             if script in RENAMED:
-                upgraded = getattr(module, "upgraded", dict)(saved["parameters"])
-                defaults = {each.name: each.default for each in dataclasses.fields(module.Config)}
-                saved["parameters"] = {key: defaults[key] for key in defaults if key != "resume"} | upgraded
+                parameters = getattr(module, "upgraded", dict)(parameters)
+            defaults = {each.name: each.default for each in dataclasses.fields(module.Config)}
+            saved["parameters"] = {key: defaults[key] for key in defaults if key != "resume"} | parameters
             return saved | {"script": name}, module
     raise RunError(f"{folder / 'config.json'} names no script of this project: {script!r}")
 

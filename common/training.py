@@ -10,7 +10,8 @@ from pathlib import Path
 
 from common import checkpoint
 from common.backend import keep_freed_memory
-from common.data import Dataset, binarise, targets
+from common.binarisation import binarise, targets
+from common.data import Dataset
 from common.files import append_line, whole
 from common.model import even_batch_size
 from common.progress import Progress

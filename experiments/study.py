@@ -17,7 +17,7 @@ from typing import NamedTuple
 from common import checkpoint, plots
 from common.command import run_main
 from common.config import Seed, check, flag
-from common.data import Dataset, load_mnist
+from common.data import Dataset, load_data
 from common.files import RunError, hold, whole, write_json
 from common.metrics import Metric
 from common.numbers import flat, markdown, over_seeds, row_title
@@ -178,7 +178,7 @@ def run(study: Study, config: StudyConfig) -> dict:
 def begin(study: Study, config: StudyConfig) -> tuple[Dataset | None, Path]:
     """The data set and the folder of an experiment. Raises RunError or DataError if the experiment cannot run."""
     config = check(config)
-    dataset = load_mnist(config.data) if hasattr(config, "data") else None
+    dataset = load_data(config.data, likelihood="bernoulli") if hasattr(config, "data") else None
     if dataset:
         require_test_images(dataset)
     study.requires(config, dataset)

@@ -7,7 +7,7 @@ import json
 from common.arrays import DataError
 from common.command import parse
 from common.config import check, flag
-from common.data import load_mnist
+from common.data import load_data
 from common.files import RunError
 from common.model import LatentModel
 from common.run import load_config, results_name
@@ -45,7 +45,7 @@ def tiny(tmp_path_factory):
 
 
 def test_batches_pair_labelled_images_with_their_labels(tiny):
-    dataset = load_mnist(tiny)
+    dataset = load_data(tiny)
     known = np.array([3, 50, 77, 120])
     batches = PartlyLabelledBatches(dataset, known, 8, 10, seed=2)
     (batch,), (again,) = batches[1], batches[1]
@@ -129,7 +129,7 @@ def test_the_first_seeds_networks_come_back(finished, tiny):
     encoder, decoder = (
         keras.saving.load_model(folder / part[module] / f"{network}.keras") for network in ("encoder", "decoder")
     )
-    assert encoder(load_mnist(tiny).x_test[:2]).shape[1] == decoder.input_shape[1]
+    assert encoder(load_data(tiny).x_test[:2]).shape[1] == decoder.input_shape[1]
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_images_without_sides_are_refused_unless_none_is_augmented(module, tmp_p
     config = module.Config(data=str(tmp_path / "rows.npz"), results=str(tmp_path), **COMMON | EXPERIMENTS[module])
     with pytest.raises(RunError, match="--distortion 0 --shift 0"):
         module.main(config)
-    module.STUDY.requires(dataclasses.replace(config, distortion=0.0, shift=0.0), load_mnist(config.data))
+    module.STUDY.requires(dataclasses.replace(config, distortion=0.0, shift=0.0), load_data(config.data))
 
 
 @pytest.mark.parametrize("module", [semisupervised, embedding])
@@ -231,7 +231,7 @@ def test_a_stopped_training_has_the_error_of_its_last_good_pass():
 
 
 def test_reported_numbers_stand_beside_mnist_alone(tiny):
-    config, dataset = semisupervised.Config(), load_mnist(tiny)
+    config, dataset = semisupervised.Config(), load_data(tiny)
     rows = {"ours, 100 labels": {"stopped": 0, "test_error": 0.02, "validation_error": 0.01}}
     on_map = {"2-D, 100 labels": {"stopped": 0, "test_error": 0.02}}
     for is_mnist in (True, False):
@@ -247,7 +247,7 @@ def test_reported_numbers_stand_beside_mnist_alone(tiny):
 
 
 def test_a_seed_draws_the_labels_of_a_map(tiny):
-    config, dataset = embedding.Config(batch_size=60), load_mnist(tiny)
+    config, dataset = embedding.Config(batch_size=60), load_data(tiny)
     batches, validation = embedding.training_data(config, dataset, embedding.Case(2, 6), seed=1)
     require_draw(batches, dataset, seed=1)
     assert validation["labels"] is dataset.y_val
@@ -299,7 +299,7 @@ def values(model, config, optimizer):
 @pytest.mark.parametrize("recipe", ["ours", "without_consistency", "paper"])
 def test_a_flag_holds_for_every_recipe_also_at_the_value_of_another(recipe, tiny):
     """Without flags a recipe has its own values. With them it has theirs, though these are the values of "ours"."""
-    dataset, sizes = load_mnist(tiny), {"hidden_units": (8,), "discriminator_units": (8,)}
+    dataset, sizes = load_data(tiny), {"hidden_units": (8,), "discriminator_units": (8,)}
     model, config, batches, optimizer = begin(semisupervised.Config(**sizes), recipe, dataset)
     assert values(model, config, optimizer) == pytest.approx(semisupervised.RECIPES[recipe])
     require_draw(batches, dataset, seed=1)

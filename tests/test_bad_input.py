@@ -1,6 +1,6 @@
 """Thousands of damaged, lying and odd inputs: each is taken for what it is or refused in one line, soon.
 
-Four doors: the path of `load_mnist`, arrays of any kind in memory or in files, the flags of the five scripts, and the
+Four doors: the path of `load_data`, arrays of any kind in memory or in files, the flags of the five scripts, and the
 folder of a run. The seeded fuzzer tries a few hundred inputs at each, and under `pytest -m long` some thousands, of
 which it prints how many were taken. Nothing in an input is executed, and no input is changed.
 """
@@ -32,7 +32,7 @@ import vae_baseline
 from common.arrays import DataError, MappedImages
 from common.command import parse
 from common.config import check, flag
-from common.data import as_dataset, load_mnist
+from common.data import as_dataset, load_data
 from common.files import RunError, write_json
 from common.run import description, load_config, load_run, save_networks
 from common.scripts import SCRIPTS, load_script
@@ -223,7 +223,7 @@ def contents(path: Path) -> dict[Path, bytes]:
 def tried_path(path: Path) -> str:
     """The outcome of a path; its files stay as they are."""
     before = contents(path)
-    result = outcome(lambda: quietly(lambda: load_mnist(str(path))), DataError, is_dataset)
+    result = outcome(lambda: quietly(lambda: load_data(str(path))), DataError, is_dataset)
     assert contents(path) == before
     return result
 
@@ -576,7 +576,7 @@ def test_headers_that_lie(tmp_path_factory, text, version, length, in_zip):
 @FEW
 def test_paths_of_any_text(path):
     with contextlib.chdir("/proc/self/fdinfo"):  # a folder without anything that a short text could name
-        outcome(lambda: load_mnist(path) if path not in ("auto", "mnist") else None, DataError, lambda dataset: None)
+        outcome(lambda: load_data(path) if path not in ("auto", "mnist") else None, DataError, lambda dataset: None)
 
 
 # Flags
@@ -685,7 +685,7 @@ SMALL = {"hidden_units": (5, 4), "latent_dim": 2}
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Folders with what `load_run` needs of a run of each script."""
-    dataset = load_mnist(save(tmp_path_factory.mktemp("data") / "mine.npz", WHOLE_FILES["npz"]))
+    dataset = load_data(save(tmp_path_factory.mktemp("data") / "mine.npz", WHOLE_FILES["npz"]))
     folders = {}
     for script in MODULES:
         config = script.Config(**SMALL, epochs=1, name="small")

@@ -3,7 +3,7 @@
 import dataclasses
 
 from common import checkpoint, networks
-from common.data import load_mnist
+from common.data import load_data
 from common.files import RunError
 from common.model import to_numpy
 from common.priors import GaussianPrior
@@ -116,7 +116,7 @@ def test_calibration_tabulates_every_training(tmp_path, one_family, monkeypatch)
     table = (folder / "table.md").read_text()
     assert "| estimate / KL of 1 nats | estimate / KL of 5 nats |" in table and "trained on images" in table
 
-    part = Part(config, load_mnist(config.data), 0, tmp_path / "killed", first=True)
+    part = Part(config, load_data(config.data), 0, tmp_path / "killed", first=True)
     with monkeypatch.context() as patch:
         kill_after_checkpoint(patch, 1)
         with pytest.raises(Killed):

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import vae_baseline
 from common import training
-from common.data import Dataset, binarise, load_mnist
+from common.binarisation import binarise
+from common.data import Dataset, load_data
 from common.evaluation import latent, reconstruction
 from common.files import RunError
+from common.likelihoods import bernoulli_log_likelihood
 from common.measure_likelihood import LikelihoodSettings, importance_weighted, likelihood_images
-from common.model import bernoulli_log_likelihood, to_numpy
+from common.model import to_numpy
 from experiments import study
 from experiments.pitfalls import autoregressive, code_size, loss_scaling, posterior_collapse
 
@@ -391,7 +393,7 @@ def test_the_figure_of_code_sizes_states_the_updates_that_were_made(tiny, tmp_pa
     config = posterior_collapse.Config(**tiny, updates=8250, code_sizes=(2, 8))
     numbers = {key: 1.0 for key in code_size.COLUMNS}
     runs = {f"{name}, seed 3": numbers | {"updates": 22_000} for name in code_size.cases(config)}
-    figure = code_size.figure(study.Results(config, load_mnist(config.data), None, runs))
+    figure = code_size.figure(study.Results(config, load_data(config.data), None, runs))
     figure.savefig(path := tmp_path / "figure.png")
     text = figure_text(path)
     assert "22,000 updates" in text and "24,750" not in text

@@ -11,7 +11,7 @@ import aae_deterministic
 import avb
 import vae_baseline
 from common import scripts
-from common.data import load_mnist
+from common.data import load_data
 from common.files import RunError, write_json
 from common.metrics import METRICS
 from common.run import load_run
@@ -53,7 +53,7 @@ def digits(tmp_path_factory):
 
 def tiny_run(script, data, folder, **changes):
     config = script.Config(data=data, results=str(folder), name="run", **TINY | changes)
-    return complete_run(script, config, load_mnist(data))[0]
+    return complete_run(script, config, load_data(data))[0]
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_a_run_in_an_experiment_makes_the_passes_nearest_to_its_updates(digits, 
         requested.append(config)
         return {"updates": 8 * config.epochs, "stopped_by": None, "train_seconds": 1.0}
 
-    script, dataset = SimpleNamespace(__name__="stub", main=main), load_mnist(digits)
+    script, dataset = SimpleNamespace(__name__="stub", main=main), load_data(digits)
     config = vae_baseline.Config(updates=401, batch_size=20, results=str(tmp_path), name="run")
     folder, made = complete_run(script, config, dataset)
     assert folder == tmp_path / "stub" / "run" and requested[0].epochs == 50  # 160 images, 8 batches a pass
@@ -265,6 +265,6 @@ def test_codes_of_every_size_have_a_folder_of_their_own():
 def test_numbers_for_mnist_stand_beside_mnist_alone(tmp_path):
     """A file whose name begins with MNIST is not MNIST."""
     np.savez(tmp_path / "MNIST_rotated.npz", x=np.full((30, 2, 2), 7, np.uint8))
-    other = load_mnist(str(tmp_path / "MNIST_rotated.npz"))
+    other = load_data(str(tmp_path / "MNIST_rotated.npz"))
     assert other.name == "MNIST_rotated" and study.reported({"AAE": 1.0}, other) == {}
     assert study.reported({"AAE": 1.0}, dataclasses.replace(other, is_mnist=True)) == {"AAE": 1.0}

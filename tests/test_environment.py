@@ -15,7 +15,7 @@ from common import run
 from common.arrays import DataError
 from common.command import requested, run_main
 from common.config import check, flag
-from common.data import IN_MEMORY, load_mnist
+from common.data import IN_MEMORY, load_data
 from common.files import RunError
 from common.run import load_run
 from common.scripts import SCRIPTS, load_script
@@ -244,7 +244,7 @@ def test_arrays_from_python_make_the_same_run_as_their_file(tmp_path, data):
     assert evaluate.main(evaluate.Config(str(folder), data=data))["updates"] == 12
     with pytest.raises(RunError, match="two data sets are given"):
         vae_baseline.main(small(tmp_path / "both", data=data), data=(x, y))
-    dataset = load_mnist(data)
+    dataset = load_data(data)
     assert vae_baseline.main(small(tmp_path / "set", name="s"), data=dataset)["updates"] == 12
 
 
@@ -274,10 +274,10 @@ def test_an_older_run_keeps_its_validation_images(tmp_path, monkeypatch):
     x, y = random.integers(0, 256, (300, 4, 4), np.uint8), np.arange(300) % 3
     path = str(tmp_path / "mine.npz")
     np.savez(path, x_train=x, y_train=y, x_test=x[:40], y_test=y[:40])
-    older = load_mnist(path, shuffled=False)
+    older = load_data(path, shuffled=False)
     np.testing.assert_array_equal(older.x_val, x[270:] / np.float32(255))
     with monkeypatch.context() as patch:
-        patch.setattr(run, "load_mnist", lambda source, shuffled=True: older)
+        patch.setattr(run, "load_data", lambda source, shuffled=True: older)
         vae_baseline.main(small(tmp_path, data=path))
     config_json = tmp_path / "vae_baseline" / "r" / "config.json"
     saved = json.loads(config_json.read_text())

@@ -5,7 +5,7 @@ import json
 
 from common import scripts
 from common.command import requested
-from common.data import load_mnist
+from common.data import load_data
 from common.evaluation import likelihood
 from common.files import RunError
 from common.measure_likelihood import LikelihoodSettings, annealed
@@ -76,7 +76,7 @@ def parzen_by_hand(samples, images, sigma):
 
 def test_the_models_of_the_preset_are_those_of_the_paper(data):
     """Section 3's prior and code for the AAE, the VAE's prior is N(0, I); both are trained on grey images."""
-    config, dataset = likelihoods.Config(**PRESETS["aae_paper"]), load_mnist(data)
+    config, dataset = likelihoods.Config(**PRESETS["aae_paper"]), load_data(data)
     both = {
         title: study.script_config(script, config, 7, **own)
         for title, (script, own) in likelihoods.decoders(config, dataset).items()
@@ -125,7 +125,7 @@ def test_the_annealed_columns_are_what_the_instrument_says(of_paper):
     assert list(metrics) == [AAE, VAE, f"{WINDOWS} real training digits", f"{WINDOWS} k-means centroids"]
 
     # Measured once more: every draw of it has a seed of its own.
-    dataset = load_mnist(config.data)
+    dataset = load_data(config.data)
     settings = LikelihoodSettings(*FEW.values(), 0, 0)
     estimates = {}
     for title, script in ((AAE, "aae_deterministic"), (VAE, "vae_baseline")):
@@ -147,7 +147,7 @@ def test_the_annealed_columns_are_what_the_instrument_says(of_paper):
 
 def test_the_parzen_column_is_that_of_a_mixture_written_out(of_paper):
     config, _, folder, windows = of_paper
-    runs, dataset = json.loads((folder / "runs.json").read_text()), load_mnist(config.data)
+    runs, dataset = json.loads((folder / "runs.json").read_text()), load_data(config.data)
     # The order is that of the parts.
     assert [len(samples) for samples in windows] == [WINDOWS] * 4 * len(SEEDS)
     for name, samples in zip(runs, windows, strict=True):
@@ -216,7 +216,7 @@ def test_a_killed_part_measures_its_complete_run_and_trains_nothing(of_paper, mo
 
 def test_reported_numbers_stand_beside_mnist_alone(of_paper):
     config, metrics, folder, _ = of_paper
-    dataset = dataclasses.replace(load_mnist(config.data), is_mnist=True)
+    dataset = dataclasses.replace(load_data(config.data), is_mnist=True)
     runs = json.loads((folder / "runs.json").read_text())
     results = study.Results(config, dataset, folder, runs)
     text = likelihoods.tables(STUDY, results, metrics)["table.md"].splitlines()
@@ -234,7 +234,7 @@ def test_a_window_without_a_width_is_a_dash_and_has_no_point(of_paper, monkeypat
 
     config, _, folder, _ = of_paper
     monkeypatch.setattr(likelihood, "parzen_sigma", refused)
-    dataset = load_mnist(config.data)
+    dataset = load_data(config.data)
     part = study.Part(config, dataset, 3, folder, first=True)
     run = likelihoods.window_case(likelihoods.real_digits, part)
     assert "edge" in run["null_because"]["parzen_sigma"] and run["windows"] == WINDOWS

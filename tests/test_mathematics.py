@@ -18,7 +18,8 @@ import vae_baseline
 from common import networks
 from common.adversarial import discriminator_loss, frozen, generator_loss
 from common.data import Dataset
-from common.model import binary_cross_entropy, gaussian_kl, to_numpy
+from common.likelihoods import binary_cross_entropy
+from common.model import gaussian_kl, to_numpy
 from common.scripts import SCRIPTS
 from common.training import Batches, WarmUp, adam_per_network, fit, image_batches
 
@@ -400,7 +401,7 @@ def test_avb_trains_t_to_the_log_ratio_of_known_gaussians_image_by_image():
     prior_draws = np.tile(quantiles(p, count), 2)[:, None]
     model = avb.build(tiny_config("avb", latent_dim=1, discriminator_units=(64, 64)), IMAGE_SHAPE)
     model.encoder.trainable = model.decoder.trainable = False
-    model.call = lambda x, training=False: {"z": tensor(z), "logits": ops.zeros_like(x)}
+    model.call = lambda x, training=False: {"z": tensor(z), "parameters": ops.zeros_like(x)}
     model.prior_like = lambda z: tensor(prior_draws)
     rate = keras.optimizers.schedules.CosineDecay(1e-2, 500)
     model.compile(keras.optimizers.Adam(rate), jit_compile=JIT)
@@ -488,7 +489,7 @@ def test_universal_codes_are_the_encoders_of_scaled_noise():
 def test_logits_are_the_decoders_of_the_code(name):
     outputs = tiny_model(name)(images())
     expected = tiny_model(name).decoder(outputs["z"])  # same weights
-    np.testing.assert_allclose(to_numpy(outputs["logits"]), to_numpy(expected), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(to_numpy(outputs["parameters"]), to_numpy(expected), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("different", [1, 8])

@@ -11,7 +11,7 @@ import avb
 import vae_baseline
 from common import measure, measure_likelihood
 from common.adversarial import frozen, generator_loss
-from common.data import load_mnist
+from common.data import load_data
 from common.files import RunError
 from common.model import to_numpy
 from experiments import study
@@ -64,7 +64,7 @@ def test_without_mistakes_the_right_model_is_built(right):
 def test_an_avb_told_to_make_no_mistake_is_avb(x, contrast):
     right, outputs = terms_of(model({}, adaptive_contrast=contrast), x)
     wrong, _ = terms_of(model({"uniform_noise": False, "image_moments": False}, adaptive_contrast=contrast), x)
-    assert wrong == right and set(outputs) == {"z", "mean", "variance", "logits"}
+    assert wrong == right and set(outputs) == {"z", "mean", "variance", "parameters"}
 
 
 def test_a_vae_told_to_make_no_mistake_is_the_vae(x):
@@ -344,7 +344,7 @@ def test_every_number_of_a_mistake_is_measured(config):
 
 def test_images_without_labels_lack_one_mistake_alone(unlabelled):
     config, _ = unlabelled
-    known_mistakes.requires(config, load_mnist(config.data))
+    known_mistakes.requires(config, load_data(config.data))
     with pytest.raises(RunError, match="no labels"):
         known_mistakes.main(dataclasses.replace(config, mistakes=("pixel_mean", "labels_unseen"), name="refused"))
     assert not folder_of(dataclasses.replace(config, name="refused")).exists()

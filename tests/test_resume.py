@@ -489,7 +489,7 @@ def test_an_experiment_resumes_within_a_training(tmp_path, data, monkeypatch, ev
 
 def test_a_run_that_an_experiment_asks_for_resumes(config, undisturbed, stop, every_epoch, data, capsys):
     folder = stop(config, 30)
-    made = complete_run(vae_baseline, config, run.load_mnist(data))[1]
+    made = complete_run(vae_baseline, config, run.load_data(data))[1]
     assert made["updates"] == 72 and made["epochs"] == 6 and made["images"] == 1440 and made["stopped_by"] is None
     assert "resumes after epoch 2 of 6" in capsys.readouterr().out
     metrics = json.loads((folder / "metrics.json").read_text())

@@ -21,7 +21,7 @@ from common import progress, run, training
 from common.arrays import DataError
 from common.command import parse, run_main
 from common.config import check
-from common.data import load_mnist
+from common.data import load_data
 from common.files import RunError, whole, write_json
 from common.run import create_folder, description, load_run
 from common.scripts import SCRIPTS, load_script
@@ -513,7 +513,7 @@ def asked_for(tmp_path, data, **changes):
 
 
 def test_a_complete_run_is_not_made_again_and_an_incomplete_one_is(tmp_path, data, monkeypatch, quick, capsys):
-    trained, main, dataset = [], vae_baseline.main, load_mnist(data)
+    trained, main, dataset = [], vae_baseline.main, load_data(data)
     monkeypatch.setattr(vae_baseline, "main", lambda config: trained.append(config.name) or main(config))
     folder, made = complete_run(vae_baseline, asked_for(tmp_path, data), dataset)
     assert folder == tmp_path / "vae_baseline" / "r"
@@ -535,7 +535,7 @@ def test_a_folder_without_a_run_is_refused_and_left_as_it_is(tmp_path, data):
     folder.mkdir(parents=True)
     (folder / "thesis.txt").write_text("mine")
     with pytest.raises(RunError, match="r exists and stays unchanged; choose another --name") as refused:
-        complete_run(vae_baseline, asked_for(tmp_path, data), load_mnist(data))
+        complete_run(vae_baseline, asked_for(tmp_path, data), load_data(data))
     assert "\n" not in str(refused.value)
     assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("thesis.txt", "mine")]
 
@@ -544,17 +544,17 @@ def test_the_folder_of_a_process_that_was_killed_at_once_is_used(tmp_path, data,
     folder = tmp_path / "vae_baseline" / "r"
     folder.mkdir(parents=True)
     (folder / ".lock").touch()
-    assert complete_run(vae_baseline, asked_for(tmp_path, data), load_mnist(data))[1]["updates"] == 0
+    assert complete_run(vae_baseline, asked_for(tmp_path, data), load_data(data))[1]["updates"] == 0
 
 
 def test_an_interrupted_run_ends_the_experiment(tmp_path, data, monkeypatch):
     monkeypatch.setattr(vae_baseline, "main", lambda config: {"stopped_by": StopOnInterrupt.message})
     with pytest.raises(KeyboardInterrupt):
-        complete_run(vae_baseline, asked_for(tmp_path, data), load_mnist(data))
+        complete_run(vae_baseline, asked_for(tmp_path, data), load_data(data))
 
 
 def test_a_folder_is_claimed_once_for_the_same_parameters_and_data(tmp_path, data):
-    dataset, folder = load_mnist(data), tmp_path / "claimed" / "here"
+    dataset, folder = load_data(data), tmp_path / "claimed" / "here"
 
     def claim(place, results=tmp_path, **changes):
         config = asked_for(results, data, **changes)
@@ -651,7 +651,7 @@ def test_an_interrupted_training_ends_the_experiment(tmp_path, data, monkeypatch
 
     monkeypatch.setattr(study, "fit", fit)
     config = avb.Config(updates=24, batch_size=20)
-    part = study.Part(config, load_mnist(data), 0, tmp_path / "part", first=True)
+    part = study.Part(config, load_data(data), 0, tmp_path / "part", first=True)
     if stopped_by == StopOnInterrupt.message:
         with pytest.raises(KeyboardInterrupt):
             part.train(SimpleNamespace(), config)

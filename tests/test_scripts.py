@@ -25,7 +25,7 @@ import avb
 import vae_baseline
 from common import plots, run, training
 from common.command import run_main
-from common.data import load_mnist
+from common.data import load_data
 from common.evaluation.reconstruction import cross_entropy_floor, mean_image_cross_entropy
 from common.measure import test_terms as terms_on_test  # not a test
 from common.run import load_run
@@ -238,7 +238,7 @@ def check_files(case, ended):
 
 def check_config(case, ended, path):
     saved = json.loads((ended.folder / "config.json").read_text())
-    dataset = load_mnist(path)
+    dataset = load_data(path)
     resolved = case.script.Config(
         **case.changes | {"data": path, "results": str(ended.folder.parent.parent), "name": ended.folder.name}
     )
@@ -271,7 +271,7 @@ def check_history(case, ended):
 
 
 def check_metrics(case, ended, path):
-    metrics, dataset = ended.metrics, load_mnist(path)
+    metrics, dataset = ended.metrics, load_data(path)
     assert json.loads((ended.folder / "metrics.json").read_text()) == metrics
     with_errors = (SURE | CLOSED | SURGERY | NEIGHBOURS | PROBES | case.divergences) - case.absent
     assert metrics.keys() == PLAIN | case.absent | with_errors | {f"{key}_standard_error" for key in with_errors}
@@ -338,7 +338,7 @@ def test_a_run_prints_its_effective_weight_a_line_an_epoch_and_its_folder(quick,
 def test_a_model_learns_what_there_is_to_learn(quick, place, data):
     changes = SMALL | {"updates": 360, "learning_rate": 0.01, "adversarial_weight": 1.0}
     metrics = finish(aae_deterministic, place(aae_deterministic), data=data["labelled"], **changes).metrics
-    dataset = load_mnist(data["labelled"])
+    dataset = load_data(data["labelled"])
     mean_image = mean_image_cross_entropy(dataset.x_train, dataset.x_test)
     floor = cross_entropy_floor(dataset.x_test)
     assert metrics["test_reconstruction_nats"] < floor + 0.2 * (mean_image - floor)
@@ -415,7 +415,7 @@ def test_more_epochs_are_no_more_traces(quick, place, data, monkeypatch):
 @pytest.mark.parametrize("name", CASES)
 def test_a_loaded_model_decodes_like_the_trained_one(finished, data, name):
     case, ended = CASES[name], finished(name)
-    dataset = load_mnist(data[case.data])
+    dataset = load_data(data[case.data])
     loaded = load_run(ended.folder)
     codes = loaded.encode(dataset.x_test)
     assert codes.shape == (30, case.changes.get("latent_dim", 2))
@@ -430,7 +430,7 @@ def test_a_loaded_model_decodes_like_the_trained_one(finished, data, name):
 
 
 def test_a_loaded_deterministic_aae_gives_the_runs_own_numbers(finished, data):
-    ended, x_test = finished("deterministic"), load_mnist(data["labelled"]).x_test
+    ended, x_test = finished("deterministic"), load_data(data["labelled"]).x_test
     loaded = load_run(str(ended.folder))
     assert np.array_equal(loaded.encode(x_test), ended.model.encode(x_test))
     assert terms_on_test(loaded, x_test)["test_reconstruction_nats"].value == ended.metrics["test_reconstruction_nats"]

@@ -5,7 +5,8 @@ import json
 
 import aae_deterministic
 from common.files import RunError
-from common.model import binary_cross_entropy, to_numpy
+from common.likelihoods import binary_cross_entropy
+from common.model import to_numpy
 from experiments import study
 from experiments.aae import style
 
@@ -31,7 +32,7 @@ def test_the_decoder_takes_the_one_hot_label_beside_the_code():
     outputs = built(batch())
     z = to_numpy(outputs["z"])
     expected = to_numpy(built.decoder(ops.convert_to_tensor(np.concatenate([z, np.eye(3)[LABELS]], axis=1), "float32")))
-    np.testing.assert_allclose(to_numpy(outputs["logits"]), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(to_numpy(outputs["parameters"]), expected, rtol=1e-5, atol=1e-6)
     means = built.decode_as(z, LABELS)
     np.testing.assert_allclose(means, 1.0 / (1.0 + np.exp(-expected)), rtol=1e-5)
     assert np.abs(built.decode_as(z, LABELS[::-1]) - means).max() > 1e-3
@@ -60,7 +61,7 @@ def test_the_encoder_and_the_discriminator_never_see_a_label():
     np.testing.assert_array_equal(to_numpy(first[0]["z"]), to_numpy(second[0]["z"]))
     for term in ("generator", "discriminator"):
         assert float(to_numpy(first[1][term])) == float(to_numpy(second[1][term]))
-    assert np.abs(to_numpy(first[0]["logits"]) - to_numpy(second[0]["logits"])).max() > 1e-3
+    assert np.abs(to_numpy(first[0]["parameters"]) - to_numpy(second[0]["parameters"])).max() > 1e-3
 
 
 def test_a_discriminator_that_sees_labels_compares_codes_and_prior_draws_of_the_same_label():
@@ -90,7 +91,8 @@ def test_without_the_label_it_is_the_deterministic_autoencoder_with_the_same_enc
     for a, b in zip(plain.encoder.get_weights(), labelled.encoder.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     x = batch()
-    logits = [to_numpy(outputs["logits"]) for outputs in (plain(x["images"]), without(x), without(batch(LABELS[::-1])))]
+    made = plain(x["images"]), without(x), without(batch(LABELS[::-1]))
+    logits = [to_numpy(outputs["parameters"]) for outputs in made]
     np.testing.assert_array_equal(logits[0], logits[1])
     np.testing.assert_array_equal(logits[1], logits[2])
 
@@ -101,7 +103,7 @@ def test_reconstruction_is_the_term_of_the_objective_image_by_image():
     x = batch(labels)
     found = style.reconstruction(built, to_numpy(x["images"]), labels)
     assert found.shape == (7,)
-    expected = float(to_numpy(binary_cross_entropy(x["images"], built(x)["logits"])))
+    expected = float(to_numpy(binary_cross_entropy(x["images"], built(x)["parameters"])))
     assert found.mean() == pytest.approx(expected, rel=1e-5)
 
 

@@ -18,7 +18,7 @@ from typing import Annotated
 from common import plots
 from common.command import run_main
 from common.config import AtLeast, PositiveCount, check
-from common.data import Dataset, load_mnist
+from common.data import Dataset, load_data
 from common.evaluation.probes import nothing_to_tell
 from common.evaluation.samples import Classifier, nearest_images
 from common.failures import STRICT, Failures, Strict
@@ -56,8 +56,10 @@ def run_data(folder: Path, path: str = "") -> Dataset:
     """The data that a run was trained on. Raises RunError if the path now holds other data."""
     with one_line_errors(folder):
         saved, _ = saved_run(folder)
-        source, checksum, shuffled = saved["parameters"]["data"], saved["data"]["sha256"], drew_validation(saved)
-    dataset = load_mnist(path or source, shuffled)
+        parameters, checksum, shuffled = saved["parameters"], saved["data"]["sha256"], drew_validation(saved)
+        options = {name: parameters[name] for name in ("likelihood", "label_column", "resize") if name in parameters}
+        source = path or parameters["data"]
+    dataset = load_data(source, shuffled, **options)
     if dataset.checksum != checksum:
         raise RunError(f"{folder} was trained on other data than {dataset.name}; pass its own data with --data")
     return dataset

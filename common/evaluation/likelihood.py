@@ -10,7 +10,8 @@ from functools import cached_property
 
 from common.arrays import chunks
 from common.backend import compiled, value_and_gradient
-from common.model import bernoulli_log_likelihood, even_batch_size, to_numpy
+from common.likelihoods import Likelihood, bernoulli_log_likelihood
+from common.model import even_batch_size, to_numpy
 
 import numpy as np
 from keras import ops
@@ -24,9 +25,10 @@ LEAPFROG_STEPS = 10
 PILOT_TEMPERATURES = 100  # temperatures of the pilot run that sets the step sizes
 
 
-def of_decoder(decoder):
-    """The `log_likelihood(images, codes)` of independent Bernoulli pixels whose logits are `decoder(codes)`."""
-    return lambda images, codes: bernoulli_log_likelihood(images, decoder(codes))
+def of_decoder(decoder, rows: Likelihood | None = None):
+    """The `log_likelihood(images, codes)` of a decoder, by the likelihood of its rows; None: Bernoulli pixels."""
+    log_prob = rows.log_prob if rows else bernoulli_log_likelihood
+    return lambda images, codes: log_prob(images, decoder(codes))
 
 
 # Bounds from a proposal of the encoder

@@ -8,8 +8,9 @@ from common.data import Dataset
 from common.evaluation.probes import MOST_CLASSES, nothing_to_tell
 from common.files import whole
 from common.model import BATCH_NUMBERS, in_batches, to_numpy
-from common.networks import CONVOLUTION, LAST, seeded
+from common.networks import CONVOLUTION, LAST, row_input, seeded
 from common.numbers import Absent, Estimate, share_of
+from common.transforms import likelihood_of
 
 import keras
 import numpy as np
@@ -35,10 +36,10 @@ class Classifier:
         if reason := nothing_to_tell(dataset.y_train):
             raise DataError(f"{reason}; a classifier needs 2 to {MOST_CLASSES:,}")
         self.dataset = dataset
-        inputs = layers.Input(dataset.image_shape)
+        inputs, seen = row_input(likelihood_of(dataset.likelihood, dataset.transform))
         random = np.random.default_rng(0)
         features = layers.Dense(FEATURES, activation="relu", kernel_initializer=seeded(random))(
-            hidden_features(inputs, random)
+            hidden_features(seen, random)
         )
         self.labels, self.targets = np.unique(dataset.y_train, return_inverse=True)
         logits = layers.Dense(len(self.labels), kernel_initializer=seeded(random))(features)
@@ -84,7 +85,7 @@ def hidden_features(x, random: np.random.Generator):
     """Two strided convolutions, or one dense layer for images that are rows of numbers: (batch, n)."""
     if len(x.shape) < 3:
         return layers.Dense(256, activation="relu", kernel_initializer=seeded(random))(x)
-    x = layers.Reshape((*x.shape[1:], 1))(x)
+    x = x if len(x.shape) == 4 else layers.Reshape((*x.shape[1:], 1))(x)
     for filters in (16, 32):
         kernel = seeded(random)
         x = layers.Conv2D(filters, 5, strides=2, kernel_initializer=kernel, **CONVOLUTION)(x)

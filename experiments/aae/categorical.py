@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from common import networks
 from common.adversarial import discriminator_loss, frozen, generator_loss
 from common.arrays import DataError
-from common.data import SPLIT_SEED, Dataset
+from common.data import Dataset
 from common.files import RunError
-from common.model import LatentModel, binary_cross_entropy, in_batches, to_numpy
+from common.likelihoods import binary_cross_entropy
+from common.model import LatentModel, in_batches, to_numpy
 from common.priors import separate
+from common.splits import SPLIT_SEED
 from common.training import Batches, Outcome
 
 import keras
@@ -140,11 +142,11 @@ class CategoricalAAE(LatentModel):
             outputs[f"{name}category_logits"] = inferred["category_logits"][start:end]
             start = end
         codes = inferred["z"][: ops.shape(images)[0]]
-        return outputs | {"z": codes, "logits": self.decoder(codes, training=training)}
+        return outputs | {"z": codes, "parameters": self.decoder(codes, training=training)}
 
     def objective(self, x, outputs):
         images = x["images"] if isinstance(x, dict) else x
-        terms = {"reconstruction": binary_cross_entropy(images, outputs["logits"])}
+        terms = {"reconstruction": binary_cross_entropy(images, outputs["parameters"])}
         codes, drawn = self.parts(outputs["z"]), self.parts(self.prior_like(outputs["z"]))
         for head, code, prior in zip(("category", "style"), codes, drawn, strict=True):
             judge = self.networks[f"{head}_discriminator"]

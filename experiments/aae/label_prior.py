@@ -37,13 +37,15 @@ from typing import Annotated, Literal
 import aae_deterministic
 from common import networks, plots
 from common.adversarial import discriminator_loss, frozen, generator_loss
+from common.binarisation import random_stream
 from common.config import Between, Count, Factor, PositiveCount, Seed
-from common.data import Dataset, random_stream
+from common.data import Dataset
 from common.evaluation import latent
 from common.files import RunError
+from common.likelihoods import binary_cross_entropy
 from common.measure import encoded, test_terms
 from common.metrics import METRICS, Metric
-from common.model import binary_cross_entropy, to_numpy
+from common.model import to_numpy
 from common.numbers import Estimate, of_seeds, share_of
 from common.priors import MODES, PRIORS
 from experiments import figures, study
@@ -133,7 +135,7 @@ class LabelPriorAAE(aae_deterministic.DeterministicAAE):
     def objective(self, x, outputs):
         z, labels = outputs["z"], ops.cast(x["labels"], "int32")
         return {
-            "reconstruction": binary_cross_entropy(x["images"], outputs["logits"]),
+            "reconstruction": binary_cross_entropy(x["images"], outputs["parameters"]),
             "generator": self.adversarial_weight * generator_loss(frozen(self.discriminator)(self.joined(z, labels))),
             "discriminator": discriminator_loss(
                 self.discriminator(self.joined(self.prior_draws(labels), labels)),

@@ -36,9 +36,10 @@ from common.data import Dataset
 from common.evaluation import latent
 from common.evaluation.probes import probe_accuracy
 from common.evaluation.samples import Classifier
+from common.likelihoods import bernoulli_log_likelihood, binary_cross_entropy
 from common.measure import encoded, training_inferred
 from common.metrics import METRICS, Metric
-from common.model import bernoulli_log_likelihood, binary_cross_entropy, to_numpy
+from common.model import to_numpy
 from common.numbers import Estimate, mean_of, of_seeds, share_of
 from common.priors import PRIORS
 from common.progress import TimeLeft
@@ -98,7 +99,7 @@ class StyleAAE(aae_deterministic.DeterministicAAE):
 
     def call(self, x, training=False):
         inferred = self.infer(x)
-        return inferred | {"logits": self.decoder(self.joined(inferred["z"], x["labels"], self.to_decoder))}
+        return inferred | {"parameters": self.decoder(self.joined(inferred["z"], x["labels"], self.to_decoder))}
 
     def joined(self, z, labels, with_labels: bool):
         """Codes, and their labels if `with_labels`: (batch, latent_dim), (batch,) -> (batch, latent_dim + classes)."""
@@ -112,7 +113,7 @@ class StyleAAE(aae_deterministic.DeterministicAAE):
 
         z = outputs["z"]
         return {
-            "reconstruction": binary_cross_entropy(x["images"], outputs["logits"]),
+            "reconstruction": binary_cross_entropy(x["images"], outputs["parameters"]),
             "generator": self.adversarial_weight * generator_loss(frozen(self.discriminator)(judged(z))),
             "discriminator": discriminator_loss(
                 self.discriminator(judged(self.prior_like(z))), self.discriminator(judged(ops.stop_gradient(z)))
@@ -180,7 +181,7 @@ def reconstruction(model: StyleAAE, images: np.ndarray, labels: np.ndarray) -> n
     parts = []
     for rows in model.batches(len(images)):
         batch = {"images": images[rows], "labels": labels[rows]}
-        logits = model(batch)["logits"]
+        logits = model(batch)["parameters"]
         parts.append(to_numpy(-bernoulli_log_likelihood(ops.convert_to_tensor(batch["images"]), logits)))
     return np.concatenate(parts)
 

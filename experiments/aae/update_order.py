@@ -24,9 +24,10 @@ from common.config import PositiveCount, Seed
 from common.data import Dataset
 from common.evaluation import latent
 from common.files import RunError
+from common.likelihoods import binary_cross_entropy
 from common.measure import test_images, test_terms
 from common.metrics import METRICS
-from common.model import binary_cross_entropy, to_numpy
+from common.model import to_numpy
 from common.training import adam_per_network, image_batches
 from experiments import study
 from experiments.study import ImageStudyConfig, Part, Results, Study, run_study
@@ -58,7 +59,7 @@ class InTurnAAE(aae_deterministic.DeterministicAAE):
     def train_step(self, data):
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         step = self.optimizer.step
-        terms = {"reconstruction": step("reconstruction", lambda: binary_cross_entropy(x, self(x)["logits"]))}
+        terms = {"reconstruction": step("reconstruction", lambda: binary_cross_entropy(x, self(x)["parameters"]))}
         z = self.encoder(x)
         prior = self.prior_like(z)
         terms["discriminator"] = step(

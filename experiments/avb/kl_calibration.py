@@ -24,8 +24,9 @@ from typing import Annotated
 
 from avb import AVB
 from common import networks
+from common.binarisation import binarise
 from common.config import AtLeast, Factor, Fraction, Positive, PositiveCount, Seed
-from common.data import Dataset, binarise
+from common.data import Dataset
 from common.measure import test_terms
 from common.metrics import METRICS, Metric
 from common.model import gaussian_kl, to_numpy

@@ -31,9 +31,10 @@ from typing import Annotated
 
 import avb
 import vae_baseline
+from common.binarisation import binarise
 from common.command import run_main
 from common.config import AtLeast, Networks, PositiveCount
-from common.data import Dataset, binarise
+from common.data import Dataset
 from common.evaluation import likelihood
 from common.files import RunError
 from common.measure_likelihood import LikelihoodSettings, annealed, importance_weighted

@@ -25,8 +25,9 @@ from avb import AVB
 from common import networks
 from common.config import AtLeast, Factor, Fraction, Positive, PositiveCount, Seed
 from common.files import whole
+from common.likelihoods import bernoulli_log_likelihood
 from common.metrics import METRICS, Metric
-from common.model import LatentModel, bernoulli_log_likelihood, even_batch_size, to_numpy
+from common.model import LatentModel, even_batch_size, to_numpy
 from common.numbers import of_seeds
 from common.priors import GaussianPrior
 from common.run import one_line_errors
@@ -152,7 +153,7 @@ def on_the_plane(model: LatentModel, points: np.ndarray, plane: Plane, draws: in
         for _ in range(0, draws, len(rows)):
             outputs = model(rows)
             codes.append(to_numpy(outputs["z"]))
-            terms = {"reconstruction_nats": -bernoulli_log_likelihood(rows, outputs["logits"])}
+            terms = {"reconstruction_nats": -bernoulli_log_likelihood(rows, outputs["parameters"])}
             for key, value in (terms | model.divergences(rows, outputs)).items():
                 sums.setdefault(key, []).append(float(to_numpy(ops.mean(value))))
         q = plane.density_of(np.concatenate(codes), KERNEL)

@@ -6,9 +6,10 @@ import aae_gaussian
 import vae_baseline
 from common import networks
 from common.backend import compiled
-from common.data import random_stream
+from common.binarisation import random_stream
 from common.evaluation import likelihood
-from common.model import LatentModel, bernoulli_log_likelihood, gaussian_kl, to_numpy
+from common.likelihoods import bernoulli_log_likelihood
+from common.model import LatentModel, gaussian_kl, to_numpy
 from common.networks import seeded
 
 import keras
@@ -61,7 +62,7 @@ class Autoregressive:
 
     def call(self, x, training=False):
         inferred = self.infer(x)
-        return inferred | {"logits": self.decoder([x, inferred["z"]])}
+        return inferred | {"parameters": self.decoder([x, inferred["z"]])}
 
     def decode(self, codes) -> np.ndarray:
         """One image x ~ p(x|z) for each code, pixel by pixel: (n, latent_dim) -> (n, h, w).

@@ -42,10 +42,11 @@ import vae_baseline
 from common.config import AtLeast, Positive, PositiveCount
 from common.data import Dataset
 from common.evaluation import latent, probes, reconstruction
+from common.likelihoods import bernoulli_log_likelihood
 from common.measure import log_density, test_terms, training_inferred
 from common.measure_likelihood import LikelihoodSettings, importance_weighted
 from common.metrics import METRICS, Metric
-from common.model import bernoulli_log_likelihood, to_numpy
+from common.model import to_numpy
 from common.numbers import Estimate, mean_of, of_seeds
 from common.progress import TimeLeft
 from common.training import Batches
