@@ -5,6 +5,7 @@ import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from common.arrays import CHUNK, DataError, readable, visible
 from common.tables import LARGE, NUMBER, as_frame, require_disk
@@ -39,6 +40,7 @@ class TableTransform:
     and those of equal length in the order of the table.
     """
 
+    noun: ClassVar[str] = "row"  # what a row is called
     columns: tuple[Column, ...]  # in the order of the table
     array: bool = False  # whether it was made from an array: `undo` then gives one
 
@@ -126,7 +128,10 @@ class TableTransform:
 
     def _apply_array(self, frame) -> np.ndarray:
         """`apply` for a transform that was made from an array: all columns are numbers. Training batches come here."""
-        values, scales = numbers_of(frame, list(self.names)), np.array([(each.mean, each.scale) for each in self.columns])
+        values, scales = (
+            numbers_of(frame, list(self.names)),
+            np.array([(each.mean, each.scale) for each in self.columns]),
+        )
         with np.errstate(over="ignore"):
             done = ((values - scales[:, 0]) / scales[:, 1]).astype(np.float32)
         check_range(done, self.columns)
@@ -247,7 +252,8 @@ def framed(rows, names: list[str] | None) -> pd.DataFrame:
 
 def moments(frame: pd.DataFrame, names: list[str], training: np.ndarray) -> list[tuple[float, float]]:
     """Mean and deviation (of the population) of each column over the training rows; numbers of all rows are checked."""
-    origin = numbers_of(frame.iloc[[int(training.argmax())]], names)[0]  # a constant column is 0 beside it, exactly
+    first = int(training.argmax())
+    origin = numbers_of(frame.iloc[first : first + 1], names)[0]  # a constant column is 0 beside it, exactly
     count, total, squares = int(training.sum()), np.zeros(len(names)), np.zeros(len(names))
     with np.errstate(over="ignore", invalid="ignore"):
         for part in parts(frame):

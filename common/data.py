@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from common.arrays import DataError, HeldArray, MappedImages, memory_available, one_line, readable, sha256
+from common.arrays import DataError, HeldArray, MappedImages, chunks, memory_available, one_line, readable, sha256
 from common.columns import TableTransform, numbers_of
 from common.keras_data import KERAS_NAMES, is_fashion, is_mnist, keras_arrays
 from common.kinds import Values, fitted_transform, in_file, values_of
@@ -39,6 +39,7 @@ AUTO_SECONDS = 10  # how long `auto` waits for Keras' MNIST before it takes the 
 KERAS_SECONDS = 60  # how long to wait for a data set requested by name
 IN_MEMORY = "in memory"  # the value of `data` in config.json if the arrays came from Python
 TRAINING = {"x", "x_train"}  # the arrays that can stay in their file
+NO_TABLE = "is no table, so that --label-column has no meaning; give labels as an array y"
 FEWEST_TEST_IMAGES = 20  # for numbers, and for figures that show so many
 
 
@@ -135,6 +136,8 @@ def load_data(
     Raises:
         DataError: the data are missing, unreadable, or different from this description.
     """
+    if source in WORDS and (label_column or resize):
+        raise DataError(f"{source} is neither a table nor a folder of pictures: leave out --label-column and --resize")
     if source == "auto":
         return _mnist_or_sample(likelihood)
     if source == "sample":
@@ -162,6 +165,8 @@ def as_dataset(data, likelihood: str = "auto", label_column: str = "") -> Datase
         name = f"data {IN_MEMORY}"
         if (frame := as_frame(data)) is not None:
             return _from_table(frame, name, likelihood, label_column)
+        if label_column:
+            raise DataError(NO_TABLE)
         return _from_stored(_held(data), name, likelihood=likelihood)
     except DataError as error:
         raise DataError(f"data: {error}") from error
@@ -300,9 +305,11 @@ def _from_file(path, shuffled, likelihood, label_column, resize):
         stem = Path(os.path.abspath(place)).stem
         name = "".join(each if each.isprintable() else "?" for each in stem)
         if is_table(Path(place)):
+            if resize:
+                raise DataError("is a table: leave out --resize, which is for folders of pictures")
             return _from_table(read_table(Path(place)), name, likelihood, label_column)
         if label_column:
-            raise DataError("is no table, so that --label-column has no meaning; give labels as an array y")
+            raise DataError(NO_TABLE)
         with arrays_in(place, resize) as stored:
             return _from_stored(stored, name, shuffled, likelihood)
     except DataError as error:
@@ -313,14 +320,15 @@ def _from_table(frame, name, likelihood, label_column):
     """The Dataset of a table, split at random: columns of numbers and categories or, on request, pixels or counts."""
     frame, y, notes = split_labels(frame, label_column)
     if likelihood not in ("auto", "gaussian"):
-        integers = all(dtype.kind in "biu" for dtype in frame.dtypes)
-        x = frame.to_numpy() if integers else numbers_of(frame, list(frame.columns))
+        x = numbers_of(frame, list(frame.columns))
+        if all(dtype.kind in "biu" for dtype in frame.dtypes):
+            x = x.astype(np.result_type(*(getattr(dtype, "numpy_dtype", dtype) for dtype in frame.dtypes)))
         arrays = {"x": HeldArray(x)} | ({} if y is None else {"y": HeldArray(y)})
         dataset = _from_stored(arrays, name, likelihood=likelihood)
         if isinstance(dataset.transform, CountTransform):
             return replace(dataset, transform=replace(dataset.transform, names=tuple(map(str, frame.columns))))
         return dataset
-    _require_rows("the table", len(frame), "x")
+    _require_rows("the table", len(frame), "x", "rows")
     labels, class_values = {}, None
     if y is not None:
         names = {"x": "the table", "y": "the labels"}
@@ -333,16 +341,15 @@ def _from_table(frame, name, likelihood, label_column):
     arrays = {f"x_{each}": _rows_of(values, parts[each].rows, np.asarray, each) for each in SPLITS}
     arrays |= {f"y_{each}": labels["y"][parts[each].rows] if labels else None for each in SPLITS}
     kinds = (f"{transform.numbers} columns of numbers", f"{len(transform.categories)} of categories")
-    notes.append(f"{', '.join(kinds)}: the likelihood is gaussian" + _other_likelihoods(frame))
+    others = "; --likelihood negative_binomial takes counts, and bernoulli pixels from 0 to 255"
+    notes.append(f"{', '.join(kinds)}: the likelihood is gaussian" + others * _are_counts(frame, likelihood))
     dataset = Dataset(**arrays, name=name, class_values=class_values, likelihood="gaussian", transform=transform)
     return _announced(dataset, notes)
 
 
-def _other_likelihoods(frame):
-    """Text on other likelihoods for a table, if all its columns are whole numbers from 0; else empty."""
-    if not all(dtype.kind in "biu" for dtype in frame.dtypes) or frame.to_numpy().min() < 0:
-        return ""
-    return "; --likelihood negative_binomial takes counts, and bernoulli pixels from 0 to 255"
+def _are_counts(frame, likelihood):
+    """Whether a table, taken as columns of real numbers by `auto`, has only whole numbers from 0."""
+    return likelihood == "auto" and all(d.kind in "biu" for d in frame.dtypes) and frame.to_numpy().min() >= 0
 
 
 # Checks and splits
@@ -427,11 +434,11 @@ def _check_headers(headers, names):
             raise DataError(f"{name} has images {shapes[role]}, {first} {train}; {remedy}")
 
 
-def _require_rows(name, count, role):
+def _require_rows(name, count, role, noun="images"):
     """Raises DataError if there are too few rows for a split."""
     if count < 10:
         enough = f"10, and {10 * FEWEST_TEST_IMAGES} for numbers and figures" if role == "x" else "10"
-        raise DataError(f"{name} has {count} images, so a split would be empty; give at least {enough}")
+        raise DataError(f"{name} has {count} {noun}, so a split would be empty; give at least {enough}")
 
 
 def _check_memory(headers, mapped):
@@ -477,10 +484,16 @@ def _parts(values, labels, shuffled, kind):
 
 def _rows_of(x, rows, convert, split_name):
     """The rows of a split, by `convert` if they are no pixels. Training rows stay in their file."""
-    if in_file(x.values):
-        mapped = MappedImages(x.values, rows, x.white, convert)
-        return mapped if split_name == "train" else mapped[:]
-    return convert(x.values[rows]) if convert else x.values[rows]
+    if convert is None and not in_file(x.values):
+        return x.values[rows]
+    mapped = MappedImages(x.values, rows, x.white, convert)
+    if split_name == "train" and in_file(x.values):
+        return mapped
+    done, start = np.empty(mapped.shape, np.float32), 0
+    for chunk in chunks(mapped):  # in parts: a conversion takes copies in float64
+        done[start : start + len(chunk)] = chunk
+        start += len(chunk)
+    return done
 
 
 def _unseen_classes(dataset):
@@ -488,4 +501,8 @@ def _unseen_classes(dataset):
     if dataset.y_train is None:
         return []
     missing = np.setdiff1d(np.concatenate([dataset.y_val, dataset.y_test]), dataset.y_train)
-    return [f"no training image of class {shortened(dataset.class_values[missing])}"] if len(missing) else []
+    return (
+        [f"no training {dataset.transform.noun} of class {shortened(dataset.class_values[missing])}"]
+        if len(missing)
+        else []
+    )

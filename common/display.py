@@ -64,7 +64,9 @@ def table_figures(model: LatentModel, dataset: Dataset, title: str, test: Encode
     """Profiles of rows with their reconstructions and of samples, and the columns that are reconstructed worst."""
     counts, names = isinstance(dataset.transform, CountTransform), column_names(dataset.transform)
     values = (lambda rows: rows[:, :-1]) if counts else (lambda rows: rows)
-    labels = None if dataset.y_test is None else [dataset.class_names[label] for label in dataset.y_test[:ROWS]]
+    labels = (
+        None if dataset.y_test is None else [f"class {dataset.class_names[label]}" for label in dataset.y_test[:ROWS]]
+    )
     unit = {"value_name": "count"} if counts else {}
     if not counts and dataset.transform.categories:
         unit = {"value_name": "standard deviations from the mean; shares of categories"}
@@ -84,7 +86,9 @@ def table_figures(model: LatentModel, dataset: Dataset, title: str, test: Encode
 
     def samples():
         rows = values(model.means(test.prior_codes[:ROWS]))
-        return plots.profiles(rows, None, names, title, f"Decoder's means for {ROWS} draws z ~ p(z)", **unit)
+        return plots.profiles(
+            rows, None, names, title, f"Decoder's means for {ROWS} draws z ~ p(z)", series=("sample", ""), **unit
+        )
 
     drawings = {"reconstructions": reconstructions, "samples": samples}
     if counts or dataset.transform.numbers:

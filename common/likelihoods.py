@@ -59,10 +59,14 @@ class Likelihood:
     heads: ClassVar[int] = 1
     learned: ClassVar[int] = 0
     learned_name: ClassVar[str] = ""
-    noun: ClassVar[str] = "pixels"  # what a row consists of, for messages
 
     def __init__(self, shape, start: np.ndarray | None = None):
         self.shape, self.start = tuple(shape), start
+
+    @property
+    def noun(self) -> str:
+        """What a row consists of, for messages."""
+        return "pixels" if len(self.shape) < 3 else "colour values"
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -133,7 +137,10 @@ class Gaussian(Likelihood):
     def __init__(self, shape, start=None, table: bool = False, categories: tuple[int, ...] = (), pixels: bool = False):
         super().__init__(shape, start)
         self.table, self.categories, self.pixels = table, tuple(categories), pixels
-        self.noun = "columns" if table else "pixels"
+
+    @property
+    def noun(self):
+        return "columns" if self.table else super().noun
 
     @property
     def learned_shape(self):

@@ -102,7 +102,8 @@ class LatentModel(keras.Model):
 
     def batches(self, count: int) -> Iterator[slice]:
         """The rows of each batch of `count` images or codes; batches are so small that networks need little memory."""
-        return batch_slices(count, max(math.prod(self.image_shape), CODES_IN_MEMORY * self.prior.latent_dim))
+        numbers = self.likelihood.heads * math.prod(self.image_shape)
+        return batch_slices(count, max(numbers, CODES_IN_MEMORY * self.prior.latent_dim))
 
     def inferred(self, rows, keys: Collection[str] = ()) -> dict[str, np.ndarray]:
         """`infer` on any number of rows, as NumPy arrays: {"z": (n, latent_dim), ...}. `keys` selects some of them.

@@ -67,7 +67,7 @@ def figures(model: LatentModel, dataset: Dataset, history: dict, updates: int, t
 
     def training_figure():
         references = reference_lines(model, dataset, test.images) if test else {}
-        return plots.training_curves(columns, title, references)
+        return plots.training_curves(columns, title, references, dataset.transform.noun)
 
     drawings = {"training": training_figure}
     if test:
@@ -118,7 +118,7 @@ def reconstruction_lines(model: LatentModel, dataset: Dataset, x_test) -> list[t
 def code_figures(model: LatentModel, dataset: Dataset, title: str, test: Encoded) -> dict:
     """Figures of the test codes: unprojected in one to three dimensions, by PCA and t-SNE in three and more."""
     dimensions, labels, names = model.prior.latent_dim, dataset.y_test, dataset.class_names
-    images = f"{len(test.codes):,} test images of {dataset.name}"
+    images = f"{len(test.codes):,} test {dataset.transform.noun}s of {dataset.name}"
     density = density_of(model.prior)
     description = f"Codes of {images} over the prior p(z)"
     if dimensions <= 2:
@@ -163,7 +163,7 @@ def tsne_figure(dimensions: int, dataset: Dataset, title: str, test: Encoded) ->
         TSNE(random_state=0, perplexity=min(30, (len(few) - 1) / 3)).fit_transform(few),
         None if dataset.y_test is None else dataset.y_test[:POINTS_IN_TSNE],
         title,
-        f"t-SNE of the {dimensions}-dimensional codes of {len(few):,} test images of {dataset.name}",
+        f"t-SNE of the {dimensions}-dimensional codes of {len(few):,} test {dataset.transform.noun}s of {dataset.name}",
         ("t-SNE 1", "t-SNE 2"),
         class_names=dataset.class_names,
     )

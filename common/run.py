@@ -20,6 +20,7 @@ from common.arrays import DataError, memory_available
 from common.config import check, flag, require_usual_keras
 from common.data import FEWEST_TEST_IMAGES, IN_MEMORY, WORDS, Dataset, as_dataset, load_data
 from common.files import PARTIAL, RunError, hold, release, whole, write_json
+from common.likelihoods import LIKELIHOODS
 from common.measure import memory_needed
 from common.networks import is_plane
 from common.report import TRAINING_FILE, cost, report
@@ -147,7 +148,9 @@ def drew_validation(saved: dict) -> bool:
 def fitted(config, dataset: Dataset):
     """The Config with its number of epochs. Raises RunError or DataError if Config and data do not suit each other."""
     if config.batch_size > len(dataset.x_train):
-        raise RunError(f"--batch-size {config.batch_size} is above the {len(dataset.x_train)} training images")
+        raise RunError(
+            f"--batch-size {config.batch_size} is above the {len(dataset.x_train)} training {dataset.transform.noun}s"
+        )
     if getattr(config, "networks", "dense") == "conv" and not is_plane(dataset.image_shape):
         raise RunError(f"--networks conv needs images of (height, width), not {dataset.image_shape}")
     require_test_images(dataset)
@@ -287,13 +290,13 @@ def require_memory(config, dataset: Dataset):
     """
     if not (hasattr(config, "hidden_units") and hasattr(config, "latent_dim")):
         return
-    pixels = math.prod(dataset.image_shape)
-    widths = [[pixels, *config.hidden_units, config.latent_dim]] * 2
+    pixels, heads = math.prod(dataset.image_shape), LIKELIHOODS[dataset.likelihood].heads
+    widths = [[numbers, *config.hidden_units, config.latent_dim] for numbers in (pixels, heads * pixels)]
     if hasattr(config, "discriminator_units"):  # AVB's discriminator takes the image as well
         widths.append([pixels + config.latent_dim, *config.discriminator_units])
     weights = sum(before * after for network in widths for before, after in itertools.pairwise(network))
     counts = config.latent_dim, len(dataset.x_train), len(dataset.x_test), config.binarisation != "none"
-    needed = max(24 * weights, 16 * weights + memory_needed(dataset.image_shape, *counts))
+    needed = max(24 * weights, 16 * weights + memory_needed((heads, *dataset.image_shape), *counts))
     if needed > (available := memory_available()):
         names = [name for name in ("hidden_units", "discriminator_units") if hasattr(config, name)]
         chosen = [f"{flag(name)} {' '.join(map(str, getattr(config, name)))}" for name in names]
@@ -306,10 +309,11 @@ def require_memory(config, dataset: Dataset):
 
 def require_test_images(dataset: Dataset):
     """Raises DataError if there are too few test images for numbers and figures."""
+    noun = f"{dataset.transform.noun}s"
     if len(dataset.x_test) < FEWEST_TEST_IMAGES:
         raise DataError(
-            f"{dataset.name} has {len(dataset.x_test)} test images; numbers and figures need {FEWEST_TEST_IMAGES}: "
-            f"give {10 * FEWEST_TEST_IMAGES} unsplit images, or {FEWEST_TEST_IMAGES} in x_test"
+            f"{dataset.name} has {len(dataset.x_test)} test {noun}; numbers and figures need {FEWEST_TEST_IMAGES}: "
+            f"give {10 * FEWEST_TEST_IMAGES} unsplit {noun}, or {FEWEST_TEST_IMAGES} in x_test"
         )
 
 
@@ -324,7 +328,7 @@ def announce(model, config, dataset: Dataset):
     print(
         f"{model.title} on {dataset.name}, {config.epochs} epochs: {', '.join(weights) or 'effective beta 1'}, "
         f"against a reconstruction summed over {math.prod(model.likelihood.shape)} {model.likelihood.noun}; nats per "
-        f"{'image' if model.likelihood.noun == 'pixels' else 'row'}; likelihood {dataset.likelihood}",
+        f"{dataset.transform.noun}; likelihood {dataset.likelihood}",
         flush=True,
     )
 

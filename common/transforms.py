@@ -8,6 +8,7 @@ holds. `common.columns.TableTransform` is the one for tables.
 import math
 import sys
 from dataclasses import dataclass
+from typing import ClassVar
 
 from common.arrays import DataError, MappedImages, chunks
 from common.columns import TableTransform
@@ -24,6 +25,7 @@ COUNTS = {kind.name: kind for kind in (Poisson, NegativeBinomial)}
 class PixelTransform:
     """Images of pixels, (height, width), (height, width, 3) or (d,): integers up to `white`, or floats in [0, 1]."""
 
+    noun: ClassVar[str] = "image"  # what a row is called
     shape: tuple[int, ...]
     white: int = 255  # the integer that stands for a pixel of 1
 
@@ -44,6 +46,7 @@ class PixelTransform:
 class RealTransform:
     """Images of real numbers, all with one mean and one deviation: those of the training images."""
 
+    noun: ClassVar[str] = "image"
     shape: tuple[int, ...]
     mean: float
     deviation: float
@@ -85,6 +88,7 @@ class RealTransform:
 class CountTransform:
     """Counts, (d,) or (height, width), with the log of each row's size factor: its total over `total`."""
 
+    noun: ClassVar[str] = "row"
     shape: tuple[int, ...]
     total: float  # the median total of the training rows
     names: tuple[str, ...] | None = None  # of the columns

@@ -13,13 +13,15 @@ import avb
 import vae_baseline
 from common import measure, measure_likelihood, run
 from common.arrays import DataError, MappedImages
-from common.data import Dataset, binarise, random_stream
+from common.binarisation import binarise, random_stream
+from common.data import Dataset
 from common.evaluation import likelihood, probes, samples
 from common.files import RunError
 from common.measure_likelihood import LikelihoodSettings
 from common.model import BATCH_NUMBERS, Decoded, batch_slices, even_batch_size, to_numpy
 from common.numbers import flat
 from common.pixels import Pixels
+from common.transforms import PixelTransform
 
 import numpy as np
 import pytest
@@ -176,7 +178,7 @@ def test_the_codes_of_integers_are_those_of_their_floats():
     floats, integers = built(aae_deterministic), built(aae_deterministic)
     np.testing.assert_array_equal(floats.encode(X), integers.encode(as_uint8(X)))
     binary = as_uint8(X) > 127
-    integers.white = 1
+    integers.transform = PixelTransform(SHAPE, white=1)
     np.testing.assert_array_equal(floats.encode(binary), integers.encode(binary.astype("int32")))
     with pytest.raises(DataError, match="this model takes"):
         integers.encode(as_uint8(X))

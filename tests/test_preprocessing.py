@@ -7,7 +7,7 @@ import itertools
 import re
 
 from common.arrays import DataError, MappedImages
-from common.data import Dataset, as_dataset, load_mnist
+from common.data import Dataset, as_dataset, load_data
 from common.preprocessing import IMAGES, LABELS, SPLITS, role_of, roles
 
 import keras
@@ -53,7 +53,7 @@ def load(tmp_path_factory):
             path = path.with_suffix(".npz")
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            dataset = as_dataset(arrays) if form == "memory" else load_mnist(str(path), **options)
+            dataset = as_dataset(arrays, **options) if form == "memory" else load_data(str(path), **options)
         return dataset, printed.getvalue()
 
     return write_and_load
@@ -260,7 +260,8 @@ def test_what_is_rounding_of_float64(load, high):
     assert "rounding, clipped" in load("npz", {"x": x})[1]
     x[3, 1] = high + np.sign(high - 0.5) * 1e-5
     with pytest.raises(DataError, match="rescale"):
-        load("npz", {"x": x})
+        load("npz", {"x": x}, likelihood="bernoulli")
+    assert load("npz", {"x": x})[0].likelihood == "gaussian"
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -516,12 +517,12 @@ def changed(line, name, arrays, target):
     return eval(line, {"np": np, name: arrays[target]})
 
 
-def mended(arrays, load, form, choose=0):
-    """The arrays after the lines in all refusals, and how many refusals there were. Fails if a line does not help."""
+def mended(arrays, load, form, choose=0, likelihood="bernoulli"):
+    """The set, the arrays after the lines in all refusals, and these refusals. Fails if a line does not help."""
     messages = []
     while True:
         try:
-            return load(form, arrays)[0], arrays, messages
+            return load(form, arrays, likelihood=likelihood)[0], arrays, messages
         except DataError as error:
             messages.append(str(error))
         lines = remedies(messages[-1], arrays)
@@ -588,6 +589,9 @@ MENDED = {
 
 REFUSALS = {  # with more than one thing to mend
     "colour, int16 to 1000": 2,
+    "four channels": 2,
+    "four channels, first": 2,
+    "four channels, float": 2,
     "infinite, of another scale": 2,
 }
 
@@ -662,6 +666,8 @@ def test_values_of_any_range_are_taken_or_mended(load, train, test, dtype):
     loaded, after, _ = mended({"x_train": values(*train, 20), "x_test": values(*test, 9)}, load, "memory")
     assert all(len(array) in (20, 9) for array in after.values())
     assert 0 <= loaded.x_train.min() <= loaded.x_train.max() <= 1
+    auto, _ = load("memory", {"x_train": values(*train, 20), "x_test": values(*test, 9)})
+    assert np.isfinite(auto.x_train).all()
 
 
 # Arrays in memory
@@ -720,14 +726,21 @@ def test_an_open_npz_and_its_pickles(tmp_path):
 
 def test_what_scikit_learn_loads(capsys):
     digits = load_digits()
-    with pytest.raises(DataError, match=r"^data: images has .* such as by images = images / 16$"):
-        as_dataset(digits)
+    with pytest.raises(
+        DataError, match=r"^data: images has .* such as by images = images / 16; --likelihood gaussian "
+    ):
+        as_dataset(digits, "bernoulli")
     loaded = as_dataset(digits | {"images": digits.images / 16})
     assert (len(digits.images), loaded.image_shape, loaded.classes) == (sum(loaded.sizes.values()), (8, 8), 10)
     printed = (
         "data in memory: images is taken as x, target is taken as y; DESCR, data, feature_names, frame, target_names"
     )
     assert capsys.readouterr().out == f"{printed} not used\n"
+    real = as_dataset(digits)
+    chosen = "images with values from 0 to 16: the likelihood is gaussian; bernoulli takes pixels in [0, 1]"
+    assert capsys.readouterr().out == f"{printed} not used; {chosen}\n"
+    np.testing.assert_array_equal(real.y_train, loaded.y_train)
+    np.testing.assert_allclose(real.transform.undo(real.x_train), 16 * loaded.x_train, atol=1e-5)  # rounding of float32
 
 
 class Sealed:
@@ -751,7 +764,8 @@ NO_DATA = {
     "masked images": (np.ma.masked_equal(PLAIN, 7), "data: x has masked values; give x.filled(0)"),
     "masked labels": ((PLAIN, np.ma.masked_equal(Y, 1)), "data: y has masked values; leave those images out"),
     "no test labels": (((PLAIN, Y), (PLAIN, None)), "data: has only 1 of y_train, y_test; give all or none"),
-    "beyond float64": (PLAIN * np.longdouble("1e4000"), "data: x has pixels beyond the range of float64; rescale"),
+    "beyond 1e30": (PLAIN * 1e30, "data: x has values beyond 1e+30; rescale them, such as by x = x / 3e+32"),
+    "beyond float64": (PLAIN * np.longdouble("1e4000"), "data: x has values beyond 1e+30; rescale them"),
 }
 
 
@@ -760,6 +774,11 @@ def test_what_is_no_data(given_data, message):
     with pytest.raises(DataError) as refusal:
         as_dataset(given_data)
     assert str(refusal.value).startswith(message)
+
+
+def test_pixels_beyond_float64():
+    with pytest.raises(DataError, match=r"^data: x has pixels beyond the range of float64; rescale"):
+        as_dataset(PLAIN * np.longdouble("1e4000"), "bernoulli")
 
 
 X = (PLAIN / 255).astype(np.float32)

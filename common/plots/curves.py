@@ -52,18 +52,20 @@ def training_curves(
     history: Mapping[str, Sequence[float]],
     title: str,
     reference_lines: Mapping[str, Sequence[tuple[float, str]]] | None = None,
-    description: str = "Each term of the objective, mean over the images of an epoch",
+    noun: str = "image",
 ) -> Figure:
     """One panel per term, in nats per image: training images solid, validation images (`val_`) dashed.
 
     history: name -> one value per epoch, with "epoch" (or "updates") for the horizontal axis.
     reference_lines: term -> (value in nats, name without the value), ...
+    noun: what is in a batch, such as image or row.
     """
     unit = next((name for name in ("epoch", "updates") if name in history), "epoch")
     names = [name.removeprefix("val_") for name, values in history.items() if len(values)]
     terms = [name for name in dict.fromkeys(names) if name not in ("epoch", "updates")]
     columns = 2 if len(terms) in (2, 4) else max(1, min(3, len(terms)))
     rows = max(1, -(-len(terms) // columns))
+    description = f"Each term of the objective, mean over the {noun}s of an epoch"
     figure = new_figure(max(6.5, 3.9 * columns), 2.8 * rows + 0.3, title, description, layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False)
     for axes, term in zip_longest(panels.flat, terms):
@@ -72,7 +74,7 @@ def training_curves(
         else:
             draw_term(axes, history, term, unit, (reference_lines or {}).get(term, ()))
     for axes in panels[:, 0]:
-        axes.set_ylabel("nats per image")
+        axes.set_ylabel(f"nats per {noun}")
     if terms:
         lines = [line for axes in panels.flat for line in axes.get_legend_handles_labels()[0]]
         handles = {line.get_label(): line for line in lines}
