@@ -240,6 +240,7 @@ def framed(rows, names: list[str] | None) -> pd.DataFrame:
     """An array (m, d) as a frame; without names they are x1 to xd. Raises DataError if it is another array."""
     with readable("the table"):
         values = np.asarray(rows)
+        values = values.astype(values.dtype.newbyteorder("="), copy=False) if names else values  # for pandas
     if values.ndim != 2 or 0 in values.shape[1:] or values.shape[1] != len(names or values[:1].T):
         raise DataError(
             f"an array of shape {values.shape} is no table; give (rows, {len(names) if names else 'columns'})"

@@ -7,13 +7,13 @@ hold, and `common.splits` how they are split.
 
 import math
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 from common.arrays import DataError, HeldArray, MappedImages, chunks, memory_available, one_line, readable, sha256
 from common.columns import TableTransform, numbers_of
+from common.held import arrays_of
 from common.keras_data import KERAS_NAMES, is_fashion, is_mnist, keras_arrays
 from common.kinds import Values, fitted_transform, in_file, values_of
 from common.preprocessing import (
@@ -21,7 +21,6 @@ from common.preprocessing import (
     check_labels,
     labels_of,
     plane_shape,
-    role_of,
     roles,
     shortened,
     value_range,
@@ -167,61 +166,9 @@ def as_dataset(data, likelihood: str = "auto", label_column: str = "") -> Datase
             return _from_table(frame, name, likelihood, label_column)
         if label_column:
             raise DataError(NO_TABLE)
-        return _from_stored(_held(data), name, likelihood=likelihood)
+        return _from_stored(arrays_of(data), name, likelihood=likelihood)
     except DataError as error:
         raise DataError(f"data: {error}") from error
-
-
-def _held(data):
-    """The arrays by name. Arrays that are not needed are not looked at."""
-    if isinstance(data, str | os.PathLike):
-        raise DataError("is a path; give arrays, or give the path as Config(data=...)")
-    if isinstance(data, Mapping):
-        named = {str(key): partial(data.__getitem__, key) for key in data}
-        needed = set(roles(named).values())
-        return {name: HeldArray(_in_memory(read, name) if name in needed else None) for name, read in named.items()}
-    if isinstance(data, list) and len(data) == 2:  # a pair (x, y), not two images
-        data = tuple(data)
-    if isinstance(data, tuple) and len(data) == 2 and all(map(_like_a_pair, data)):
-        if not all(len(part) == 2 for part in data):
-            raise DataError("give ((x_train, y_train), (x_test, y_test))")
-        named = dict(zip(("x_train", "y_train", "x_test", "y_test"), (*data[0], *data[1]), strict=True))
-    elif isinstance(data, tuple):
-        if not 1 <= len(data) <= 2:
-            raise DataError(f"give (x, y), not {len(data)} arrays; or a dict with their names")
-        named = dict(zip("xy", data, strict=False))
-    else:
-        named = {"x": data}
-    given = {name: array for name, array in named.items() if array is not None or name.startswith("x")}
-    return {name: HeldArray(_in_memory(lambda array=array: array, name)) for name, array in given.items()}
-
-
-def _like_a_pair(part):
-    """Whether `part` is a pair of arrays rather than an array: a tuple, or a list of two."""
-    return isinstance(part, tuple) or (isinstance(part, list) and len(part) == 2)
-
-
-def _in_memory(read, name):
-    """`read()` as a NumPy array without objects. Words of a table in memory are objects too, but safe ones."""
-    try:
-        given = read()
-        array = np.asarray(given)
-    except Exception as error:  # rows of different lengths, tensors of a GPU, ... raise a dozen kinds of errors
-        raise DataError(f"{name} is not an array ({error}); give a NumPy array") from error
-    if np.ma.is_masked(given):
-        is_label = (role_of(name)[0] or "x").startswith("y")
-        remedy = "leave those images out" if is_label else f"give {name}.filled(0)"
-        raise DataError(f"{name} has masked values; {remedy}")
-    if array.dtype.names:
-        raise DataError(f"{name} has named or nested fields; give a plain array of numbers")
-    if not array.dtype.hasobject:
-        return array
-    if array.ndim and all(isinstance(each, str) for each in array.flat):
-        return array.astype(str)
-    if hasattr(given, "toarray"):
-        raise DataError(f"{name} is a sparse matrix; give {name}.toarray()")
-    remedy = f"of words by {name}.astype(str)" if name.startswith("y") else f"by {name}.astype(float)"
-    raise DataError(f"{name} holds objects; give an array of numbers, such as {remedy}")
 
 
 def _checked(dataset):
@@ -342,7 +289,7 @@ def _from_table(frame, name, likelihood, label_column):
     arrays |= {f"y_{each}": labels["y"][parts[each].rows] if labels else None for each in SPLITS}
     kinds = (f"{transform.numbers} columns of numbers", f"{len(transform.categories)} of categories")
     others = "; --likelihood negative_binomial takes counts, and bernoulli pixels from 0 to 255"
-    notes.append(f"{', '.join(kinds)}: the likelihood is gaussian" + others * _are_counts(frame, likelihood))
+    notes.append(f"{', '.join(kinds)}: the likelihood is gaussian" + (others if _are_counts(frame, likelihood) else ""))
     dataset = Dataset(**arrays, name=name, class_values=class_values, likelihood="gaussian", transform=transform)
     return _announced(dataset, notes)
 

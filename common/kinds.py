@@ -129,8 +129,10 @@ def kind_of(
     pixels = are_pixels(found)
     if requested == "gaussian":
         return Kind("pixels" if pixels and not rows else real, "gaussian")
-    if sparse:
-        return chosen(*(("counts", "negative_binomial") if whole(arrays) else (real, "gaussian")), found, notes)
+    if sparse and not whole(arrays):
+        return chosen(real, "gaussian", found, notes)
+    if sparse and max(each.high for each in found) > 1:  # else words that occur, or not: black and white
+        return chosen("counts", "negative_binomial", found, notes)
     if pixels or are_unusable(arrays, found):
         if colour:
             return chosen("pixels", "logistic" if are_eight_bit(found) else "gaussian", found, notes)

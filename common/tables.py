@@ -254,6 +254,12 @@ def named(frame: pd.DataFrame) -> pd.DataFrame:
     frame = frame.copy(deep=False)
     with readable("a column's name"):  # half a letter
         frame.columns = names
+    for name, dtype in frame.dtypes.items():  # pandas makes no array of some columns, and cannot search others
+        with readable(f"column {visible(name)}"):
+            if isinstance(dtype, pd.SparseDtype):
+                frame[name] = frame[name].sparse.to_dense()
+            elif isinstance(dtype, np.dtype) and not dtype.isnative:
+                frame[name] = frame[name].astype(dtype.newbyteorder("="))
     return frame
 
 
@@ -305,7 +311,10 @@ def labels_in(column: pd.Series) -> np.ndarray:
     values = np.asarray(column)
     if values.dtype.kind == "O" and pd.api.types.infer_dtype(values) in ("integer", "boolean"):
         values = np.array(values.tolist())
-    return values if values.dtype.kind in "biuf" else values.astype(str)
+    try:
+        return values if values.dtype.kind in "biuf" else values.astype(str)
+    except ValueError as error:
+        raise DataError(f"column {visible(column.name)} has lists as labels; give words or whole numbers") from error
 
 
 def numbers_rows(column: pd.Series) -> bool:
@@ -313,4 +322,4 @@ def numbers_rows(column: pd.Series) -> bool:
     if column.name.strip().lower() not in COUNTS or column.dtype.kind not in "iuf":
         return False
     values = np.asarray(column)
-    return values[0] in (0, 1) and np.array_equal(values, values[0] + np.arange(len(values)))
+    return len(values) > 0 and values[0] in (0, 1) and np.array_equal(values, values[0] + np.arange(len(values)))

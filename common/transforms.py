@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from common.arrays import DataError, MappedImages, chunks
-from common.columns import TableTransform
+from common.columns import TableTransform, numbers_of
 from common.likelihoods import Bernoulli, Gaussian, Likelihood, Logistic, NegativeBinomial, Poisson, moments
 from common.pixels import Pixels, as_array, in_shape
 from common.preprocessing import value_range
+from common.tables import as_frame
 
 import numpy as np
 
@@ -65,15 +66,16 @@ class RealTransform:
     def apply(self, images: np.ndarray) -> np.ndarray:
         """Standardised images, float32."""
         standardised = np.empty(images.shape, "float32")
-        for few, done in zip(chunks(images), chunks(standardised), strict=True):
-            done[:] = (few.astype("float64") - self.mean) / self.deviation
+        with np.errstate(over="ignore"):
+            for few, done in zip(chunks(images), chunks(standardised), strict=True):
+                done[:] = (few.astype("float64") - self.mean) / self.deviation
         return standardised
 
     def rows(self, x) -> np.ndarray:
         """Standardised images. Raises DataError for images of another shape, or with NaN."""
         x = in_shape(as_saved(x), self.shape)
         require_finite(x)
-        return self.apply(x.reshape(-1, *self.shape))
+        return in_float32(self.apply(x.reshape(-1, *self.shape)))
 
     def undo(self, values: np.ndarray) -> np.ndarray:
         """Images in the user's units."""
@@ -102,9 +104,10 @@ class CountTransform:
     def apply(self, counts: np.ndarray) -> np.ndarray:
         """Counts, and the log size factor in a last column: float32 (n, d + 1)."""
         flat = np.asarray(counts).reshape(len(counts), math.prod(self.shape))
-        sizes = np.maximum(flat.sum(axis=1, dtype="float64"), 1.0) / self.total  # a row without counts has a size too
         rows = np.empty((len(flat), flat.shape[1] + 1), "float32")
-        rows[:, :-1], rows[:, -1] = flat, np.log(sizes)
+        with np.errstate(over="ignore"):
+            sizes = np.maximum(flat.sum(axis=1, dtype="float64"), 1.0) / self.total  # a row of zeros has a size too
+            rows[:, :-1], rows[:, -1] = flat, np.log(sizes)
         return rows
 
     def rows(self, x) -> np.ndarray:
@@ -112,7 +115,7 @@ class CountTransform:
         x = in_shape(as_saved(in_order(x, self.names)), self.shape)
         if x.size and not is_counts(x):
             raise DataError("x holds other numbers than counts: this model takes whole numbers from 0")
-        return self.apply(x.reshape(-1, *self.shape))
+        return in_float32(self.apply(x.reshape(-1, *self.shape)))
 
     def undo(self, values: np.ndarray):
         """Counts; with names of columns as a DataFrame."""
@@ -134,11 +137,12 @@ class CountTransform:
 
 def in_order(x, names):
     """The columns `names` of a table as an array; an array stays as it is. Raises DataError if a column is missing."""
-    if names is None or not hasattr(x, "columns"):
+    frame = None if names is None else as_frame(x)
+    if frame is None:
         return x.toarray() if hasattr(x, "toarray") else x
-    if missing := [name for name in names if name not in x.columns]:
+    if missing := [name for name in names if name not in frame.columns]:
         raise DataError(f"the table has no column {missing[0]}; this model was trained on {len(names)} columns")
-    return np.asarray(x[list(names)])
+    return numbers_of(frame, list(names))
 
 
 def as_saved(x) -> np.ndarray:
@@ -146,6 +150,13 @@ def as_saved(x) -> np.ndarray:
     if isinstance(x, MappedImages):
         raise DataError("x holds rows as the model takes them; give them as they are in their file")
     return as_array(x, "x")
+
+
+def in_float32(rows: np.ndarray) -> np.ndarray:
+    """The model's rows. Raises DataError if the user's numbers were too large for them."""
+    if rows.size and not all(np.isfinite(chunk).all() for chunk in chunks(rows)):
+        raise DataError("x has numbers that are too large for float32; leave out those rows")
+    return rows
 
 
 def require_finite(x: np.ndarray):

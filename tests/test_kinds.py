@@ -222,7 +222,7 @@ def test_kinds(loaded, form, axes, kind, cells):
 MATRICES = {
     "int64": (lambda x: x, "auto", ("counts", "negative_binomial")),
     "whole floats": (lambda x: x * 1.0, "auto", ("counts", "negative_binomial")),
-    "truth": (lambda x: x > 0, "auto", ("counts", "negative_binomial")),
+    "truth": (lambda x: x > 0, "auto", ("pixels", "bernoulli")),
     "real": (lambda x: x * 0.37, "auto", ("table", "gaussian")),
     "[0, 1]": (lambda x: x / x.max(), "auto", ("table", "gaussian")),
     "below 0": (lambda x: -x, "auto", ("table", "gaussian")),
@@ -239,8 +239,10 @@ def test_sparse_matrices(tmp_path, kind):
     scipy.sparse.save_npz(tmp_path / "mine.npz", scipy.sparse.csr_matrix(x))
     dataset = load_data(str(tmp_path / "mine.npz"), likelihood=likelihood)
     assert (dataset.likelihood, type(dataset.transform)) == (expected[1], FORM_OF[expected[0]])
-    dense = as_dataset(x, dataset.likelihood)
-    np.testing.assert_array_equal(dataset.x_train, dense.x_train)
+    held = as_dataset(scipy.sparse.csr_matrix(x), likelihood)
+    for other in (as_dataset(x, dataset.likelihood), held):
+        np.testing.assert_array_equal(dataset.x_train, other.x_train)
+    assert held.likelihood == dataset.likelihood
 
 
 COLOUR, GREY = AXES["colour"], AXES["images"]

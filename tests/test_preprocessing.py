@@ -13,7 +13,6 @@ from common.preprocessing import IMAGES, LABELS, SPLITS, role_of, roles
 import keras
 import numpy as np
 import pytest
-import scipy.sparse
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -637,7 +636,6 @@ def test_the_line_of_python_leaves_out_images_without_a_label(load, form, ending
 OBJECTS = {
     "labels": {"x": images(), "y": np.array([1, "a", None] * 20, object)},
     "images": {"x": (images() / 255).astype(object), "y": Y},
-    "a sparse table": {"x": scipy.sparse.csr_matrix(images().reshape(60, -1) / 255)},
 }
 
 

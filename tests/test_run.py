@@ -161,10 +161,13 @@ RANGES = {  # kind of number, least, whether the least itself is allowed, bound 
     "decoder_rate_factor": (REAL, 0, True, math.inf),
     "discriminator_rate_factor": (REAL, 0, True, math.inf),
     "discriminator_steps": (WHOLE, 1, True, math.inf),
+    "resize": (WHOLE, 1, True, math.inf),
     "seed": (WHOLE, 0, True, 2**32),
 }
 OTHER_FIELDS = {
     "data",
+    "likelihood",
+    "label_column",
     "binarisation",
     "networks",
     "prior",
@@ -194,7 +197,7 @@ def numbers(script, name, inside: bool):
 
 
 def config_with(script, name, value):
-    in_tuple = isinstance(getattr(script.Config(), name), tuple)
+    in_tuple = name == "resize" or isinstance(getattr(script.Config(), name), tuple)
     return script.Config(**{name: (16, value) if in_tuple else value})
 
 
