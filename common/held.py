@@ -70,7 +70,7 @@ def held(read, name) -> HeldArray:
 
 
 def plain_array(given, array, name) -> np.ndarray:
-    """`given`, which NumPy makes `array` of, without objects. Words of a table in memory are objects too, but safe ones."""
+    """`array`, which NumPy made of `given`, without objects. Words in memory are objects too, but safe ones."""
     if np.ma.is_masked(given):
         is_label = (role_of(name)[0] or "x").startswith("y")
         remedy = "leave those images out" if is_label else f"give {name}.filled(0)"

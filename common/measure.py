@@ -14,6 +14,7 @@ from common.data import Dataset
 from common.evaluation import latent, probes, samples
 from common.evaluation.latent import NOT_FINITE
 from common.evaluation.probes import nothing_to_tell
+from common.evaluation.reconstruction import constant_model
 from common.failures import STRICT
 from common.metrics import SCRIPT
 from common.model import CODES_IN_MEMORY, Decoded, LatentModel, batch_slices, even_batch_size, to_numpy
@@ -39,6 +40,7 @@ NO_DENSITY = {  # posterior: why q(z|x) has no KL in closed form
     "gaussian": "no closed form for this prior",
 }
 COINCIDE = "draws of some q(z|x) coincide: single precision cannot tell how narrow it is"
+CONSTANT = "constant_model_nats"  # of other likelihoods than Bernoulli, whose references are drawn in a figure
 BITS = {  # the same numbers for 8-bit images
     "test_reconstruction_nats": "test_reconstruction_bits_per_dimension",
     "negative_elbo_nats": "negative_elbo_bits_per_dimension",
@@ -48,7 +50,7 @@ OF_TRAINING_CODES = ("code_hole_fraction", "code_knn_accuracy", "code_logistic_a
 CLOSED_FORM = ("kl_per_dimension_nats", "mutual_information_nats", "marginal_kl_nats")
 NEIGHBOURS = ("mutual_information_neighbour_nats", "kl_neighbour_nats", "marginal_kl_neighbour_nats")
 COST = ("updates", "train_seconds", "samples_per_second", "peak_memory_mib", "stopped_by", "null_because")
-MEASURED = tuple(key for key in SCRIPT if key not in COST and key not in BITS.values())  # all that `measure` gives
+MEASURED = tuple(key for key in SCRIPT if key not in {*COST, *BITS.values(), CONSTANT})  # all that `measure` gives
 NEAREST = ("sample_nearest_distance", "test_nearest_distance")
 FEATURES = ("sample_frechet_distance", "sample_c2st_accuracy", "train_frechet_distance")
 NO_CLASSIFIER = "the classifier could not be trained"
@@ -128,6 +130,10 @@ def measure(model: LatentModel, dataset: Dataset, config, test: Encoded, failure
     some, labels = Encoded(*(array[:few] for array in test)), None if dataset.y_test is None else dataset.y_test[:few]
     known = attempt(OF_TRAINING_CODES, lambda: {"codes": training_inferred(model, dataset, config)})
     numbers = attempt(TERMS, lambda: test_terms(model, test.images))
+    if dataset.likelihood != "bernoulli":
+        numbers |= attempt(
+            [CONSTANT], lambda: {CONSTANT: constant_model(model.likelihood, dataset.x_train, test.images)}
+        )
     numbers |= code_numbers(some, config.seed, failures)
     if "codes" not in known:
         numbers |= known

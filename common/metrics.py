@@ -56,6 +56,14 @@ SCRIPT = {  # key: at the end of every run
     "negative_elbo_estimated_nats": Metric(
         "−ELBO by T", "nats", 1, "lower", "reconstruction plus KL by T; no bound, since T can be wrong"
     ),
+    "constant_model_nats": Metric(
+        "reconstruction without a code",
+        "nats",
+        1,
+        "",
+        "what a model that ignores its code reaches, with the parameters that suit the training rows best; "
+        "not for `bernoulli`",
+    ),
     "test_reconstruction_bits_per_dimension": Metric(
         "reconstruction",
         "bits per dimension",

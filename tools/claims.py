@@ -59,9 +59,9 @@ class Gallery:
         self.claims, self.tables = words["claim"], words.get("table", {})
 
     def pages(self) -> list[Path]:
-        """README and the pages with generated parts."""
-        pages = [self.root / "README.md", self.folder / "README.md", *self.root.glob("experiments/*/README.md")]
-        return sorted(pages)
+        """README and the pages that may have generated parts."""
+        pages = [self.root / "README.md", self.folder / "README.md", *self.root.glob("docs/*.md")]
+        return sorted(pages + list(self.root.glob("experiments/*/README.md")))
 
     def filled(self, page: Path) -> str:
         """The text of a page with its generated parts made anew.

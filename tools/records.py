@@ -36,6 +36,7 @@ from common.training import planned_epochs
 REFERENCE = re.compile(r"\{([^{}]*)\}")
 SEED = re.compile(r", (?:seed|draw) (\d+)$")  # at the end of a run's name; the rest is the row's name
 FIELDS = ("command", "commits", "data", "seeds", "backend", "versions", "runs")  # of a record; it may have a note
+SCORES = ("splits", "held_out", "roc_areas")  # what a record keeps of the file of tools.score
 ORDER = {"data": 0, "seed": 2, "seeds": 2, "quick": 2}  # of a command's flags: others are 1
 Numbers = dict[str | None, float]  # by seed, or under None if there is no seed
 
@@ -200,7 +201,8 @@ def record_of(folders: list[Path]) -> dict:
 def run_in(folder: Path) -> tuple[dict, str, dict]:
     """config.json of a folder, the command that made it, and the numbers of its runs by name.
 
-    Raises RunError if it holds no complete run.
+    What tools.score wrote for a run is among its numbers, under the name of its file. Raises RunError if the folder
+    holds no complete run.
     """
     with one_line_errors(folder):
         saved, module = saved_run(folder)
@@ -208,7 +210,11 @@ def run_in(folder: Path) -> tuple[dict, str, dict]:
         if (folder / "runs.json").is_file():
             return saved, command, json.loads((folder / "runs.json").read_text())
         name = f"{row}, seed {saved['parameters']['seed']}"
-        return saved, command, {name: json.loads((folder / "metrics.json").read_text())}
+        numbers = json.loads((folder / "metrics.json").read_text())
+        for path in sorted(folder.glob("scores-*.json")):
+            scores = json.loads(path.read_text())
+            numbers[path.stem] = {key: scores[key] for key in SCORES if key in scores}
+        return saved, command, {name: numbers}
 
 
 def command_of(folder: Path, saved: dict, module) -> tuple[str, str]:
