@@ -62,38 +62,32 @@ def reconstructed(model: LatentModel, codes, rows) -> np.ndarray:
 
 def table_figures(model: LatentModel, dataset: Dataset, title: str, test: Encoded) -> dict:
     """Profiles of rows with their reconstructions and of samples, and the columns that are reconstructed worst."""
-    counts, names = isinstance(dataset.transform, CountTransform), column_names(dataset.transform)
-    values = (lambda rows: rows[:, :-1]) if counts else (lambda rows: rows)
-    labels = (
-        None if dataset.y_test is None else [f"class {dataset.class_names[label]}" for label in dataset.y_test[:ROWS]]
-    )
-    unit = {"value_name": "count"} if counts else {}
-    if not counts and dataset.transform.categories:
-        unit = {"value_name": "standard deviations from the mean; shares of categories"}
+    labels = dataset.y_test is not None and [f"class {dataset.class_names[label]}" for label in dataset.y_test[:ROWS]]
 
     def reconstructions():
-        rows = test.images[:ROWS]
-        return plots.profiles(
-            values(rows),
-            values(reconstructed(model, test.codes[:ROWS], rows)),
-            names,
-            title,
-            f"{len(rows)} test rows of {dataset.name}, z ~ q(z|x)",
-            row_names=labels,
-            deviations=None if counts else learned_deviations(model),
-            **unit,
-        )
+        rows, own = test.images[:ROWS], reconstructed(model, test.codes[:ROWS], test.images[:ROWS])
+        options = {"row_names": labels or None, "deviations": learned_deviations(model)}
+        return profiles(dataset, rows, own, title, f"{len(rows)} test rows of {dataset.name}, z ~ q(z|x)", **options)
 
     def samples():
-        rows = values(model.means(test.prior_codes[:ROWS]))
-        return plots.profiles(
-            rows, None, names, title, f"Decoder's means for {ROWS} draws z ~ p(z)", series=("sample", ""), **unit
-        )
+        text, rows = f"Decoder's means for {ROWS} draws z ~ p(z)", model.means(test.prior_codes[:ROWS])
+        return profiles(dataset, rows, None, title, text, series=("sample", ""))
 
     drawings = {"reconstructions": reconstructions, "samples": samples}
-    if counts or dataset.transform.numbers:
+    if isinstance(dataset.transform, CountTransform) or dataset.transform.numbers:
         drawings["columns"] = lambda: worst_columns(model, dataset, title, test)
     return drawings
+
+
+def profiles(dataset: Dataset, rows, others, title: str, description: str, **options):
+    """`plots.profiles` of rows as the model takes them, each with one of `others`, such as its reconstruction."""
+    names, transform = column_names(dataset.transform), dataset.transform
+    if isinstance(transform, CountTransform):
+        options["value_name"] = "count"
+    elif transform.categories:
+        options["value_name"] = "standard deviations from the mean; shares of categories"
+    shown = [None if each is None else each[:, : len(names)] for each in (rows, others)]  # without a size factor
+    return plots.profiles(*shown, names, title, description, **options)
 
 
 def column_names(transform: TableTransform | CountTransform) -> list[str]:
@@ -107,8 +101,13 @@ def column_names(transform: TableTransform | CountTransform) -> list[str]:
     return names
 
 
-def learned_deviations(model: LatentModel) -> np.ndarray:
-    """The decoder's deviation of each column, in standardised units; 0 for the values of categories: (D,)."""
+def learned_deviations(model: LatentModel) -> np.ndarray | None:
+    """The decoder's deviation of each column, in standardised units; 0 for the values of categories: (D,).
+
+    None for counts.
+    """
+    if model.likelihood.name != "gaussian":
+        return None
     parameters = to_numpy(model.decoder(ops.zeros((1, model.prior.latent_dim))))[0]
     deviations = np.exp(parameters[:, 1])
     deviations[model.likelihood.numbers :] = 0.0

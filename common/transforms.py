@@ -18,6 +18,7 @@ from common.preprocessing import value_range
 from common.tables import as_frame
 
 import numpy as np
+import pandas as pd
 
 COUNTS = {kind.name: kind for kind in (Poisson, NegativeBinomial)}
 
@@ -122,8 +123,6 @@ class CountTransform:
         counts = values[:, :-1].reshape(-1, *self.shape)
         if self.names is None:
             return counts
-        import pandas as pd  # slow to import
-
         return pd.DataFrame(counts, columns=list(self.names))
 
     def as_json(self) -> dict:
@@ -208,8 +207,9 @@ def transform_of(saved: dict):
     names, own = content["names"], shape_of(content, "shape")
     if not (names is None or (isinstance(names, list | tuple) and all(isinstance(name, str) for name in names))):
         raise ValueError("names of columns are not a list of texts")
-    if names is not None and (len(names),) != own:
-        raise ValueError(f"{len(names)} names are not those of {own} counts")
+    if names is not None and (len(set(names)),) != own:
+        raise ValueError(f"{len(set(names))} names are not those of {own} counts")
+    "".join(names or ()).encode()  # raises UnicodeEncodeError, a ValueError, for half a letter
     if math.prod(own) + 1 != math.prod(shape):
         raise ValueError(f"{own} counts are not {shape}")
     return CountTransform(own, finite(content["total"], positive=True), names and tuple(names))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from common import plots
+from common import display, plots
 from common.command import run_main
 from common.config import AtLeast, PositiveCount, check
 from common.data import Dataset, load_data
@@ -89,12 +89,12 @@ def evaluate(
         drawings = {name: drawn for name, drawn in drawings.items() if name not in drawn_figures(folder)}
     parts.append(measure_samples(model, dataset, config, classifier, failures))
     title = f"{model.title} · {dataset.name} · run {folder.name}"
-    drawings["nearest"] = lambda: nearest_figure(model.sample(PAIRS_SHOWN), dataset, title)
+    drawings["nearest"] = lambda: nearest_figure(model.means(model.prior_codes(PAIRS_SHOWN)), dataset, title)
     if settings:
         numbers = measure_likelihood(model, dataset, settings, TimeLeft(), failures)
         parts.append(numbers)
         if len(numbers.get("annealed_curve") or []) > 1:
-            drawings["annealing"] = lambda: annealing_figure(numbers, title, dataset.name)
+            drawings["annealing"] = lambda: annealing_figure(numbers, title, dataset)
     parts = [without_lost(part, failures.lost, saved) for part in parts]
     metrics = merge(saved, *parts) | {"evaluation": evaluation_record(saved, settings, measured)}
     draw(drawings, folder, failures)
@@ -150,28 +150,31 @@ def read_metrics(folder: Path) -> dict:
 
 
 def nearest_figure(samples: np.ndarray, dataset: Dataset, title: str):
-    """Samples, (n, *image_shape), each above the nearest training image: a memorised image is above its original."""
+    """Samples, (n, *image_shape), each with the nearest training row: a memorised image is above its original."""
     indices, distances = nearest_images(samples, dataset.x_train)
     held_out = nearest_images(dataset.x_test[:1000], dataset.x_train)[1]
-    return plots.image_pairs(
-        samples,
-        dataset.x_train[indices],
-        ("sample", "nearest"),
-        title,
-        f"Decoder's pixel means for z ~ p(z), each above the nearest of {len(dataset.x_train):,} training images. "
-        f"Euclidean distance over pixels: {distances.min():.1f} to {distances.max():.1f} for samples, "
-        f"{held_out.mean():.1f} on average for test images",
-    )
-
-
-def annealing_figure(numbers: dict, title: str, images: str):
-    """Estimates against the number of temperatures, on test images and, from both sides, on images of the model."""
+    nearest, shown = dataset.x_train[indices], display.shown_as(dataset)
+    noun, space = dataset.transform.noun, "pixels" if shown else "standardised columns"
     description = (
-        f"log p(x) by annealed importance sampling: mean of {numbers['annealed_images']} binarised images, "
-        f"{numbers['annealed_chains']} chains per image. Bars: standard error of the difference from the best "
-        "estimate, image by image. Best: on the left the last point, on the right the middle of the last two"
+        f"Decoder's {shown.means if shown else 'means'} for z ~ p(z), each {'above' if shown else 'with'} the nearest of "
+        f"{len(dataset.x_train):,} training {noun}s. Euclidean distance over {space}: {distances.min():.1f} to "
+        f"{distances.max():.1f} for samples, {held_out.mean():.1f} on average for test {noun}s"
     )
-    return plots.annealing_curves(numbers["annealed_curve"], title, description, images)
+    if shown is None:
+        return display.profiles(dataset, samples, nearest, title, description, series=("sample", "nearest row"))
+    pairs = shown.pictures(samples), shown.pictures(nearest)
+    return plots.image_pairs(*pairs, ("sample", "nearest"), title, description, **shown.scale)
+
+
+def annealing_figure(numbers: dict, title: str, dataset: Dataset):
+    """Estimates against the number of temperatures, on test images and, from both sides, on images of the model."""
+    noun, binarised = f"{dataset.transform.noun}s", "binarised " * (dataset.likelihood == "bernoulli")
+    description = (
+        f"log p(x) by annealed importance sampling: mean of {numbers['annealed_images']} {binarised}{noun}, "
+        f"{numbers['annealed_chains']} chains for each. Bars: standard error of the difference from the best "
+        f"estimate, {noun[:-1]} by {noun[:-1]}. Best: on the left the last point, on the right the middle of the last two"
+    )
+    return plots.annealing_curves(numbers["annealed_curve"], title, description, dataset.name, noun)
 
 
 def main(config: Config) -> dict:

@@ -20,7 +20,9 @@ REVERSE = {"linestyle": "--", "marker": "s", "color": COLOURS[2]}
 
 
 @own_style()
-def annealing_curves(curve: Sequence[Mapping], title: str, description: str, test_images: str) -> Figure:
+def annealing_curves(
+    curve: Sequence[Mapping], title: str, description: str, test_images: str, noun: str = "images"
+) -> Figure:
     """Annealed estimates of log p(x) in nats against the number of temperatures, with standard errors.
 
     Each point of the curve has "temperatures" and three pairs of value and standard error. The error is that of the
@@ -38,12 +40,14 @@ def annealing_curves(curve: Sequence[Mapping], title: str, description: str, tes
             values, errors = np.array([point[key] for point in curve]).T
             style = REVERSE if key == "simulated_upper" else FORWARD
             axes.errorbar(temperatures, values, errors, capsize=3, label=label, **style)
-        axes.set(xscale="log", xlabel="temperatures between prior and posterior", ylabel="log p(x), nats per image")
+        axes.set(
+            xscale="log", xlabel="temperatures between prior and posterior", ylabel=f"log p(x), nats per {noun[:-1]}"
+        )
         axes.set_xticks(temperatures, [f"{number:,}" for number in temperatures], minor=False)
         axes.minorticks_off()
     right.legend(loc="best", frameon=False, fontsize=TEXT_SIZE)
-    left.set_title(f"test images of {literal(test_images, 1.9)}, forward", size=TEXT_SIZE)
-    right.set_title("images drawn from the model itself", size=TEXT_SIZE)
+    left.set_title(f"test {noun} of {literal(test_images, 1.9)}, forward", size=TEXT_SIZE)
+    right.set_title(f"{noun} drawn from the model itself", size=TEXT_SIZE)
     return figure
 
 
