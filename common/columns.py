@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 FEW_INTEGERS = 10  # a column with at most so many different integers is a category
+FARTHEST = 1e15  # deviations from the mean: beyond, the log density overflows in float32
 MOST_WORDS = 100  # different words in a column
 DATES = {"datetime64", "datetime", "date"}  # of pandas.api.types.infer_dtype
 FLOATS = {"decimal", "integer", "integer-na", "mixed-integer-float"}  # Python's own numbers, in a column of objects
@@ -298,11 +299,13 @@ def numbers_of(frame: pd.DataFrame, names: list[str]) -> np.ndarray:
 
 
 def check_range(standardised: np.ndarray, columns: list[Column]) -> None:
-    """Raises DataError if a standardised number is infinite as float32."""
-    finite = np.isfinite(standardised).all(axis=0)
-    if not finite.all():
-        name = visible(columns[int(np.argmin(finite))].name)
-        raise DataError(f"column {name} has a number more than 1e38 deviations from the training mean; leave it out")
+    """Raises DataError if the square of a standardised number is near the end of float32."""
+    near = (np.abs(standardised) < FARTHEST).all(axis=0)
+    if not near.all():
+        name = visible(columns[int(np.argmin(near))].name)
+        raise DataError(
+            f"column {name} has a number more than {FARTHEST:g} deviations from the training mean; leave it out"
+        )
 
 
 # Categories

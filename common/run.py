@@ -327,7 +327,7 @@ def announce(model, config, dataset: Dataset):
     ]
     print(
         f"{model.title} on {dataset.name}, {config.epochs} epochs: {', '.join(weights) or 'effective beta 1'}, "
-        f"against a reconstruction summed over {math.prod(model.likelihood.shape)} {model.likelihood.noun}; nats per "
+        f"against a reconstruction summed over {model.likelihood.terms} {model.likelihood.noun}; nats per "
         f"{dataset.transform.noun}; likelihood {dataset.likelihood}",
         flush=True,
     )

@@ -25,7 +25,7 @@ def arrays_in(path, resize: tuple[int, int] | None = None):
         yield in_folder(path, resize)
         return
     if not path.is_file():  # such as a pipe, on which reading could wait for ever
-        raise DataError("is neither a file nor a folder; give the path of an .npz or .npy file")
+        raise DataError("is neither a file nor a folder; give the path of data that docs/data.md lists")
     if resize:
         raise no_pictures()
     with readable("it"), path.open("rb") as file:

@@ -277,6 +277,11 @@ def split_labels(frame: pd.DataFrame, label_column: str = "") -> tuple[pd.DataFr
         raise DataError(f"has no column {visible(label_column)} for labels; its columns are {names[:300]}")
     notes, rest, labels = [], frame.copy(deep=False), None
     called = [label_column] if label_column else [name for name in frame if name.strip().lower() in LABELS]
+    if label_column and not are_classes(frame[label_column]):
+        raise DataError(
+            f"column {visible(label_column)} has real numbers, and labels are classes; choose another --label-column, "
+            f"or make classes: df[{label_column!r}] = pd.cut(df[{label_column!r}], 4).astype(str)"
+        )
     for name in called:
         if label_column or are_classes(frame[name]):
             labels = labels_in(frame[name])
@@ -285,7 +290,7 @@ def split_labels(frame: pd.DataFrame, label_column: str = "") -> tuple[pd.DataFr
             break
         notes.append(f"column {visible(name)} has real numbers: a column like the others, and no labels")
     for name in [name for name in rest if PANDAS_INDEX.fullmatch(name) or numbers_rows(rest[name])]:
-        notes.append(f"column {visible(name)} is left out, since it only numbers the rows")
+        notes.append(f"column {visible(name)} is left out, since it names or numbers the rows")
         del rest[name]
     if not rest.shape[1]:
         raise DataError("has no columns beside labels and numbers of rows; give the columns to model")

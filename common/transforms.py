@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from common.arrays import DataError, MappedImages, chunks
-from common.columns import TableTransform, numbers_of
+from common.columns import FARTHEST, TableTransform, numbers_of
 from common.likelihoods import Bernoulli, Gaussian, Likelihood, Logistic, NegativeBinomial, Poisson, moments
 from common.pixels import Pixels, as_array, in_shape
 from common.preprocessing import value_range
@@ -70,13 +70,17 @@ class RealTransform:
         with np.errstate(over="ignore"):
             for few, done in zip(chunks(images), chunks(standardised), strict=True):
                 done[:] = (few.astype("float64") - self.mean) / self.deviation
+                if not (np.abs(done) < FARTHEST).all():
+                    raise DataError(
+                        f"x has values more than {FARTHEST:g} deviations from the training mean; leave those images out"
+                    )
         return standardised
 
     def rows(self, x) -> np.ndarray:
         """Standardised images. Raises DataError for images of another shape, or with NaN."""
         x = in_shape(as_saved(x), self.shape)
         require_finite(x)
-        return in_float32(self.apply(x.reshape(-1, *self.shape)))
+        return self.apply(x.reshape(-1, *self.shape))
 
     def undo(self, values: np.ndarray) -> np.ndarray:
         """Images in the user's units."""

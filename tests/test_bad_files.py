@@ -5,6 +5,7 @@ in a file is executed, and no file is changed.
 """
 
 import bz2
+import contextlib
 import csv
 import gzip
 import io
@@ -18,13 +19,13 @@ import struct
 import tempfile
 import zipfile
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from common.arrays import DataError
 from common.data import as_dataset, load_data
 from common.likelihoods import LIKELIHOODS
-from common.tables import as_frame
 from common.transforms import CountTransform
 
 import h5py
@@ -36,7 +37,7 @@ import pytest
 import scipy.io
 import scipy.sparse
 from fuzzing import Trap, Tried, damaged, images, is_dataset, npy, npz, numbers, outcome, quietly, tried_path, zipped
-from PIL import Image, PngImagePlugin
+from PIL import EpsImagePlugin, Image, PngImagePlugin
 
 
 @pytest.fixture(autouse=True)
@@ -94,6 +95,9 @@ def picture(array, form="PNG", mode=None, **options) -> bytes:
     return file.getvalue()
 
 
+POSTSCRIPT = (
+    b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 4\n%%EndComments\n(%pipe%touch sprung) (r) file\nshowpage\n"
+)
 WHOLE_FILES = {
     "npz": npz(**FOUR),
     "npz, deflated": npz(np.savez_compressed, **ONE),
@@ -123,7 +127,7 @@ OTHER_FILES = {
     "pgm": b"P5\n4 3\n255\n" + bytes(12),
     "json": json.dumps({"x": images().tolist()}).encode(),
     "a web page": b"<!DOCTYPE html><html><body>404</body></html>",
-    "postscript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(%pipe%touch sprung) (r) file\nshowpage\n",
+    "postscript": POSTSCRIPT,
 }
 
 
@@ -174,11 +178,9 @@ def of_every_mode(array) -> dict[str, bytes]:
     files = {}
     for at, (form, mode) in enumerate(forms):
         each = array[at % len(array)][: 3 + at % 2]
-        if mode == "I;16":
-            content = picture(each[..., 0].astype(np.uint16) * 200, form)
-        else:
-            content = picture(each, form, mode)
-        files[f"{at}.{ {'JPEG': 'jpg', 'TIFF': 'tif'}.get(form, form.lower())}"] = content
+        deep = each[..., 0].astype(np.uint16) * 200
+        content = picture(deep, form) if mode == "I;16" else picture(each, form, mode)
+        files[f"{at}.{ {'JPEG': 'jpg', 'TIFF': 'tif'}.get(form, form.lower()) }"] = content
     frames = [Image.fromarray(each) for each in array[:3]]
     for name, form, more in (("a.gif", "GIF", {}), ("b.tiff", "TIFF", {"compression": "tiff_lzw"})):
         files[name] = picture(array[0], form, save_all=True, append_images=frames, **more)
@@ -222,6 +224,19 @@ def odd_chunk(chance, content: bytes) -> bytes:
     )
 
 
+def test_a_program_that_is_called_a_picture_is_not_run(tmp_path, monkeypatch):
+    path, started = saved(PICTURES["png"], tmp_path), []
+    (path / "7.png").write_bytes(POSTSCRIPT)
+    monkeypatch.setattr(
+        EpsImagePlugin, "Ghostscript", lambda *given: started.append(given) or Image.new("L", (5, 4)).im
+    )
+    with Image.open(path / "7.png") as image:
+        image.load()
+    assert started.pop()
+    assert tried_path(path) == "refused"
+    assert not started
+
+
 # Sparse matrices
 
 
@@ -233,13 +248,21 @@ def sparse_members(form: str, array) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-FEW_COUNTS = np.random.default_rng(0).poisson(1.5, (24, 6)) + np.eye(24, 6, dtype=int)  # no two rows are the same
+FEW_COUNTS = np.random.default_rng(0).poisson(2.5, (24, 6)) * (np.arange(6) < 5)  # the last column is empty
 SPARSE = {form: sparse_members(form, FEW_COUNTS) for form in ("csr", "csc", "coo", "bsr", "dia")}
 SPARSE |= {f"{form}, real": sparse_members(form, FEW_COUNTS * -1.5) for form in ("csr", "coo", "bsr")}
 SPARSE_FILES = {f"sparse, {form}": Source({"mine.npz": npz(**members)}) for form, members in SPARSE.items()}
 ODD_SHAPES = [(24, 5), (23, 6), (0, 6), (24, 0), (-1, 6), (2**31, 6), (24, 2**40), (2**63 - 1, 2**63 - 1), (24,)]
 ODD_SHAPES += [(24, 6, 1), (24.0, 6.0), (10**6, 100), (30, 10**7), "24", ()]
 ODD_FORMS = ["csr", "csc", "coo", "bsr", "dia", "lil", "dok", "", "npz", b"csr", b"\xff", "c\0r", 3, None, "toarray"]
+
+
+def odd_member(chance, array: np.ndarray) -> np.ndarray:
+    """An array of another length, order, shape or type."""
+    kind = chance.choice(["f4", "f8", "u1", ">i4", "i8", "u8", "?", "c8", "O", "U3", "M8[s]"])
+    others = [array[:-1], array[::-1], array[None], array[:0], np.concatenate([array, array]), np.sort(array)]
+    with np.errstate(all="ignore"):
+        return chance.choice([*others, np.array(Trap(), object), array.astype("O" if array.dtype == "O" else kind)])
 
 
 def odd_matrix(chance, members: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -257,11 +280,7 @@ def odd_matrix(chance, members: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             array.flat[chance.randrange(array.size)] = odd
             members[name] = array
         else:
-            kinds = ["f4", "f8", "u1", ">i4", "i8", "u8", "?", "c8", "O", "U3", "M8[s]"]
-            changes = [lambda x: x[:-1], lambda x: x[::-1], lambda x: x.reshape(1, *x.shape), lambda x: x[:0]]
-            changes += [lambda x: np.concatenate([x, x]), lambda x: np.array(Trap(), object), np.sort]
-            changes += [lambda x, kind=chance.choice(kinds): x.astype(kind)]
-            members[name] = chance.choice(changes)(array)
+            members[name] = odd_member(chance, np.atleast_1d(array))
     if chance.random() < 0.1:
         members.pop(chance.choice(list(members)))
     return members
@@ -269,8 +288,9 @@ def odd_matrix(chance, members: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 # Tables
 
-ODD_TEXTS = ["=cmd|' /C calc'!A0", "=1+1", "@SUM(A1)", "a\nb", '"', "\x1b[2J", "ñ", "数据", "x" * 300, " ", "#N/A", "\ud800"]
-COLUMN_NAMES = ["a", "b", "size", "label", "class", "y", "id", "Unnamed: 0", "", " a", "a ", "ñ", "数据", "0", "1", "a.1"]
+ODD_TEXTS = ["=cmd|' /C calc'!A0", "=1+1", "@SUM(A1)", "a\nb", '"', "\x1b[2J", "ñ", "数据", "x" * 300, " ", "#N/A"]
+ODD_TEXTS += ["\ud800"]
+COLUMN_NAMES = ["a", "b", "size", "label", "class", "y", "id", "Unnamed: 0", "", " a", "a ", "ñ", "数据", "0", "1"]
 COLUMN_NAMES += ["x" * 99, "=1+1", "a\nb", "\x1b", "1e5", "__index_level_0__", "\u2028", "a,b", "a;b", '"']
 KINDS_OF_COLUMNS = [
     lambda chance, n: numbers(chance, n, -3, 3),
@@ -322,19 +342,25 @@ def as_csv(chance, columns: dict[str, np.ndarray]) -> bytes:
 def as_parquet(chance, columns: dict[str, np.ndarray]) -> bytes:
     """A Parquet file in one of many forms; of another type than the column's where that is possible."""
     arrays = [arrow_array(chance, column) for column in columns.values()]
-    table = pa.table(arrays, [name.encode("utf-8", "replace").decode() for name in columns])
-    if chance.random() < 0.3:
-        table = table.replace_schema_metadata({"pandas": pickle.dumps(Trap()), "ARROW:schema": pickle.dumps(Trap())})
+    fields = [
+        pa.field(name.encode("utf-8", "replace").decode(), array.type, metadata=EXTENSION)
+        for name, array in zip(columns, arrays, strict=True)
+    ]
+    table = pa.table(arrays, pa.schema(fields, {"pandas": pickle.dumps(Trap())}))
+    if chance.random() < 0.05:
+        table = table.replace_schema_metadata({"ARROW:schema": chance.choice([b"", b"AAAA", pickle.dumps(Trap())])})
     options = {"compression": chance.choice(["none", "snappy", "gzip", "zstd", "brotli", "lz4"])}
     options |= {"use_dictionary": chance.random() < 0.5, "write_page_checksum": chance.random() < 0.2}
     options |= {"version": chance.choice(["1.0", "2.6"]), "row_group_size": chance.choice([5, 1000])}
+    options["allow_truncated_timestamps"] = True
     file = io.BytesIO()
     pq.write_table(table, file, **options)
     return file.getvalue()
 
 
+EXTENSION = {"ARROW:extension:name": "arrow.py_extension_type", "ARROW:extension:metadata": pickle.dumps(Trap())}
 ARROW_TYPES = [pa.float32(), pa.float16(), pa.int8(), pa.uint64(), pa.string(), pa.large_string(), pa.binary()]
-ARROW_TYPES += [pa.decimal128(30, 2), pa.date32(), pa.timestamp("ns", "UTC"), pa.time64("us"), pa.duration("s")]
+ARROW_TYPES += [pa.decimal128(30, 2), pa.date32(), pa.timestamp("us", "UTC"), pa.time64("us"), pa.duration("s")]
 ARROW_TYPES += [pa.dictionary(pa.int8(), pa.string()), pa.null(), pa.bool_(), pa.list_(pa.float64())]
 
 
@@ -343,8 +369,8 @@ def arrow_array(chance, column: np.ndarray) -> pa.Array:
     words = [each.encode("utf-8", "replace").decode() if isinstance(each, str) else each for each in column.tolist()]
     array = pa.array(words if column.dtype.kind == "O" else column)
     if chance.random() < 0.1:
-        nested = [array, pa.nulls(len(array))]
-        return chance.choice([lambda: pa.StructArray.from_arrays(nested, "ab"), lambda: pa.array([[each] for each in words])])()
+        lists = pa.array([[each] for each in words])
+        return chance.choice([pa.StructArray.from_arrays([array, lists], "ab"), lists])
     if chance.random() < 0.25:
         try:
             return array.cast(chance.choice(ARROW_TYPES), safe=False)
@@ -353,13 +379,77 @@ def arrow_array(chance, column: np.ndarray) -> pa.Array:
     return array
 
 
+FRAME_TYPES = ["Int64", "boolean", "string", "category", "Sparse", "object", ">f8", ">i4", "float16", "longdouble"]
+FRAME_TYPES += ["complex", "timedelta64[s]", "datetime64[s]", "datetime64[ns, UTC]", "period[D]", "int8", "uint64", str]
+FRAME_NAMES = [0, 1, 2.5, None, True, b"a", ("a", 1), "\ud800", "", "a", Path("a"), float("nan"), np.int64(3)]
+
+
+def odd_frame(chance):
+    """A frame of pandas or pyarrow, some of whose columns have odd types, names or an odd index."""
+    columns = odd_columns(chance)  # a Series makes words of objects unless it is told not to, and knows no days
+    kinds = {name: object if each.dtype.kind == "O" else None for name, each in columns.items()}
+    frame = pd.DataFrame({name: pd.Series(each, dtype=kinds[name]) for name, each in columns.items()})
+    if chance.random() < 0.2:
+        with contextlib.suppress(pa.ArrowException, UnicodeError):
+            return pa.Table.from_pandas(frame, preserve_index=chance.random() < 0.5)
+    for name in [name for name in frame if chance.random() < 0.3]:
+        kind = chance.choice(FRAME_TYPES)
+        try:
+            frame[name] = pd.arrays.SparseArray(frame[name]) if kind == "Sparse" else frame[name].astype(kind)
+        except (TypeError, ValueError, OverflowError):
+            odd = chance.choice([Trap(), None, [1], {}, 10**30, 1.5, "a"])
+            frame[name] = pd.Series([odd] * len(frame), dtype=object)
+    if chance.random() < 0.1:
+        with contextlib.suppress(TypeError, UnicodeError, pa.ArrowException):
+            frame = frame.convert_dtypes(dtype_backend=chance.choice(["numpy_nullable", "pyarrow"]))
+    if chance.random() < 0.15:
+        frame.columns = pd.Index(chance.choices(FRAME_NAMES, k=frame.shape[1]), dtype=object)
+    elif chance.random() < 0.1:
+        frame.columns = pd.MultiIndex.from_arrays([["top"] * frame.shape[1], list(frame.columns)])
+    if len(frame) and chance.random() < 0.2:
+        frame.index = chance.choice([[3] * len(frame), pd.date_range("2020", periods=len(frame)), ["a"] * len(frame)])
+    return frame
+
+
+def try_frame(chance, folder: Path) -> tuple[str, str]:
+    """The kind and the outcome of a frame in memory, which stays as it is."""
+    frame = odd_frame(chance)
+    options = odd_options(chance, Source({}), [name for name in as_names(frame) if isinstance(name, str)])
+    options.pop("resize", None)
+    before = all_of(frame)
+    result = outcome(lambda: quietly(lambda: as_dataset(frame, **options)), DataError, is_dataset)
+    assert all_of(frame) == before
+    return f"any {type(frame).__module__.split('.')[0]} frame", result
+
+
+def as_names(frame) -> list:
+    """The names of a frame's columns."""
+    return list(frame.columns) if isinstance(frame, pd.DataFrame) else frame.column_names
+
+
+def all_of(frame) -> str:
+    """What is in a frame, and how it is called."""
+    if not isinstance(frame, pd.DataFrame):
+        return str(frame.schema) + str(frame.to_pylist())
+    arrays = [np.asarray(frame.iloc[:, at]) for at in range(frame.shape[1])]
+    cells = [array.tolist() if array.dtype.hasobject else array.tobytes() for array in arrays]
+    return f"{as_names(frame)} {frame.dtypes.tolist()} {frame.index.tolist()} {cells}"
+
+
 TABLE = {"size": numbers(random.Random(0), 24, 5, 9), "count": np.arange(24) * 3, "label": np.array(["a", "b"] * 12)}
 TABLE |= {"colour": np.array(["red", "green", "blé"] * 8), "made": np.arange(24) % 4 + 1}
 
 
-def table_csv(encoding="utf-8", pack=bytes, **options) -> Source:
-    text = pd.DataFrame(TABLE).to_csv(index=False, **options)
+def table_csv(columns=TABLE, encoding="utf-8", pack=bytes, **options) -> Source:
+    text = pd.DataFrame(columns).to_csv(index=False, **options)
     return Source({"mine.csv": pack(text.encode(encoding))})
+
+
+def trapped_table() -> pa.Table:
+    """TABLE with pickles where pandas and older versions of pyarrow look for notes of their own."""
+    table = pa.Table.from_pandas(pd.DataFrame(TABLE))
+    fields = [field.with_metadata(EXTENSION) for field in table.schema]
+    return table.cast(pa.schema(fields)).replace_schema_metadata({"pandas": pickle.dumps(Trap())})
 
 
 TABLES = {
@@ -367,9 +457,11 @@ TABLES = {
     "csv, semicolons": table_csv(sep=";", decimal=","),
     "csv, tabs": table_csv(sep="\t", lineterminator="\r\n"),
     "csv, gzip": table_csv(pack=gzip.compress),
-    "csv, UTF-16": table_csv("utf-16"),
-    "csv, latin-1": table_csv("latin-1"),
+    "csv, UTF-16": table_csv(encoding="utf-16"),
+    "csv, latin-1": table_csv(encoding="latin-1"),
+    "csv, formulas": table_csv(TABLE | {"colour": np.array(["=cmd|' /C calc'!A0", "=1+1", "@SUM(A1)"] * 8)}),
     "parquet": Source({"mine": made_by(pd.DataFrame(TABLE).to_parquet)}),
+    "parquet, traps": Source({"mine": made_by(partial(pq.write_table, trapped_table()))}),
 }
 
 # Whole sources
@@ -404,8 +496,9 @@ def test_whole_files_are_taken_once(tmp_path, kind):
 # Damage
 
 NAMES_OF_FILES = ["mine", "mine.npz", "mine.csv", "mine.parquet", "mine.png", "mine.csv.gz", "mine.idx", "mine\n.tsv"]
-ODD_PLACES = ["a.png", "train/a.png", "test/b/c/a.png", "ñ\n.png", "\udcff.png", "\udcff/a.png", ".a.png", "a.PNG", "a.svg"]
-ODD_PLACES += ["x.npy", "train-images-idx3-ubyte", "x.npz", "notes.txt", "a.png/b.png", "\x1b[2J/a.jpg", "x" * 200 + ".png"]
+ODD_PLACES = ["a.png", "train/a.png", "test/b/c/a.png", "ñ\n.png", "\udcff.png", "\udcff/a.png", ".a.png", "a.PNG"]
+ODD_PLACES += ["x.npy", "train-images-idx3-ubyte", "x.npz", "notes.txt", "a.png/b.png", "\x1b[2J/a.jpg", "a.svg"]
+ODD_PLACES += ["x" * 200 + ".png"]
 
 
 def odd_files(chance, files: dict[str, bytes]) -> tuple[str, dict[str, bytes]]:
@@ -514,7 +607,7 @@ def try_array_file(chance, folder: Path) -> tuple[str, str]:
     return f"{kind}: {damage}", tried_path(saved(source, folder), **options)
 
 
-FUZZERS = (try_source, try_source, try_matrix, try_table, try_array_file)
+FUZZERS = (try_source, try_source, try_matrix, try_table, try_frame, try_array_file)
 
 
 def try_files(count: int, folder: Path, fuzzers=FUZZERS) -> Tried:
@@ -531,3 +624,12 @@ def try_files(count: int, folder: Path, fuzzers=FUZZERS) -> Tried:
 def test_damaged_files(tmp_path):
     tried = try_files(350, tmp_path)
     assert tried.results == {"taken", "refused"}
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_twenty_thousand_files(tmp_path, capsys):
+    tried = try_files(21_000, tmp_path)
+    with capsys.disabled():
+        print("", tried, sep="\n\n")
+    assert tried.counts.total() == 21_000

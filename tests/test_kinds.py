@@ -336,7 +336,7 @@ def test_the_line_that_makes_colour_grey(loaded, form, axes, line):
         (VALUES["[0, 1]"](COLOUR), "colour images: the likelihood is gaussian; logistic takes integers from 0 to 255"),
         (
             VALUES["[-1, 1]"](COLOUR),
-            "images with values from -1 to 1: the likelihood is gaussian; bernoulli takes pixels in [0, 1]",
+            "images with values from -1 to 1: the likelihood is gaussian; bernoulli takes grey pixels in [0, 1]",
         ),
         (VALUES["real"](AXES["rows"]), "columns of numbers from -7 to 300: the likelihood is gaussian"),
         (

@@ -357,12 +357,13 @@ def test_labels_are_found_by_name(name, values):
     assert notes == [f"labels are column {tables.visible(name)}"]
 
 
-def test_real_numbers_are_no_labels_unless_they_are_asked_for():
+def test_real_numbers_are_no_labels():
     frame = pd.DataFrame({"a": [1.5, 2.5], "y": [0.5, 1.0], "words": ["u", "v"]})
     rest, labels, notes = split_labels(frame)
     assert labels is None and list(rest.columns) == list(frame.columns)
     assert notes == ["column y has real numbers: a column like the others, and no labels"]
-    assert split_labels(frame, "y")[1].tolist() == [0.5, 1.0]
+    with pytest.raises(DataError, match=r"y has real numbers, and labels are classes; .* pd\.cut\(df\['y'\], 4\)"):
+        split_labels(frame, "y")
     rest, labels, _ = split_labels(frame, "words")
     assert list(rest.columns) == ["a", "y"] and labels.tolist() == ["u", "v"]
     with pytest.raises(DataError, match="has no column kind for labels; its columns are a, y, words"):
@@ -380,7 +381,7 @@ def test_missing_labels_and_a_table_of_labels_alone_are_refused():
 def test_columns_that_number_the_rows_are_left_out(name):
     for start, left in [(0, True), (1, True), (2, False)]:
         rest, _, notes = split_labels(pd.DataFrame({name: start + np.arange(5), "a": np.arange(5.0)}))
-        assert (name not in rest) == left == any("only numbers the rows" in note for note in notes)
+        assert (name not in rest) == left == any("names or numbers the rows" in note for note in notes)
     rest, _, _ = split_labels(pd.DataFrame({name: [0, 2, 1], "a": np.arange(3.0)}))
     assert name in rest
 
@@ -597,7 +598,7 @@ def test_unknown_values_are_named():
         transform.apply(example().assign(price=1 + 2j))
     with pytest.raises(DataError, match="column price should have numbers only"):
         transform.apply(example().assign(price=pd.Timestamp(0)))
-    with pytest.raises(DataError, match="column price has a number more than 1e38 deviations"):
+    with pytest.raises(DataError, match="column price has a number more than 1e\+15 deviations"):
         transform.apply(example().assign(price=1e300))
 
 

@@ -57,7 +57,8 @@ def run_data(folder: Path, path: str = "") -> Dataset:
     with one_line_errors(folder):
         saved, _ = saved_run(folder)
         parameters, checksum, shuffled = saved["parameters"], saved["data"]["sha256"], drew_validation(saved)
-        options = {name: parameters[name] for name in ("likelihood", "label_column", "resize") if name in parameters}
+        options = {name: parameters[name] for name in ("label_column", "resize") if name in parameters}
+        options["likelihood"] = saved["data"].get("likelihood", "bernoulli")
         source = path or parameters["data"]
     dataset = load_data(source, shuffled, **options)
     if dataset.checksum != checksum:
