@@ -241,7 +241,7 @@ def information(model: LatentModel, x_test, codes, failures=STRICT) -> dict:
 
 def closed_form_information(model: LatentModel, x_test, density, no_prior: Absent | None) -> dict:
     """The part of `information` that a Gaussian q(z|x) gives."""
-    inferred = model.inferred(x_test)
+    inferred = model.inferred_rows(x_test)
     means, log_vars, codes = (inferred[key] for key in ("mean", "log_var", "z"))
     numbers = {}
     if isinstance(model.prior, GaussianPrior):

@@ -70,7 +70,7 @@ def likelihood_images(dataset: Dataset, count: int) -> np.ndarray:
 def proposal(model: LatentModel, images) -> tuple[np.ndarray, np.ndarray] | None:
     """Means and deviations of a Gaussian to draw codes from, two (n, latent_dim): those of q(z|x), or of its draws."""
     if model.posterior == "gaussian":
-        inferred = model.inferred(images)
+        inferred = model.inferred_rows(images)
         return inferred["mean"], np.exp(0.5 * inferred["log_var"])
     if model.posterior == "implicit":
         means, deviations = [], []

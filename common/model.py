@@ -105,10 +105,17 @@ class LatentModel(keras.Model):
         numbers = self.likelihood.heads * math.prod(self.image_shape)
         return batch_slices(count, max(numbers, CODES_IN_MEMORY * self.prior.latent_dim))
 
-    def inferred(self, rows, keys: Collection[str] = ()) -> dict[str, np.ndarray]:
+    def inferred(self, x, keys: Collection[str] = ()) -> dict[str, np.ndarray]:
         """`infer` on any number of rows, as NumPy arrays: {"z": (n, latent_dim), ...}. `keys` selects some of them.
 
-        Rows are as the model takes them, (n, *image_shape), such as those of a `Dataset`. They may be read in parts.
+        See `encode` for the rows.
+        """
+        return self.inferred_rows(self.transform.rows(x), keys)
+
+    def inferred_rows(self, rows, keys: Collection[str] = ()) -> dict[str, np.ndarray]:
+        """`inferred` for rows as the model takes them, (n, *image_shape), such as those of a `Dataset`.
+
+        They may be read in parts.
         """
         if len(rows):
             return self.infer_batches((rows[some] for some in self.batches(len(rows))), keys)
@@ -128,7 +135,7 @@ class LatentModel(keras.Model):
 
     def draw_codes(self, rows) -> np.ndarray:
         """One draw z ~ q(z|x) for each row, as the model takes it: (n, *image_shape) -> (n, latent_dim)."""
-        return self.inferred(rows, ("z",))["z"]
+        return self.inferred_rows(rows, ("z",))["z"]
 
     def encode(self, x) -> np.ndarray:
         """One draw z ~ q(z|x) for each row of x: (n, latent_dim).

@@ -277,7 +277,7 @@ def test_an_older_run_keeps_its_validation_images(tmp_path, monkeypatch):
     older = load_data(path, shuffled=False)
     np.testing.assert_array_equal(older.x_val, x[270:] / np.float32(255))
     with monkeypatch.context() as patch:
-        patch.setattr(run, "load_data", lambda source, shuffled=True: older)
+        patch.setattr(run, "load_data", lambda source, *options: older)
         vae_baseline.main(small(tmp_path, data=path))
     config_json = tmp_path / "vae_baseline" / "r" / "config.json"
     saved = json.loads(config_json.read_text())
