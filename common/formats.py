@@ -5,7 +5,6 @@ import codecs
 import contextlib
 import csv
 import lzma
-import math
 import re
 import zipfile
 import zlib
@@ -14,8 +13,6 @@ from typing import NamedTuple
 
 HEAD = 2**20  # bytes to read from a file: a row of a table can be long
 ROWS = 20  # how many rows of a table are looked at
-LABELS = {"label", "labels", "class", "target", "y"}  # names of a column
-COUNTS = {"", "id", "index", "unnamed: 0"}  # names of a column that numbers the rows
 IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 PACKERS = {  # magic bytes: the module that opens a packed file, and a function that unpacks its first HEAD bytes
     b"\x1f\x8b": ("gzip", lambda head: zlib.decompressobj(31).decompress(head, HEAD)),
@@ -23,8 +20,9 @@ PACKERS = {  # magic bytes: the module that opens a packed file, and a function 
     b"\xfd7zXZ\0": ("lzma", lambda head: lzma.LZMADecompressor(memlimit=2**27).decompress(head, HEAD)),
 }
 
-# In these lines of Python, OUT is the new .npz, opened so that no file is overwritten. PATH is the file's name, FILE
-# the open file, SOURCE either of them. A line with PATH cannot read a packed file. `Opened.filled` replaces the words.
+# In these lines of Python, OUT is the new .npz, and PARQUET a new .parquet, opened so that no file is overwritten. NEW
+# is the name of a new .csv, PATH the file's name, FILE the open file, SOURCE either of them. A line with PATH cannot
+# read a packed file. `Opened.filled` replaces the words.
 MAKE = "make an .npz of it in Python: "
 ARRAYS = "; np.savez(OUT, **dict(zip(d if len(d) > 1 else ['x'], d.values())))"  # a lone array is x
 HDF5 = (
@@ -50,11 +48,10 @@ OBJECTS = (  # for a dictionary, an array, a pair (x, y), or pairs for training,
     "d[0] + d[-1] + sum(d[1:-1], ()))); d = {{'data': 'x', 'labels': 'y'}.get(k, str(k)): np.asarray(v) "
     "for k, v in d.items()}; np.savez(OUT, **{k: v for k, v in d.items() if v.dtype != object})"
 )
-FRAME = (
-    "; y = [c for c in t if str(c).lower() in ('label', 'labels', 'class', 'target', 'y')][:1]; "
-    "np.savez(OUT, x=t.drop(columns=y).to_numpy(), **{'y': t[c].to_numpy() for c in y})"
-)
-PANDAS = MAKE + "import numpy as np, pandas as pd; t = pd."
+TO_CSV = ".to_csv(NEW, mode='x', index=False)"
+MAKE_CSV = "make a CSV table of it in Python: import pandas as pd; pd."
+FEATHER = "make a Parquet table of it in Python: import pandas as pd; pd.read_feather(PATH).to_parquet(PARQUET)"
+MATRIX = MAKE + "import {}, scipy.sparse; scipy.sparse.save_npz(OUT, scipy.sparse.csr_matrix({}))"
 NEVER, TRUST = ", never loaded here, since a pickle can run code", "if you trust it, " + MAKE
 JSON = "import json, numpy as np; d = json.load(FILE)"
 TORCH = TRUST + "import torch, numpy as np; d = torch.load(FILE, weights_only=True)" + OBJECTS
@@ -65,7 +62,7 @@ LIBSVM = (
     "import numpy as np; from sklearn.datasets import load_svmlight_file; x, y = load_svmlight_file(FILE); "
     "np.savez(OUT, x=x.toarray(), y=y.astype(int))"
 )
-GIVE = "give images, as .npz or .npy"
+GIVE = "give images, a table or counts, as docs/data.md says"
 UNPACK = "unpack it, and give its content"
 UNZIP = UNPACK + "; in Python: import zipfile; zipfile.ZipFile(PATH).extractall(STEM)"
 
@@ -81,8 +78,7 @@ FORMATS = [  # a regular expression for the first bytes, what the file is, what 
     (rb"(?=.{,500}joblib)\x80[\x02-\x05]|ZF0x|\x78[\x01\x5e\x9c\xda]", "a joblib pickle" + NEVER, JOBLIB),
     (rb"\x80[\x02-\x05]|\(?([dl]p\d+\r?\n|c[\w.]+\r?\n[\w.]+\r?\n|[}\]]q.)", "a pickle" + NEVER, PICKLE),
     (rb'.{5}\0{3}\{\s*"', "a safetensors file", MAKE + SAFETENSORS + ARRAYS + " # pip install safetensors"),
-    (rb"PAR1", "a Parquet file", PANDAS + "read_parquet(PATH)" + FRAME + " # pip install pandas pyarrow"),
-    (rb"ARROW1|FEA1", "an Arrow file", PANDAS + "read_feather(PATH)" + FRAME + " # pip install pandas pyarrow"),
+    (rb"ARROW1|FEA1", "an Arrow file", FEATHER),
     (rb"SIMPLE  = ", "a FITS file", MAKE + FITS + " # pip install astropy"),
     (rb".{344}(n\+1|ni1)\0", "a NIfTI file", MAKE + NIFTI + " # pip install nibabel"),
     (rb".{128}DICM", "a DICOM picture", DICOM),
@@ -111,11 +107,15 @@ FORMATS = [  # a regular expression for the first bytes, what the file is, what 
 ZIPS = [  # the same for archives, where the expression is for the names of their files, one per line
     (rb"(?m)^([^/\n]+/)?data\.pkl$", "a PyTorch file" + NEVER, TORCH),
     (rb"(?m)^model\.weights\.h5$", "a Keras model, not images", GIVE),
-    (rb"(?m)^xl/workbook\.", "an Excel table", PANDAS + "read_excel(PATH)" + FRAME + " # pip install pandas openpyxl"),
+    (rb"(?m)^xl/workbook\.", "an Excel table", MAKE_CSV + "read_excel(PATH)" + TO_CSV + " # pip install openpyxl"),
     (rb"(?m)^(word|ppt)/", "a Word or PowerPoint document, not images", GIVE),
     (rb"(?mi)\.(png|jpe?g|gif|bmp|tiff?|webp|p[gp]m)$", "a zip archive of pictures", UNZIP),
     (rb"", "a zip archive without arrays", UNZIP),
 ]
+HDF5_SUFFIXES = {  # what an HDF5 file with this suffix is, and what to do
+    ".h5ad": ("an AnnData file", MATRIX.format("anndata", "anndata.read_h5ad(PATH).X") + " # pip install anndata"),
+    ".loom": ("a Loom file", MATRIX.format("h5py", "h5py.File(SOURCE)['matrix'][()].T") + " # pip install h5py"),
+}
 # fmt: on
 
 
@@ -127,23 +127,23 @@ class Opened(NamedTuple):
     packer: str = ""
     complete: bool = False
 
-    def filled(self, line: str, encoding: str = "") -> str:
+    def filled(self, line: str) -> str:
         """A line of the tables above with this file's names in it, so that it runs unchanged."""
         name, packer = quoted(self.path), self.packer
         stem = self.path.with_suffix("")
         opened = f"{packer}.open({name})" if packer else f"open({name}, 'rb')"
-        text = f"{name}, encoding={encoding!r}" if encoding else name
         words = {
             "OUT": f"open({quoted(unused(stem, '.npz'))}, 'xb')",
+            "PARQUET": f"open({quoted(unused(stem, '.parquet'))}, 'xb')",
+            "NEW": quoted(unused(stem, ".csv")),
             "STEM": quoted(unused(stem, "")),
             "PATH": name,
             "AROUND": quoted(self.path.parent),
             "ARCHIVE": name,
             "FILE": opened,
             "SOURCE": opened if packer else name,
-            "TEXT": f"{packer}.open({name}, 'rt', encoding={encoding or 'utf-8'!r})" if packer else text,
         }
-        if packer and re.search(r"\b(FILE|SOURCE|TEXT)\b", line):
+        if packer and re.search(r"\b(FILE|SOURCE)\b", line):
             line = line.replace("import ", f"import {packer}, ", 1)
         return re.sub(r"\b[A-Z]+\b", lambda word: words.get(word[0], word[0]), line)
 
@@ -222,6 +222,8 @@ def of_bytes(file: Opened) -> str | None:
     packed = f", packed by {file.packer}" if file.packer else ""
     for signature, name, line in FORMATS:
         if re.match(signature, file.head, re.DOTALL):
+            if name == "an HDF5 file":
+                name, line = HDF5_SUFFIXES.get(file.path.suffix.lower(), (name, line))
             if packed and re.search("PATH|AROUND", line):
                 return None
             return f"is {name}{packed}; {file.filled(line)}"
@@ -287,107 +289,52 @@ def decoded(head: bytes) -> tuple[str, str]:
     return "", ""
 
 
-def number(cell: str) -> float | None:
-    """A cell's number, with a decimal point or comma; NaN if the cell is empty, None if it is not a number."""
-    try:
-        return float(cell.strip().replace(",", ".") or "nan")
-    except ValueError:
-        return None
-
-
-def numeric(cells) -> bool:
-    """Whether the cells are numbers, of which some may be missing."""
-    return all(number(cell) is not None for cell in cells) and any(cell.strip() for cell in cells)
-
-
-def are_whole(cells, high: float = math.inf) -> bool:
-    """Whether the cells are whole numbers from 0 to `high`."""
-    return all((value := number(cell)) is not None and 0 <= value <= high and value % 1 == 0 for cell in cells)
-
-
-def rows_of(lines: list[str], delimiter: str | None) -> list[list[str]] | None:
-    """Cells of a table's lines. None if lines differ in length, or less than half of the last line are numbers."""
-    try:
-        rows = [next(csv.reader([line], delimiter=delimiter)) if delimiter else line.split() for line in lines]
-    except (csv.Error, StopIteration):
-        return None
-    if {len(row) for row in rows} != {len(rows[0])} or (delimiter and len(rows[0]) < 2):
-        return None
-    return rows if 2 * sum(number(cell) is not None for cell in rows[-1]) >= len(rows[-1]) else None
-
-
 def of_text(file: Opened) -> tuple[str, str] | None:
-    """The name and the remedy of a text: a table of numbers, perhaps with labels, or another text; else None."""
+    """The name and the remedy of a text; None if it is no text, or packed so that it has to be unpacked first.
+
+    `common.tables` reads the other tables.
+    """
     text, encoding = decoded(file.head)
     if not text:
         return None
     lines = re.split(r"\r\n|\r|\n", text)
     if not file.complete and len(lines) > 2:
         lines.pop()  # the last line may be cut short
-    filled = [(at, line) for at, line in enumerate(lines) if line.strip() and not line.startswith("#")][:ROWS]
-    if filled and re.match(r"[-+.\de]+( \d+:[-+.\de]+)+ *$", filled[0][1]):
+    filled = [line for line in lines if line.strip() and not line.startswith("#")][:ROWS]
+    if filled and re.match(r"[-+.\de]+( \d+:[-+.\de]+)+ *$", filled[0]):
         return "a table in LIBSVM's format", file.filled(MAKE + LIBSVM)
-    for delimiter in ("\t", ";", ",", "|", None) if filled else ():
-        rows = rows_of([line for _, line in filled], delimiter)
-        described = rows and of_table(rows, delimiter, filled)
-        if described:
-            return described[0], MAKE + file.filled(described[1], encoding)
-    return "a text file, not a table of numbers", GIVE
+    if filled and (headed := has_header(filled)) is not None:
+        options = f", encoding={encoding!r}" if encoding else ""
+        options += ", comment='#'" if any(line.startswith("#") for line in lines) else ""
+        options += ")" if headed else ", header=None).add_prefix('x')"
+        return "a table of numbers separated by blanks", file.filled(
+            f"{MAKE_CSV}read_csv(FILE, sep=r'\\s+'{options}{TO_CSV}"
+        )
+    return ("a text file, not a table of numbers", GIVE) if file.packer in ("", "gzip") else None
 
 
-def of_table(rows: list[list[str]], delimiter: str | None, lines: list[tuple[int, str]]) -> tuple[str, str] | None:
-    """The name of a table and the Python to read it, from its first rows and their lines (number, text).
+def has_header(lines: list[str]) -> bool | None:
+    """Whether a table, whose cells are separated by blanks, begins with the columns' names.
 
-    None if no column has numbers.
+    Names of rows, as R writes them, have no name themselves. None if lines differ in length, or if less than half of
+    the last line are numbers.
     """
-    names = [name.strip().lower() for name in rows[0]]
-    below = list(zip(*rows[1:], strict=True)) or [()] * len(names)
-    counted = [name for name in names if name] == [str(at) for at in range(sum(map(bool, names)))]
-    headed = (counted and len(names) > 2) or any(
-        numeric(cells) and number(name) is None for name, cells in zip(names, below, strict=True)
-    )
-    columns = below if headed else list(zip(*rows, strict=True))
-    names = names if headed else ["-"] * len(names)
-    numbers = [at for at, cells in enumerate(columns) if numeric(cells) and names[at] not in COUNTS]
-    label = label_column(names, columns, numbers)
-    pixels = [at for at in numbers if at != label and names[at] not in LABELS]
-    if not pixels:
+    try:
+        rows = [next(csv.reader([" ".join(line.split())], delimiter=" ")) for line in lines]
+    except csv.Error:
         return None
-    cells = [cell for at in pixels for cell in columns[at]]
-    options = [f"delimiter={delimiter!r}"] * bool(delimiter)
-    options += [f"skiprows={lines[headed][0]}"] * bool(lines[headed][0])
-    options += ["quotechar='\"'"] * any('"' in line for _, line in lines)
-    plain = ", ".join(["", *options])
-    if any("," in cell or not cell.strip() for cell in cells):
-        options.append("converters=lambda cell: float(cell.replace(',', '.') or 'nan')")
-    used = f"range({pixels[0]}, {pixels[-1] + 1})"
-    if len(pixels) <= pixels[-1] - pixels[0]:
-        used = f"[c for c in {used} if c not in {sorted({*range(pixels[0], pixels[-1])} - {*pixels})}]"
-    line = f"import numpy as np; x = np.loadtxt(TEXT, usecols={used}, ndmin=2{', '.join(['', *options])})"
-    if are_whole(cells, 255):
-        line += "; x = x.astype(np.uint8) if x.max() > 1 and np.array_equal(x, x.clip(0, 255) // 1) else x"
-    kind = {"\t": "table separated by tabs (TSV)", ";": "CSV table with semicolons", ",": "CSV table"}
-    name = f"a {kind.get(delimiter, 'table of numbers')}"
-    if label is None:
-        left = [str(at + 1) for at in numbers if names[at] in LABELS]
-        name += f" (without column {', '.join(left)}: its values number no classes)" * bool(left)
-        return name, f"{line}; np.savez(OUT, x=x)"
-    end = ").astype(int)" if are_whole(columns[label]) else ", dtype=str)"
-    y = f"np.loadtxt(TEXT, usecols={label}{plain}{end}"
-    return f"{name} with labels in column {label + 1}", f"{line}; y = {y}; np.savez(OUT, x=x, y=y)"
+    first, last = rows[0], rows[-1]
+    numbers = [is_number(cell) for cell in last]
+    others = {len(row) for row in rows[1:]} - {len(last)}
+    if others or len(last) - len(first) not in (0, 1) or 2 * sum(numbers) < len(last):
+        return None
+    return [is_number(cell) for cell in first] != numbers
 
 
-def label_column(names: list[str], columns: list[tuple[str, ...]], numbers: list[int]) -> int | None:
-    """The column of a table's labels: the one named so, the only one with words, or one at an end of a square image."""
-    others = sorted({*range(len(names))} - {*numbers})
-    words = [at for at in others if names[at] not in COUNTS and any(map(str.strip, columns[at]))]
-    named = [
-        at for at in words + numbers if names[at] in LABELS and (not numeric(columns[at]) or are_whole(columns[at]))
-    ]
-    if named or len(words) == 1:
-        return (named or words)[0]
-    side = math.isqrt(max(0, len(numbers) - 1))
-    if side < 4 or side**2 != len(numbers) - 1:
-        return None
-    ends = [at for at in (numbers[0], numbers[-1]) if are_whole(columns[at])]
-    return next((at for at in ends if len(set(columns[at])) > 1), None)
+def is_number(cell: str) -> bool:
+    """Whether Python reads a cell as a number."""
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True

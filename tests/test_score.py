@@ -184,7 +184,7 @@ def test_the_numbers_are_those_of_the_model(runs, tmp_path):
     content, frame = scored(runs, tmp_path)
     model = score.load_run(runs / "results" / "vae_baseline" / "table")
     rows = model.transform.rows(pd.read_csv(runs / "mixed.csv"))
-    inferred = model.inferred(rows)
+    inferred = model.inferred_rows(rows)
     kl = 0.5 * (inferred["mean"] ** 2 + np.exp(inferred["log_var"]) - 1 - inferred["log_var"]).sum(axis=1)
     np.testing.assert_allclose(frame.kl_nats, kl, rtol=1e-4, atol=1e-6)  # rounding of float32
     many = []
