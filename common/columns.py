@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import pandas as pd
 FEW_INTEGERS = 10  # a column with at most so many different integers is a category
 FARTHEST = 1e15  # deviations from the mean: beyond, the log density overflows in float32
 MOST_WORDS = 100  # different words in a column
+DATE = re.compile(r"\d{4}([-/])\d{1,2}\1\d{1,2}([ T].*)?$")
 DATES = {"datetime64", "datetime", "date"}  # of pandas.api.types.infer_dtype
 FLOATS = {"decimal", "integer", "integer-na", "mixed-integer-float"}  # Python's own numbers, in a column of objects
 
@@ -116,6 +118,8 @@ class TableTransform:
         table. Raises DataError for a missing column, missing or infinite numbers, and unknown values of a category.
         """
         frame = as_frame(rows)
+        if frame is not None and self.array and {*self.names} <= {*frame.columns}:
+            frame = frame[list(self.names)]
         if frame is None or self.array:
             frame = framed(rows if frame is None else frame.to_numpy(), list(self.names))
             if self.array:
@@ -137,8 +141,6 @@ class TableTransform:
             done = ((values - scales[:, 0]) / scales[:, 1]).astype(np.float32)
         check_range(done, self.columns)
         return done
-
-    rows = apply  # as the other transforms of common.transforms call it
 
     def _apply(self, frame, done):
         """Writes a part's rows into `done`, which is 0."""
@@ -346,6 +348,8 @@ def check_words(words: list[str], name: str) -> None:
             f"column {visible(name)} has numbers beside words such as {others[0][:30]!r}; if words mean missing "
             f"numbers: df[{name!r}] = pd.to_numeric(df[{name!r}], errors='coerce'); then fill these, or leave them out"
         )
+    if others and all(DATE.match(word) for word in words if word):
+        raise DataError(refusal(name, "date"))
     if len(words) <= MOST_WORDS:
         return
     if not others:
@@ -353,8 +357,6 @@ def check_words(words: list[str], name: str) -> None:
             f"column {visible(name)} has numbers written as words; make numbers of them: "
             f"df[{name!r}] = pd.to_numeric(df[{name!r}].str.replace(',', '.'))"
         )
-    if all(word[:4].isdigit() and word[4:5] in ("-", "/") for word in words if word):
-        raise DataError(refusal(name, "date"))
     raise DataError(
         f"column {visible(name)} has {len(words):,} different words, more than the {MOST_WORDS} of a category; "
         f"{left_out(name)}"
@@ -393,7 +395,8 @@ def positions(column: pd.Series, values: tuple) -> np.ndarray:
         column = column.astype("category")
     except (TypeError, ValueError) as error:  # lists, or half a letter
         raise DataError(f"column {visible(column.name)} should have words, integers or truth values only") from error
-    found = [known.get(value, known.get(str(value), -1)) for value in column.cat.categories]
+    plain = [int(each) if isinstance(each, float) and each.is_integer() else each for each in column.cat.categories]
+    found = [known.get(value, known.get(str(value), -1)) for value in plain]
     found = np.array([*found, known.get("", -1)])[column.cat.codes.to_numpy()]  # the code of a missing value is -1
     if len(found) and found.min() < 0:
         value = column.iloc[int(found.argmin())]

@@ -11,12 +11,24 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from common.arrays import DataError, HeldArray, MappedImages, chunks, memory_available, one_line, readable, sha256
+from common.arrays import (
+    DataError,
+    HeldArray,
+    MappedImages,
+    chunks,
+    memory_available,
+    one_line,
+    readable,
+    sha256,
+    visible,
+)
 from common.columns import TableTransform, numbers_of
+from common.columns import parts as parts_of
 from common.held import arrays_of
 from common.keras_data import KERAS_NAMES, is_fashion, is_mnist, keras_arrays
 from common.kinds import Values, fitted_transform, in_file, values_of
 from common.preprocessing import (
+    NEAR_255,
     check_images,
     check_labels,
     labels_of,
@@ -27,7 +39,7 @@ from common.preprocessing import (
 )
 from common.sources import arrays_in
 from common.splits import MOST_HELD_OUT, SPLITS, split
-from common.tables import as_frame, is_table, read_table, split_labels
+from common.tables import as_frame, is_constant, is_table, read_table, require_room, split_labels, with_frame
 from common.transforms import CountTransform, PixelTransform, is_counts, likelihood_of
 
 import numpy as np
@@ -160,6 +172,10 @@ def as_dataset(data, likelihood: str = "auto", label_column: str = "") -> Datase
     """
     try:
         if isinstance(data, Dataset):
+            if label_column or likelihood not in ("auto", data.likelihood):
+                raise DataError(
+                    f"is a Dataset, whose likelihood is {data.likelihood}: leave out --likelihood and labels"
+                )
             return _checked(data)
         name = f"data {IN_MEMORY}"
         if (frame := as_frame(data)) is not None:
@@ -248,7 +264,9 @@ def _from_file(path, shuffled, likelihood, label_column, resize):
         with readable("the path"):  # it may hold a null byte
             place = os.path.expanduser(path)
         if not os.path.exists(place):
-            raise DataError(f"no such file; give the path of data that docs/data.md lists, or one of {', '.join(WORDS)}")
+            raise DataError(
+                f"no such file; give the path of data that docs/data.md lists, or one of {', '.join(WORDS)}"
+            )
         stem = Path(os.path.abspath(place)).stem
         name = "".join(each if each.isprintable() else "?" for each in stem)
         if is_table(Path(place)):
@@ -260,18 +278,24 @@ def _from_file(path, shuffled, likelihood, label_column, resize):
         with arrays_in(place, resize) as stored:
             return _from_stored(stored, name, shuffled, likelihood)
     except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+        raise DataError(f"{path}: {with_frame(str(error), path)}") from error
 
 
 def _from_table(frame, name, likelihood, label_column):
     """The Dataset of a table, split at random: columns of numbers and categories or, on request, pixels or counts."""
     frame, y, notes = split_labels(frame, label_column)
     if likelihood not in ("auto", "gaussian"):
+        if words := [column for column in frame if frame[column].dtype.kind not in "biuf"]:
+            raise DataError(
+                f"--likelihood {likelihood} takes a table of numbers, and column {visible(words[0])} holds others; choose "
+                "gaussian, or leave that column out"
+            )
+        require_room("memory", memory_available(), 16 * frame.size)
         x = numbers_of(frame, list(frame.columns))
         if all(dtype.kind in "biu" for dtype in frame.dtypes):
             x = x.astype(np.result_type(*(getattr(dtype, "numpy_dtype", dtype) for dtype in frame.dtypes)))
         arrays = {"x": HeldArray(x)} | ({} if y is None else {"y": HeldArray(y)})
-        dataset = _from_stored(arrays, name, likelihood=likelihood)
+        dataset = _from_stored(arrays, name, likelihood=likelihood, notes=notes)
         if isinstance(dataset.transform, CountTransform):
             return replace(dataset, transform=replace(dataset.transform, names=tuple(map(str, frame.columns))))
         return dataset
@@ -282,31 +306,41 @@ def _from_table(frame, name, likelihood, label_column):
         check_labels(y, len(frame), names["y"])
         labels, class_values = labels_of({"y": y}, names, notes)
     parts = split({"x": len(frame)}, labels, shuffled=True)
+    for column in [each for each in frame if is_constant(frame[each].iloc[parts["train"].rows])]:
+        notes.append(f"column {visible(column)} is left out, since it is constant in the training rows")
+        del frame[column]  # its density would be infinite
+    if not frame.shape[1]:
+        raise DataError("all columns are constant in the training rows; give columns that vary")
     transform = TableTransform.fit(frame, parts["train"].rows)
     rows = transform.apply(frame)
     values = Values(rows, 255)
     arrays = {f"x_{each}": _rows_of(values, parts[each].rows, np.asarray, each) for each in SPLITS}
     arrays |= {f"y_{each}": labels["y"][parts[each].rows] if labels else None for each in SPLITS}
-    kinds = (f"{transform.numbers} columns of numbers", f"{len(transform.categories)} of categories")
-    others = "; --likelihood negative_binomial takes counts, and bernoulli pixels from 0 to 255"
-    notes.append(f"{', '.join(kinds)}: the likelihood is gaussian" + (others if _are_counts(frame, likelihood) else ""))
+    categories = [column.name for column in transform.columns if column.values is not None]
+    kinds = [f"{transform.numbers} columns of numbers", f"{len(categories)} of categories"]
+    kinds[1] += f" ({shortened(categories)})" * bool(categories)
+    if _are_counts(frame, likelihood):
+        notes.append("all numbers are whole, and 0 or more: --likelihood negative_binomial takes them as counts")
+        notes[-1] += " and bernoulli as pixels" * bool(NEAR_255 < frame.max(axis=None) <= 255)
+    notes.append(f"{', '.join(kinds)}: the likelihood is gaussian")
     dataset = Dataset(**arrays, name=name, class_values=class_values, likelihood="gaussian", transform=transform)
     return _announced(dataset, notes)
 
 
 def _are_counts(frame, likelihood):
     """Whether a table, taken as columns of real numbers by `auto`, has only whole numbers from 0."""
+    names = list(frame.columns)
     numbers = likelihood == "auto" and all(dtype.kind in "iuf" for dtype in frame.dtypes)
-    return numbers and is_counts(numbers_of(frame, list(frame.columns)))
+    return numbers and all(is_counts(numbers_of(frame.iloc[part], names)) for part in parts_of(frame))
 
 
 # Checks and splits
 
 
-def _from_stored(stored, name, shuffled=True, likelihood="auto"):
+def _from_stored(stored, name, shuffled=True, likelihood="auto", notes=()):
     """The Dataset of arrays by name. Each has a `header`, `read()` and, if it can stay in its file, a `path`.
 
-    Headers are checked before anything is read.
+    Headers are checked before anything is read. `notes` on what was done before are printed with those on these arrays.
     """
     names = _chosen(stored, shuffled)
     headers = {role: stored[each].header for role, each in names.items()}
@@ -316,7 +350,7 @@ def _from_stored(stored, name, shuffled=True, likelihood="auto"):
     arrays = {role: stored[each].mapped() if role in mapped else stored[each].read() for role, each in names.items()}
     unused = ", ".join(sorted(set(stored) - set(names.values())))
     renamed = ", ".join(f"{each} is taken as {role}" for role, each in names.items() if each.lower() != role)
-    notes = [note for note in (renamed, unused and f"{unused[:200]} not used") if note]
+    notes = [*notes, *(note for note in (renamed, unused and f"{unused[:200]} not used") if note)]
     notes += [note for each in stored.values() for note in each.notes]
     original = "x_train" in arrays and is_mnist(arrays["x_train"])
     labels, class_values = {}, None

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from common import plots
+from common.arrays import visible
 from common.data import Dataset
 from common.measure import Encoded
 from common.model import LatentModel, to_numpy
@@ -96,7 +97,7 @@ def column_names(transform: TableTransform | CountTransform) -> list[str]:
         return list(transform.names or (f"x{number + 1}" for number in range(math.prod(transform.shape))))
     names = [""] * transform.width
     for column, (name, place) in zip(transform.columns, transform.fields(), strict=True):
-        values = [name] if column.values is None else [f"{name} = {value}" for value in column.values]
+        values = [name] if column.values is None else [f"{name} = {visible(value)}" for value in column.values]
         names[place] = values
     return names
 
@@ -121,11 +122,13 @@ def worst_columns(model: LatentModel, dataset: Dataset, title: str, test: Encode
     numbers = rows.shape[1] - 1 if counts else transform.numbers
     compared = (np.log1p(rows[:, :numbers]), np.log1p(own[:, :numbers])) if counts else (rows, own)
     errors = ((compared[0] - compared[1])[:, :numbers] ** 2).mean(axis=0)
-    unexplained = errors / np.maximum(compared[0][:, :numbers].var(axis=0), 1e-6)
-    worst = np.sort(np.argsort(-unexplained, kind="stable")[:WORST])
+    variance = compared[0][:, :numbers].var(axis=0)
+    unexplained = np.where(variance > 0, errors / np.maximum(variance, 1e-12), -1.0)  # without constant columns
+    worst = np.sort(np.argsort(-unexplained, kind="stable")[: min(WORST, max(1, (variance > 0).sum()))])
     names = column_names(transform)
     data, decoded = (in_units(transform, each, worst) for each in (rows, own))
-    share = f"{1 - unexplained[worst].max():.0%} to {1 - unexplained[worst].min():.0%} of their variance"
+    best = 1.0 - unexplained[worst].min()
+    share = f"{best:.0%} of their variance or less" if best > 0 else "none of their variance"
     return plots.scatter_matrix(
         data,
         decoded,

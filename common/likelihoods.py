@@ -24,6 +24,8 @@ SMALLEST_SCALE = 1e-3  # of a logistic distribution: a quarter of the bin of an 
 LEVELS = 255  # steps from a pixel of 0 to a pixel of 1
 LARGEST_LOG = 60.0  # of a ratio whose exponential is taken: float32 ends at exp(88)
 SMALLEST_RATE = 1e-6  # of a column without a count
+LOG_DISPERSIONS = math.log(1e-6), math.log(1e8)  # the limits, within which float32 has gradients
+GRID_ROWS = 2000  # rows that choose a scale or a dispersion from a grid
 LOG_2_PI = math.log(2.0 * math.pi)
 
 
@@ -89,10 +91,17 @@ class Likelihood:
 
     def log_prob(self, x, parameters):
         """log p(x|z) in nats, summed over the values of a row: (batch, *row_shape) and parameters -> (batch,)."""
+        return summed(self.value_log_prob(x, parameters))
+
+    def value_log_prob(self, x, parameters):
+        """log p(x|z) of each value in nats: (batch, *shape)."""
         raise NotImplementedError
 
     def mean(self, parameters, like=None):
-        """E[x|z], (batch, *row_shape). `like` has rows whose size factors are used; None: a size factor of 1."""
+        """E[x|z], (batch, *row_shape); of pixels, within [0, 1].
+
+        `like` has rows whose size factors are used; None: a size factor of 1.
+        """
         raise NotImplementedError
 
     def sample(self, parameters: np.ndarray, random: np.random.Generator, like=None) -> np.ndarray:
@@ -100,11 +109,27 @@ class Likelihood:
         raise NotImplementedError
 
     def constant(self, rows) -> np.ndarray:
-        """Parameters of a model without a code, for these rows: (*shape,) or (*shape, 2), float32."""
+        """The likeliest parameters of a model without a code, for these rows: (*shape,) or (*shape, 2), float32."""
         raise NotImplementedError
 
+    def likeliest(self, rows, first: np.ndarray, candidates) -> np.ndarray:
+        """Both parameters, of which the second is, for each value, the likeliest of its `candidates`: (*shape, 2).
+
+        At most GRID_ROWS of the rows are used, evenly spaced.
+        """
+        some = rows[np.unique(np.linspace(0, len(rows) - 1, GRID_ROWS).astype(int))]
+        best, chosen = np.full(first.shape, -np.inf), np.zeros(first.shape)
+        for candidate in candidates:
+            parameters = ops.convert_to_tensor(np.stack([first, candidate], axis=-1)[None].astype("float32"))
+            fit = 0.0
+            for chunk in chunks(some):
+                log_prob = self.value_log_prob(ops.convert_to_tensor(chunk, "float32"), parameters)
+                fit = fit + ops.convert_to_numpy(log_prob).sum(axis=0, dtype="float64")
+            chosen, best = np.where(fit > best, candidate, chosen), np.maximum(best, fit)
+        return np.stack([first, chosen], axis=-1).astype("float32")
+
     def bits_per_dimension(self, nats: float) -> float | None:
-        """Nats for a row in bits for each 8-bit value; None if rows are not 8-bit pixels."""
+        """Nats for a row in bits for each value, scaled to 0 to 255; None if rows are not pixels."""
         return None
 
 
@@ -169,9 +194,12 @@ class Gaussian(Likelihood):
             start = stop
         return blocks
 
-    def log_prob(self, x, parameters):
+    def value_log_prob(self, x, parameters):
         mean, log_deviation = parameters[..., 0], ops.maximum(parameters[..., 1], math.log(SMALLEST_DEVIATION))
-        log_density = -0.5 * (ops.square((x - mean) * ops.exp(-log_deviation)) + LOG_2_PI) - log_deviation
+        return -0.5 * (ops.square((x - mean) * ops.exp(-log_deviation)) + LOG_2_PI) - log_deviation
+
+    def log_prob(self, x, parameters):
+        log_density, mean = self.value_log_prob(x, parameters), parameters[..., 0]
         if not self.categories:
             return summed(log_density)
         total = ops.sum(log_density[:, : self.numbers], axis=1)
@@ -211,7 +239,7 @@ class Gaussian(Likelihood):
         return np.stack([mean, np.log(deviation)], axis=-1).astype("float32")
 
     def bits_per_dimension(self, nats):
-        """The density is that of pixels from 0 to 255. It is no bound on a code length: 8-bit values are a grid."""
+        """The density is that of values from 0 to 255. It is no bound on a code length: 8-bit values are a grid."""
         return nats / math.prod(self.shape) / math.log(2.0) + math.log2(LEVELS) if self.pixels else None
 
 
@@ -224,7 +252,7 @@ class Logistic(Likelihood):
     name = "logistic"
     heads = 2
 
-    def log_prob(self, x, parameters):
+    def value_log_prob(self, x, parameters):
         mean, log_scale = parameters[..., 0], ops.maximum(parameters[..., 1], math.log(SMALLEST_SCALE))
         inverse = ops.exp(-log_scale)
         upper, lower = ((x - mean + half / LEVELS) * inverse for half in (0.5, -0.5))
@@ -234,10 +262,13 @@ class Logistic(Likelihood):
         above = ops.where(x < 0.25 / LEVELS, 0.0, above)
         inside = ops.logical_and(x > 0.25 / LEVELS, x < 1.0 - 0.25 / LEVELS)
         width = ops.log(-ops.expm1(-inverse / LEVELS))
-        return summed(below + above + ops.where(inside, width, 0.0))
+        return below + above + ops.where(inside, width, 0.0)
 
     def mean(self, parameters, like=None):
-        return ops.clip(parameters[..., 0], 0.0, 1.0)
+        """The mean of the distribution with all that is beyond 0 and 1 moved there: half a bin from E[x|z] at most."""
+        mean, log_scale = parameters[..., 0], ops.maximum(parameters[..., 1], math.log(SMALLEST_SCALE))
+        scale = ops.exp(log_scale)
+        return ops.clip(scale * (ops.softplus(mean / scale) - ops.softplus((mean - 1.0) / scale)), 0.0, 1.0)
 
     def sample(self, parameters, random, like=None):
         scale = np.exp(np.maximum(parameters[..., 1], math.log(SMALLEST_SCALE)))
@@ -246,8 +277,8 @@ class Logistic(Likelihood):
 
     def constant(self, rows):
         mean, variance = moments(rows)
-        scale = np.sqrt(3.0 * variance) / math.pi  # of the logistic distribution with this variance
-        return np.stack([mean, np.log(np.maximum(scale, SMALLEST_SCALE))], axis=-1).astype("float32")
+        scale = np.maximum(np.sqrt(3.0 * variance) / math.pi, SMALLEST_SCALE)  # of the distribution with this variance
+        return self.likeliest(rows, mean, [np.log(scale * factor) for factor in np.geomspace(0.5, 4.0, 13)])
 
     def bits_per_dimension(self, nats):
         return nats / math.prod(self.shape) / math.log(2.0)
@@ -292,13 +323,13 @@ class Poisson(Counts):
 
     name = "poisson"
 
-    def log_prob(self, x, parameters):
+    def value_log_prob(self, x, parameters):
         counts, log_rate = x[:, :-1], parameters + x[:, -1:]
         positive = ops.maximum(counts, 1.0)
         ratio = ops.minimum(log_rate - ops.log(positive), LARGEST_LOG)
         # Stirling's formula leaves no difference of large numbers: x (log(mu / x) - (mu / x - 1)) - log sqrt(2 pi x).
         log_prob = positive * (ratio - ops.expm1(ratio)) - 0.5 * (LOG_2_PI + ops.log(positive)) - stirling(positive)
-        return ops.sum(ops.where(counts > 0.0, log_prob, -ops.exp(ops.minimum(log_rate, LARGEST_LOG))), axis=1)
+        return ops.where(counts > 0.0, log_prob, -ops.exp(ops.minimum(log_rate, LARGEST_LOG)))
 
     def constant(self, rows):
         return np.log(rates_of(rows)).astype("float32")
@@ -313,8 +344,9 @@ class NegativeBinomial(Counts):
     def log_rates(self, parameters):
         return parameters[..., 0]
 
-    def log_prob(self, x, parameters):
-        counts, log_rate, log_r = x[:, :-1], parameters[..., 0] + x[:, -1:], parameters[..., 1]
+    def value_log_prob(self, x, parameters):
+        counts, log_rate = x[:, :-1], parameters[..., 0] + x[:, -1:]
+        log_r = ops.clip(parameters[..., 1], *LOG_DISPERSIONS)
         positive, r = ops.maximum(counts, 1.0), ops.exp(log_r)
         log_x, log_total = ops.log(positive), ops.log(positive + r)
         # With n = x + r, two ratios are left beside Stirling's terms: x log(mu / x) + n log(n / (r + mu)).
@@ -329,19 +361,16 @@ class NegativeBinomial(Counts):
         )
         stirlings = stirling(positive + r) - stirling(r) - stirling(positive)
         log_prob = -ratios + 0.5 * (log_r - log_total - LOG_2_PI - log_x) + stirlings
-        return ops.sum(ops.where(counts > 0.0, log_prob, -r * ops.softplus(log_rate - log_r)), axis=1)
+        return ops.where(counts > 0.0, log_prob, -r * ops.softplus(log_rate - log_r))
 
     def draws(self, rates, parameters, random):
-        r = np.exp(np.asarray(parameters[..., 1], "float64"))
+        r = np.exp(np.clip(np.asarray(parameters[..., 1], "float64"), *LOG_DISPERSIONS))
         return random.poisson(np.minimum(rates * random.gamma(r) / r, 1e15))
 
     def constant(self, rows):
-        rates, excess, squares = rates_of(rows), 0.0, 0.0
-        for chunk in chunks(rows):
-            counts, means = np.asarray(chunk[:, :-1], "float64"), np.exp(chunk[:, -1:]) * rates
-            excess, squares = excess + ((counts - means) ** 2 - means).sum(axis=0), squares + (means**2).sum(axis=0)
-        dispersions = np.clip(squares / np.maximum(excess, 1e-12), 1e-2, 1e4)  # by the variance of each column
-        return np.stack([np.log(rates), np.log(dispersions)], axis=-1).astype("float32")
+        log_rates = np.log(rates_of(rows))
+        grid = np.linspace(math.log(1e-2), math.log(1e4), 28)
+        return self.likeliest(rows, log_rates, [np.full(self.shape, log_r) for log_r in grid])
 
 
 LIKELIHOODS = {kind.name: kind for kind in (Bernoulli, Gaussian, Logistic, Poisson, NegativeBinomial)}

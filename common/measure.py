@@ -16,6 +16,7 @@ from common.evaluation.latent import NOT_FINITE
 from common.evaluation.probes import nothing_to_tell
 from common.evaluation.reconstruction import constant_model
 from common.failures import STRICT
+from common.likelihoods import Counts
 from common.metrics import SCRIPT
 from common.model import CODES_IN_MEMORY, Decoded, LatentModel, batch_slices, even_batch_size, to_numpy
 from common.numbers import Absent, Estimate, flat, mean_of
@@ -53,6 +54,7 @@ COST = ("updates", "train_seconds", "samples_per_second", "peak_memory_mib", "st
 MEASURED = tuple(key for key in SCRIPT if key not in {*COST, *BITS.values(), CONSTANT})  # all that `measure` gives
 NEAREST = ("sample_nearest_distance", "test_nearest_distance")
 FEATURES = ("sample_frechet_distance", "sample_c2st_accuracy", "train_frechet_distance")
+NO_TOTALS = "a sample of counts has no total of its own, and cannot be compared with rows that have theirs"
 NO_CLASSIFIER = "the classifier could not be trained"
 TOO_MANY_DIMENSIONS = "the code has too many dimensions for the draws of a posterior"
 
@@ -299,19 +301,23 @@ def measure_samples(
 ) -> dict:
     """The distance of samples from real images, and the accuracy of an MLP on the codes of the other probes.
 
-    Samples are the decoder's pixel means, and real images are grey. So `sample_` metrics judge the images that figures
-    show. Each instrument is one of the attempts of `failures`.
+    Samples are the decoder's means, and real images are not binarised. So `sample_` metrics judge the images that
+    figures show. Counts have none of them. Each instrument is one of the attempts of `failures`.
     """
     random, attempt = random_stream(config.seed, "samples"), failures.numbers
     count = len(dataset.x_test)
     decoded = Decoded(model, model.prior_codes(count))
     chosen = random.permutation(len(dataset.x_train))[:TRAINING_CODES][:count]
     held_out = random.permutation(count)
-    numbers = attempt(NEAREST, lambda: nearest_numbers(decoded, dataset, held_out))
+    counts = isinstance(model.likelihood, Counts)
+    numbers = {key: Absent(NO_TOTALS) for key in (*NEAREST, *FEATURES)}
+    if not counts:
+        numbers |= attempt(NEAREST, lambda: nearest_numbers(decoded, dataset, held_out))
     if reason := nothing_to_tell(dataset.y_train) or ("" if classifier else NO_CLASSIFIER):
         return flat(numbers | {key: Absent(reason) for key in ("code_mlp_accuracy", "classifier_accuracy", *FEATURES)})
     numbers |= attempt(["code_mlp_accuracy"], lambda: mlp_accuracy(model, dataset, config))
-    numbers |= attempt(FEATURES, lambda: feature_numbers(classifier, decoded, dataset, chosen, config.seed))
+    if not counts:
+        numbers |= attempt(FEATURES, lambda: feature_numbers(classifier, decoded, dataset, chosen, config.seed))
     return flat(numbers | {"classifier_accuracy": classifier.accuracy})
 
 

@@ -61,22 +61,23 @@ SCRIPT = {  # key: at the end of every run
         "nats",
         1,
         "",
-        "what a model that ignores its code reaches, with the parameters that suit the training rows best; "
-        "not for `bernoulli`",
+        "what a model that ignores its code reaches, with the parameters that suit the training rows best (scales of "
+        "`logistic` and dispersions from a grid); not for `bernoulli`",
     ),
     "test_reconstruction_bits_per_dimension": Metric(
         "reconstruction",
         "bits per dimension",
         3,
         "lower",
-        "the reconstruction in bits for each 8-bit value; only for images with the likelihood `logistic` or `gaussian`",
+        "the reconstruction in bits for each value; only for pixels with the likelihood `logistic` or `gaussian`",
     ),
     "negative_elbo_bits_per_dimension": Metric(
         "−ELBO",
         "bits per dimension",
         3,
         "lower",
-        "the −ELBO in bits for each 8-bit value; with `gaussian` it is that of a density and no bound on a code length",
+        "the −ELBO in bits for each value; with `gaussian` it is that of a density over values from 0 to 255, "
+        "and no bound on a code length",
     ),
     "kl_per_dimension_nats": Metric("KL of each dimension", "nats", 2, "", "the KL in closed form, by dimension"),
     "mutual_information_nats": Metric(

@@ -29,6 +29,7 @@ THREADS = min(4, os.cpu_count() or 1)
 SMALL = 64 * 64  # pixels: threads decode smaller pictures no faster, since they wait for each other
 BYTES = 16  # of memory that a pixel can take while it is decoded: as RGBA, as a copy, on white and as RGB
 TRANSPARENT = "transparent: laid on white"
+DEEP_WHITE = 2**15  # a 16-bit picture without a pixel so bright may have another white, as microscopes do
 DEEP = "of 16 bits: taken as 8 bits"
 SEVERAL = "animated, or of several pages: the first is taken"
 
@@ -88,6 +89,11 @@ def converted(image: Image.Image) -> tuple[Image.Image, list[str]]:
     """The picture in 8 bits, grey (mode L) or RGB, and a list of what was changed. Raises ValueError for others."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         deep = np.asarray(image).astype(np.int64).clip(0, 65535)
+        if 0 < deep.max() < DEEP_WHITE:
+            raise ValueError(
+                f"its pixels have 16 bits, of which they use little: the brightest is {deep.max()} of 65535. Save the "
+                "pictures as one array of numbers, numpy.save('x.npy', x), which keeps them"
+            )
         return Image.fromarray(((deep + 128) // 257).astype(np.uint8)), [DEEP]
     if image.mode in ("I", "F"):
         raise ValueError("its pixels are 32-bit numbers of an unknown scale")

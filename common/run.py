@@ -102,13 +102,15 @@ def removed_if_unused(folder: Path):
 def train_and_report(config, build, script: str, data=None) -> dict:
     """The frame of the five scripts: data, model, training, numbers and figures, all in a new folder.
 
-    `build(config, image_shape)` makes the untrained model. `data`, arrays or a Dataset, replaces `config.data`: see
+    `build(config, likelihood)` makes the untrained model. `data`, arrays or a Dataset, replaces `config.data`: see
     `common.data.as_dataset`. Returns the content of metrics.json. Raises RunError or DataError before any work if the
     parameters, the folder or the data cannot be used.
     """
     if data is not None:
         if config.data not in ("auto", IN_MEMORY):
             raise RunError(f"two data sets are given, data={config.data!r} in the Config and arrays; leave one out")
+        if config.resize:
+            raise RunError("--resize is for pictures in a folder: leave it out where arrays are given")
         config = dataclasses.replace(config, data=IN_MEMORY)
     config = check(config)
     dataset = run_dataset(config) if data is None else as_dataset(data, config.likelihood, config.label_column)
@@ -147,13 +149,14 @@ def drew_validation(saved: dict) -> bool:
 
 def fitted(config, dataset: Dataset):
     """The Config with its number of epochs. Raises RunError or DataError if Config and data do not suit each other."""
-    if config.batch_size > len(dataset.x_train):
-        raise RunError(
-            f"--batch-size {config.batch_size} is above the {len(dataset.x_train)} training {dataset.transform.noun}s"
-        )
-    if getattr(config, "networks", "dense") == "conv" and not is_plane(dataset.image_shape):
-        raise RunError(f"--networks conv needs images of (height, width), not {dataset.image_shape}")
     require_test_images(dataset)
+    rows, noun = len(dataset.x_train), dataset.transform.noun
+    if config.batch_size > rows:
+        raise RunError(f"--batch-size {config.batch_size} is above the {rows} training {noun}s; set a smaller one")
+    if getattr(config, "networks", "dense") == "conv" and not is_plane(dataset.image_shape):
+        if noun == "row":
+            raise RunError("--networks conv needs images, and these data are rows of numbers; leave it out")
+        raise RunError(f"--networks conv needs images of (height, width), not {dataset.image_shape}")
     require_memory(config, dataset)
     epochs = planned_epochs(config, len(dataset.x_train))
     return dataclasses.replace(config, epochs=epochs, binarisation=fitting_binarisation(config, dataset))
@@ -302,8 +305,9 @@ def require_memory(config, dataset: Dataset):
         chosen = [f"{flag(name)} {' '.join(map(str, getattr(config, name)))}" for name in names]
         raise RunError(
             f"{', '.join(chosen)} and --latent-dim {config.latent_dim} take "
-            f"{needed // 10**9:,} GB of memory with images of {' x '.join(map(str, dataset.image_shape))}, but "
-            f"{available / 1e9:,.1f} GB are available. Set smaller numbers"
+            f"{needed // 10**9:,} GB of memory with {dataset.transform.noun}s of "
+            f"{' x '.join(map(str, dataset.image_shape))}, but {available / 1e9:,.1f} GB are available. "
+            "Set smaller numbers"
         )
 
 

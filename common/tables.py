@@ -144,15 +144,21 @@ def on_disk(parts) -> pd.DataFrame:
 
     Columns of at most 10 different integers are integers in memory, since they may be categories too.
     """
-    numeric, words, integers, rows = None, {}, {}, 0
+    numeric, names, words, integers, rows = None, (), {}, {}, 0
     with tempfile.TemporaryFile() as file:
         for part in parts:
+            if numeric is not None:  # pandas takes a part without a word for missing numbers
+                empty = [name for name in names[~numeric] if part[name].isna().all()]
+                part = part.astype(dict.fromkeys(empty, "str"))
             kinds = np.array([dtype.kind in "iuf" for dtype in part.dtypes])
             if numeric is None:
                 numeric, names = kinds, part.columns
             if (kinds != numeric).any():
                 name = visible(names[np.argmax(kinds != numeric)])
-                raise DataError(f"column {name} has only numbers in some parts, and words after row {rows}; mend it")
+                raise DataError(
+                    f"column {name} has only numbers or gaps in one part, and words in another, near row {rows}; save "
+                    "the table as Parquet, which knows the types"
+                )
             part.loc[:, numeric].to_numpy(np.float64, na_value=np.nan).tofile(file)
             for name in names[~numeric]:
                 words.setdefault(name, []).append(part[name].astype("category"))
@@ -239,6 +245,8 @@ def as_frame(data) -> pd.DataFrame | None:
         return named(data)
     if not hasattr(data, "__arrow_c_stream__"):
         return None
+    if getattr(data, "ndim", 2) == 1:
+        raise DataError("is one column or one row; give a table, such as df.iloc[[0]] for one row")
     with readable("the table"):
         return named(pa.table(data).replace_schema_metadata(None).to_pandas())
 
@@ -324,7 +332,23 @@ def labels_in(column: pd.Series) -> np.ndarray:
 
 def numbers_rows(column: pd.Series) -> bool:
     """Whether a column has a name such as id, and counts from 0 or from 1."""
-    if column.name.strip().lower() not in COUNTS or column.dtype.kind not in "iuf":
+    name = column.name.strip().lower()
+    if not (name in COUNTS or re.search(r"[^a-z](id|index)$", name)) or column.dtype.kind not in "iuf":
         return False
     values = np.asarray(column)
     return len(values) > 0 and values[0] in (0, 1) and np.array_equal(values, values[0] + np.arange(len(values)))
+
+
+def is_constant(column):
+    """Whether all cells of a column are the same."""
+    try:
+        return column.nunique(dropna=False) == 1
+    except TypeError:  # cells are lists: the column will be refused
+        return False
+
+
+def with_frame(message: str, path: str) -> str:
+    """A message on a file's table; if its remedy changes `df`, with the lines that read and save that frame."""
+    if not re.search(r"\bdf\b", message):
+        return message
+    return f"{message}; df = pd.read_csv({path!r}) reads the table, and df.to_csv('mended.csv', index=False) saves it"

@@ -12,6 +12,7 @@ LONGEST = (
     "test_scripts.py",
     "test_mathematics.py",
     "test_promises.py",
+    "test_exact_decoders.py",
     "test_comparison.py",
     "test_faults.py",
     "test_likelihood.py",

@@ -181,7 +181,7 @@ def with_pixel(value, dtype=np.float32):
 
 
 REFUSALS = {
-    "missing": (lambda path: None, "no such file; give the path of data that docs/data.md lists, or one of auto, mnist"),
+    "missing": (lambda path: None, "no such file; give the path of data that docs/data.md lists, or one of auto"),
     "empty folder": (Path.mkdir, "is a folder without .npy files"),
     "pipe": (os.mkfifo, "is neither a file nor a folder"),
     "gzip": (lambda path: path.write_bytes(gzip.compress(b"digits")), "is a text file, not a table of numbers, packed"),

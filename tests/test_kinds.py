@@ -808,7 +808,8 @@ def test_pixels_in_a_table(load_table):
     expected = as_dataset((x, y), "bernoulli")
     assert dataset.checksum == expected.checksum and dataset.transform == expected.transform
     assert load_table(frame)[0].likelihood == "gaussian"
-    assert "--likelihood negative_binomial takes counts, and bernoulli pixels from 0 to 255" in load_table(frame)[1]
+    said = "all numbers are whole, and 0 or more: --likelihood negative_binomial takes them as counts"
+    assert f"{said} and bernoulli as pixels" in load_table(frame)[1]
 
 
 @pytest.mark.parametrize("likelihood", ["poisson", "negative_binomial"])
@@ -827,7 +828,7 @@ def test_counts_in_a_table(load_table, likelihood):
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "poisson"])
 def test_words_are_no_pixels_and_no_counts(load_table, likelihood):
-    with pytest.raises(DataError, match="column eyes should have numbers only"):
+    with pytest.raises(DataError, match="takes a table of numbers, and column eyes holds others; choose gaussian"):
         load_table(table(), likelihood=likelihood)
 
 
@@ -847,3 +848,21 @@ def test_a_column_of_labels_is_for_tables_alone(tmp_path):
         DataError, match=r"mine.npz: is no table, so that --label-column has no meaning; give labels as"
     ):
         load_data(str(tmp_path / "mine.npz"), label_column="y")
+
+
+def test_columns_that_are_constant_in_the_training_rows_are_left_out(capsys):
+    frame = pd.DataFrame({"a": np.linspace(0, 1, 60), "same": 101325.0, "word": "yes"})
+    dataset = as_dataset(frame)
+    assert dataset.transform.names == ("a",)
+    printed = capsys.readouterr().out
+    assert all(f"column {name} is left out, since it is constant" in printed for name in ("same", "word"))
+    with pytest.raises(DataError, match="all columns are constant"):
+        as_dataset(frame[["same"]])
+
+
+def test_a_dataset_keeps_its_likelihood():
+    dataset = as_dataset(np.random.default_rng(0).random((60, 4, 4)))
+    assert as_dataset(dataset, "bernoulli") is dataset
+    for options in ({"likelihood": "poisson"}, {"label_column": "kind"}):
+        with pytest.raises(DataError, match="is a Dataset, whose likelihood is bernoulli"):
+            as_dataset(dataset, **options)

@@ -237,6 +237,12 @@ def test_sixteen_bits_become_eight(suffix, tmp_path):
     assert notes(tmp_path) == "1 picture is of 16 bits: taken as 8 bits"
 
 
+def test_sixteen_bits_of_which_few_are_used_are_refused(tmp_path):
+    Image.fromarray(random.integers(0, 2**12, (4, 5), np.uint16)).save(tmp_path / "a.png")  # a microscope's 12 bits
+    with pytest.raises(DataError, match=r"a.png .*16 bits, of which they use little.*numpy.save\('x.npy', x\)"):
+        read(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("suffix", "mode"), [("png", "1"), ("png", "P"), ("gif", "P"), ("jpg", "CMYK"), ("tif", "CMYK"), ("tif", "YCbCr")]
 )

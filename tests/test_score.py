@@ -300,13 +300,12 @@ def test_pca_is_left_out_where_it_leaves_no_error(runs):
     assert list(baselines) == ["isolation_forest"] and "no error in 5 dimensions" in reasons["pca"]
 
 
-def test_rows_beyond_single_precision_are_the_most_anomalous(runs, tmp_path, capsys):
+def test_rows_beyond_single_precision_are_refused(runs, tmp_path):
     odd = table(20, 7)
     odd.loc[[3, 5], "b"] = 1e32
     odd.to_csv(tmp_path / "far.csv", index=False)
-    content, frame = scored(runs, tmp_path, data=tmp_path / "far.csv")
-    assert np.flatnonzero(np.isinf(frame.score)).tolist() == [3, 5] and content["infinite_scores"] == 2
-    assert "2 scores are infinite" in capsys.readouterr().out
+    with pytest.raises(DataError, match=r"column b has a number more than 1e\+15 deviations from the training mean"):
+        scored(runs, tmp_path, data=tmp_path / "far.csv")
 
 
 def test_data_that_are_lost(runs, tmp_path, capsys):

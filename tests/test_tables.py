@@ -113,7 +113,8 @@ def test_numbers_that_become_words_in_a_later_part_are_named(tmp_path, monkeypat
     path = written(tmp_path / "t.csv", frame)
     monkeypatch.setattr(tables, "LARGE", 10)
     monkeypatch.setattr(tables, "CHUNK", 70)
-    with pytest.raises(DataError, match="column price has only numbers in some parts, and words after row 50"):
+    said = "column price has only numbers or gaps in one part, and words in another, near row 50"
+    with pytest.raises(DataError, match=said):
         read_table(path)
 
 
@@ -710,3 +711,30 @@ def test_half_letters_are_refused():
     with pytest.raises(DataError, match="column a should have words"):
         frame = pd.DataFrame({"a": np.array(["\udc80", "b"], object)}, dtype=object)
         fitted(frame, slice(None)).apply(frame)
+
+
+@pytest.mark.parametrize("name", ["sample_id", "patient-id", "row index", "id"])
+def test_columns_of_identities_are_left_out(name):
+    frame = pd.DataFrame({name: range(1, 21), "a": np.linspace(0, 1, 20)})
+    rest, _, notes = split_labels(frame)
+    assert list(rest.columns) == ["a"] and "names or numbers the rows" in notes[0]
+    assert list(split_labels(frame.assign(**{name: range(5, 25)}))[0].columns) == [name, "a"]
+
+
+def test_few_dates_are_no_category():
+    frame = pd.DataFrame({"a": np.linspace(0, 1, 30), "seen": ["2024-01-02", "2024-01-03", "2024-02-29"] * 10})
+    with pytest.raises(DataError, match="column seen has dates"):
+        fitted(frame, slice(None))
+
+
+def test_a_row_alone_is_no_table():
+    with pytest.raises(DataError, match=r"give a table, such as df.iloc\[\[0\]\] for one row"):
+        as_frame(example().iloc[0])
+
+
+def test_a_remedy_of_a_files_table_says_what_df_is():
+    message = tables.with_frame("column a is empty; leave it out: df = df.drop(columns='a')", "mine.csv")
+    assert message.endswith(
+        "; df = pd.read_csv('mine.csv') reads the table, and df.to_csv('mended.csv', index=False) saves it"
+    )
+    assert tables.with_frame("has no columns", "mine.csv") == "has no columns"

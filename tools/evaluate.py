@@ -23,6 +23,7 @@ from common.evaluation.probes import nothing_to_tell
 from common.evaluation.samples import Classifier, nearest_images
 from common.failures import STRICT, Failures, Strict
 from common.files import RunError, hold
+from common.likelihoods import Counts
 from common.measure import MEASURED, encoded, measure, measure_samples, test_images
 from common.measure_likelihood import LikelihoodSettings, measure_likelihood
 from common.numbers import flat, merge
@@ -30,6 +31,7 @@ from common.progress import TimeLeft
 from common.report import TRAINING_FILE, complete, draw, figures
 from common.run import drew_validation, git_commit, load_config, load_run, one_line_errors, saved_run
 from common.training import read_history
+from common.transforms import RealTransform
 
 import numpy as np
 import tyro
@@ -90,7 +92,8 @@ def evaluate(
         drawings = {name: drawn for name, drawn in drawings.items() if name not in drawn_figures(folder)}
     parts.append(measure_samples(model, dataset, config, classifier, failures))
     title = f"{model.title} · {dataset.name} · run {folder.name}"
-    drawings["nearest"] = lambda: nearest_figure(model.means(model.prior_codes(PAIRS_SHOWN)), dataset, title)
+    if not isinstance(model.likelihood, Counts):  # whose samples have no totals of their own
+        drawings["nearest"] = lambda: nearest_figure(model.means(model.prior_codes(PAIRS_SHOWN)), dataset, title)
     if settings:
         numbers = measure_likelihood(model, dataset, settings, TimeLeft(), failures)
         parts.append(numbers)
@@ -156,9 +159,10 @@ def nearest_figure(samples: np.ndarray, dataset: Dataset, title: str):
     held_out = nearest_images(dataset.x_test[:1000], dataset.x_train)[1]
     nearest, shown = dataset.x_train[indices], display.shown_as(dataset)
     noun, space = dataset.transform.noun, "pixels" if shown else "standardised columns"
+    space = "standardised pixels" if isinstance(dataset.transform, RealTransform) else space
     description = (
-        f"Decoder's {shown.means if shown else 'means'} for z ~ p(z), each {'above' if shown else 'with'} the nearest of "
-        f"{len(dataset.x_train):,} training {noun}s. Euclidean distance over {space}: {distances.min():.1f} to "
+        f"Decoder's {shown.means if shown else 'means'} for z ~ p(z), each {'above' if shown else 'with'} the nearest "
+        f"of {len(dataset.x_train):,} training {noun}s. Euclidean distance over {space}: {distances.min():.1f} to "
         f"{distances.max():.1f} for samples, {held_out.mean():.1f} on average for test {noun}s"
     )
     if shown is None:
@@ -169,13 +173,13 @@ def nearest_figure(samples: np.ndarray, dataset: Dataset, title: str):
 
 def annealing_figure(numbers: dict, title: str, dataset: Dataset):
     """Estimates against the number of temperatures, on test images and, from both sides, on images of the model."""
-    noun, binarised = f"{dataset.transform.noun}s", "binarised " * (dataset.likelihood == "bernoulli")
+    noun, binarised = dataset.transform.noun, "binarised " * (dataset.likelihood == "bernoulli")
     description = (
-        f"log p(x) by annealed importance sampling: mean of {numbers['annealed_images']} {binarised}{noun}, "
+        f"log p(x) by annealed importance sampling: mean of {numbers['annealed_images']} {binarised}{noun}s, "
         f"{numbers['annealed_chains']} chains for each. Bars: standard error of the difference from the best "
-        f"estimate, {noun[:-1]} by {noun[:-1]}. Best: on the left the last point, on the right the middle of the last two"
+        f"estimate, {noun} by {noun}. Best: on the left the last point, on the right the middle of the last two"
     )
-    return plots.annealing_curves(numbers["annealed_curve"], title, description, dataset.name, noun)
+    return plots.annealing_curves(numbers["annealed_curve"], title, description, dataset.name, f"{noun}s")
 
 
 def main(config: Config) -> dict:

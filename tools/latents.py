@@ -54,7 +54,9 @@ def main(config: Config) -> dict:
     for folder, model, name in zip(folders, models, names(folders, models), strict=True):
         test = encoded(model, test_images(dataset, load_config(folder)))
         planes.append(Plane(name, test.codes, test.prior_codes, density_of(model.prior)))
-    description = f"Codes of {len(dataset.x_test):,} test images of {dataset.name} over the prior p(z)"
+    description = (
+        f"Codes of {len(dataset.x_test):,} test {dataset.transform.noun}s of {dataset.name} over the prior p(z)"
+    )
     figure = latent_strip(planes, dataset.y_test, "The latent space", description, dataset.class_names)
     output.parent.mkdir(parents=True, exist_ok=True)
     plots.save(figure, output)

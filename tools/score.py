@@ -110,11 +110,11 @@ def main(config: Config) -> dict:
     content = description(config, folder, model, trained) | {"rows_sha256": checksum, "run_data_missing": missing}
     content |= counted(split, given.labels, columns)
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_scores(output, given.labels, split, columns)
     if anomalous is not None:
         content |= areas_record(columns, anomalous, held_out, reasons)
         figure = roc_figure(model, columns, anomalous, held_out, content)
         plots.save(figure, output.with_suffix(".png"))
+    write_scores(output, given.labels, split, columns)
     write_json(output.with_suffix(".json"), content)
     print_summary(content, columns, split, given.labels, output)
     return content
@@ -195,7 +195,9 @@ def from_table(frame, label_column: str, usual: str, transform, notes: list[str]
     if (table and not transform.array) or (counts and transform.names):
         rows = transform.rows(frame)  # finds its columns by their names
     elif all(dtype.kind in "biu" for dtype in rest.dtypes):
-        rows = transform.rows(rest.to_numpy())
+        values = rest.to_numpy()
+        pixels = isinstance(transform, PixelTransform) and values.size and 0 <= values.min() <= values.max() <= 255
+        rows = transform.rows(values.astype(np.uint8) if pixels and transform.white == 255 else values)
     else:
         rows = transform.rows(numbers_of(rest, list(rest.columns)))
     return Given([rows], None if labels is None else label_texts({"y": labels}, {"x": "the table", "y": "it"}, notes))
