@@ -250,8 +250,8 @@ def likelihood_of(name: str, transform, start: np.ndarray | None = None) -> Like
 
 
 def starting_likelihood(dataset) -> Likelihood:
-    """The likelihood of a `Dataset` with its `start`, the best parameters without a code for the training rows."""
+    """The likelihood of a `Dataset` with its `start`, parameters of the training rows without a code."""
     likelihood = likelihood_of(dataset.likelihood, dataset.transform)
     if not isinstance(likelihood, Bernoulli):  # whose networks have always started at random
-        likelihood.start = likelihood.constant(dataset.x_train)
+        likelihood.start = likelihood.by_moments(dataset.x_train)
     return likelihood

@@ -522,6 +522,17 @@ def test_constant_negative_binomial_counts_have_the_dispersions_of_the_rows():
     assert (np.abs(log_r[1:] - np.log([0.3, 2.0, 10.0, 3.0])) < math.log(1.67)).all()
 
 
+def test_a_training_starts_with_the_moments_of_the_rows():
+    rows = training_rows(Logistic((WIDTH,)))
+    mean, log_scale = np.float64(Logistic((WIDTH,)).by_moments(rows)).T
+    frozen = stats.logistic(mean, np.exp(log_scale))
+    np.testing.assert_allclose(frozen.mean(), rows.mean(axis=0, dtype="float64"), rtol=1e-6)
+    np.testing.assert_allclose(frozen.std(), rows.std(axis=0, dtype="float64"), rtol=1e-5)
+    rows = training_rows(NegativeBinomial((WIDTH,)), 20_000)
+    _, log_r = np.float64(NegativeBinomial((WIDTH,)).by_moments(rows)).T
+    np.testing.assert_allclose(np.exp(log_r), [0.5, 0.3, 2.0, 10.0, 3.0], rtol=0.35)  # moments of 20,000 rows
+
+
 def test_constant_shares_of_categories_count_half_a_row_more():
     rows = TABLE.sample(np.tile(joined(np.zeros(10), np.zeros(10)), (50, 1, 1)), random(5))
     rows[:, 9] = 0.0  # a category that no training row has keeps a finite logit

@@ -758,7 +758,7 @@ def test_tables(load_table):
     for field, counts in (("y_train", [16, 32]), ("y_val", [2, 4]), ("y_test", [2, 4])):
         assert np.bincount(getattr(dataset, field)).tolist() == counts  # stratified
     assert printed.count("\n") == 1 and printed.split(": ", 1)[1] == (
-        "labels are column label; 2 classes: ill, well; 2 columns of numbers, 1 of categories: "
+        "labels are column label; 2 classes: ill, well; 2 columns of numbers, 1 of categories (eyes): "
         "the likelihood is gaussian\n"
     )
     undone = dataset.transform.undo(dataset.x_train)

@@ -115,9 +115,8 @@ def test_png_is_as_long_as_the_page_says():
         file = io.BytesIO()
         Image.fromarray(np.ascontiguousarray(photograph[:, 544:])).save(file, "PNG", optimize=True)
         bits += 8 * len(file.getvalue())
-    assert f"| {bits / (2 * 427 * 96 * 3):.2f} |" in next(
-        line for line in PAGE.splitlines() if line.startswith("| PNG")
-    )
+    line = next(line for line in PAGE.splitlines() if line.startswith("| PNG"))
+    assert f"| {bits / (2 * 427 * 96 * 3):.2f} |" in line
 
 
 def test_the_table_has_areas_and_its_model_takes_and_gives_frames(made):
