@@ -287,8 +287,8 @@ def _from_table(frame, name, likelihood, label_column):
     if likelihood not in ("auto", "gaussian"):
         if words := [column for column in frame if frame[column].dtype.kind not in "biuf"]:
             raise DataError(
-                f"--likelihood {likelihood} takes a table of numbers, and column {visible(words[0])} holds others; choose "
-                "gaussian, or leave that column out"
+                f"--likelihood {likelihood} takes a table of numbers, and column {visible(words[0])} holds others; "
+                "choose gaussian, or leave that column out"
             )
         require_room("memory", memory_available(), 16 * frame.size)
         x = numbers_of(frame, list(frame.columns))
