@@ -21,6 +21,7 @@ from keras import ops
 
 SMALLEST_DEVIATION = 1e-3  # of a standardised column or a pixel: a constant one would have an infinite density
 SMALLEST_SCALE = 1e-3  # of a logistic distribution: a quarter of the bin of an 8-bit pixel
+LOG_SCALES_OF_MEAN = math.log(1e-3), math.log(100.0)  # a wider distribution has a mean of 0.5 in any case
 LEVELS = 255  # steps from a pixel of 0 to a pixel of 1
 LARGEST_LOG = 60.0  # of a ratio whose exponential is taken: float32 ends at exp(88)
 SMALLEST_RATE = 1e-6  # of a column without a count
@@ -274,9 +275,9 @@ class Logistic(Likelihood):
 
     def mean(self, parameters, like=None):
         """The mean of the distribution with all that is beyond 0 and 1 moved there: half a bin from E[x|z] at most."""
-        mean, log_scale = parameters[..., 0], ops.maximum(parameters[..., 1], math.log(SMALLEST_SCALE))
-        scale = ops.exp(log_scale)
-        return ops.clip(scale * (ops.softplus(mean / scale) - ops.softplus((mean - 1.0) / scale)), 0.0, 1.0)
+        mean, scale = parameters[..., 0], ops.exp(ops.clip(parameters[..., 1], *LOG_SCALES_OF_MEAN))
+        low, high = (ops.log1p(ops.exp(-ops.abs(end) / scale)) for end in (mean, mean - 1.0))
+        return ops.clip(ops.clip(mean, 0.0, 1.0) + scale * (low - high), 0.0, 1.0)
 
     def sample(self, parameters, random, like=None):
         scale = np.exp(np.maximum(parameters[..., 1], math.log(SMALLEST_SCALE)))

@@ -60,7 +60,7 @@ class LatentModel(keras.Model):
         for name, network in networks.items():
             setattr(self, name, network)
         self.likelihood = as_likelihood(likelihood or self.image_shape)
-        self.transform = PixelTransform(self.image_shape)  # between the user's rows and the model's
+        self.transform = PixelTransform(self.likelihood.shape)  # between the user's rows and the model's
         self.warm_up_weight = keras.Variable(1.0, trainable=False, dtype="float32", name="warm_up_weight")
         self.term_means = [keras.metrics.Mean(name=term) for term in self.terms]
 

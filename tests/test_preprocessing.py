@@ -735,7 +735,7 @@ def test_what_scikit_learn_loads(capsys):
     )
     assert capsys.readouterr().out == f"{printed} not used\n"
     real = as_dataset(digits)
-    chosen = "images with values from 0 to 16: the likelihood is gaussian; bernoulli takes pixels in [0, 1]"
+    chosen = "images with values from 0 to 16: the likelihood is gaussian; bernoulli takes grey pixels in [0, 1]"
     assert capsys.readouterr().out == f"{printed} not used; {chosen}\n"
     np.testing.assert_array_equal(real.y_train, loaded.y_train)
     np.testing.assert_allclose(real.transform.undo(real.x_train), 16 * loaded.x_train, atol=1e-5)  # rounding of float32

@@ -54,7 +54,7 @@ class KnownKL(AVB):
     terms = ("discriminator",)
 
     def __init__(self, family: np.ndarray, **kwargs):
-        super().__init__(noise_basis=0, noise_dim=0, **kwargs)
+        super().__init__(noise_basis=0, noise_dim=0, likelihood=(len(family),), **kwargs)
         self.shift, self.scale, self.modes = (ops.convert_to_tensor(column, "float32") for column in family.T)
 
     def call(self, x, training=False):

@@ -186,7 +186,7 @@ def decoder_case(script, own: dict, part: Part) -> dict:
     part.keep(samples=samples[:SHOWN])
     numbers = carried(flat(numbers | parzen(samples, dataset)))
     if len(numbers.get("annealed_curve", [])) > 1:
-        picture = annealing_figure(numbers, f"{model.title}, seed {part.seed} · {dataset.name}", dataset.name)
+        picture = annealing_figure(numbers, f"{model.title}, seed {part.seed} · {dataset.name}", dataset)
         plots.save(picture, run / "annealing.png")
     by_script = {key: saved.get(key) for name in OF_RUN for key in (name, f"{name}_standard_error")}
     return numbers | by_script | {OF_IMAGES: estimates}
