@@ -280,7 +280,7 @@ def neighbour_information(model: LatentModel, x_test, codes, density, no_posteri
 
 
 def posterior_draws(model: LatentModel, images, draws: int) -> np.ndarray:
-    """`draws` codes z ~ q(z|x) for each image, which is float32 in [0, 1]: (draws, images, latent_dim)."""
+    """`draws` codes z ~ q(z|x) for each image, as the model takes it: (draws, images, latent_dim)."""
     rows = np.tile(np.arange(len(images)), draws)
     batches = (images[rows[some]] for some in model.batches(len(rows)))
     return model.infer_batches(batches, ("z",))["z"].reshape(draws, len(images), -1)

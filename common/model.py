@@ -125,7 +125,7 @@ class LatentModel(keras.Model):
         return {key: array[:0] for key, array in one.items()}
 
     def infer_batches(self, batches: Iterable[np.ndarray], keys: Collection[str] = ()) -> dict[str, np.ndarray]:
-        """`inferred` for batches of float32 images in [0, 1], which need not be in memory together."""
+        """`inferred_rows` for batches of rows, which need not be in memory together."""
         parts: dict[str, list] = {}
         for batch in batches:
             for key, value in self.infer(ops.convert_to_tensor(batch, "float32")).items():

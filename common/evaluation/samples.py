@@ -27,8 +27,8 @@ NOT_FINITE = "some images are infinite or not a number"
 class Classifier:
     """A small classifier for the data in use: it gives features (n, 64) and classes (n,) of images.
 
-    It is convolutional if images have height and width, else fully connected. It is trained once on the grey training
-    images, for a few epochs, and saved in `folder` under the data's checksum. `accuracy` is measured on test images.
+    It is convolutional if images have height and width, else fully connected. It is trained once on the training
+    rows as a `Dataset` has them, for a few epochs, and saved in `folder` under the data's checksum. `accuracy` is measured on test images.
     Raises DataError without training labels of 2 to MOST_CLASSES classes.
     """
 
@@ -72,7 +72,7 @@ class Classifier:
                 progress("classifier", epoch * updates + index + 1, CLASSIFIER_EPOCHS * updates)
 
     def features(self, images) -> np.ndarray:
-        """The last hidden layer, (n, 64), for grey images or pixel means, (n, *image_shape) in [0, 1]."""
+        """The last hidden layer, (n, 64), for rows as the model takes them, or their means: (n, *image_shape)."""
         return np.concatenate([to_numpy(self.network(batch)[0]) for batch in in_batches(images)])
 
     def classes(self, images) -> np.ndarray:
