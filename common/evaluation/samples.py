@@ -27,9 +27,9 @@ NOT_FINITE = "some images are infinite or not a number"
 class Classifier:
     """A small classifier for the data in use: it gives features (n, 64) and classes (n,) of images.
 
-    It is convolutional if images have height and width, else fully connected. It is trained once on the training
-    rows as a `Dataset` has them, for a few epochs, and saved in `folder` under the data's checksum. `accuracy` is measured on test images.
-    Raises DataError without training labels of 2 to MOST_CLASSES classes.
+    It is convolutional if images have height and width, else fully connected. It is trained once on the training rows
+    of the `Dataset`, for a few epochs, and saved in `folder` under the data's checksum. `accuracy` is measured on test
+    images. Raises DataError without training labels of 2 to MOST_CLASSES classes.
     """
 
     def __init__(self, dataset: Dataset, folder: Path, progress=None):
