@@ -317,8 +317,8 @@ def _from_table(frame, name, likelihood, label_column):
     arrays = {f"x_{each}": _rows_of(values, parts[each].rows, np.asarray, each) for each in SPLITS}
     arrays |= {f"y_{each}": labels["y"][parts[each].rows] if labels else None for each in SPLITS}
     categories = [column.name for column in transform.columns if column.values is not None]
-    kinds = [f"{transform.numbers} columns of numbers", f"{len(categories)} of categories"]
-    kinds[1] += f" ({shortened(categories)})" * bool(categories)
+    kinds = [f"{transform.numbers} columns of numbers"] if transform.numbers else []
+    kinds += [f"{len(categories)} of categories ({shortened(categories)})"] if categories else []
     if _are_counts(frame, likelihood):
         notes.append("all numbers are whole, and 0 or more: --likelihood negative_binomial takes them as counts")
         notes[-1] += " and bernoulli as pixels" * bool(NEAR_255 < frame.max(axis=None) <= 255)
