@@ -9,11 +9,16 @@ import io
 import json
 import tracemalloc
 
+import avb
+import vae_baseline
 from common import arrays as arrays_module
-from common import columns, data
+from common import columns, data, run
 from common.arrays import DataError, MappedImages
 from common.columns import TableTransform
 from common.data import as_dataset, load_data
+from common.evaluation.reconstruction import constant_model
+from common.files import RunError
+from common.likelihoods import Gaussian
 from common.transforms import (
     CountTransform,
     PixelTransform,
@@ -31,6 +36,7 @@ import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy import stats
 
 QUICK = settings(max_examples=60, deadline=None, derandomize=True)
 FORMS = ["npz", "folder", "memory"]
@@ -866,3 +872,20 @@ def test_a_dataset_keeps_its_likelihood():
     for options in ({"likelihood": "poisson"}, {"label_column": "kind"}):
         with pytest.raises(DataError, match="is a Dataset, whose likelihood is bernoulli"):
             as_dataset(dataset, **options)
+
+
+@pytest.mark.parametrize("script", [avb, vae_baseline])
+def test_other_likelihoods_are_not_binarised(script):
+    """AVB's default would make colours black and white; a choice that does so is refused."""
+    dataset = as_dataset(np.random.default_rng(0).integers(0, 256, (300, 4, 4, 3), np.uint8))
+    assert run.fitted(script.Config(batch_size=20), dataset).binarisation == "none"
+    with pytest.raises(RunError, match="--binarisation threshold is for black and white pixels"):
+        run.fitted(script.Config(batch_size=20, binarisation="threshold"), dataset)
+
+
+def test_a_model_without_a_code_knows_the_training_rows_alone():
+    random = np.random.default_rng(0)
+    train, test = random.normal(0.0, 2.0, (400, 3)), random.normal(1.0, 3.0, (200, 3))
+    expected = -stats.norm(train.mean(axis=0), train.std(axis=0)).logpdf(test).sum(axis=1).mean()
+    found = constant_model(Gaussian((3,), table=True), train.astype("float32"), test.astype("float32"))
+    assert found == pytest.approx(expected, rel=1e-5)  # float32
