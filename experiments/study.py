@@ -82,10 +82,13 @@ class Part:
         self.made = outcome.made()
         return outcome
 
-    def run_script(self, script, **own) -> Path:
-        """The folder of a complete run of a script, with this part's Config and seed; see `complete_run`."""
-        config = script_config(script, self.config, self.seed, **own)
-        config = replace(config, results=str(self.folder.parent), name=self.folder.name)
+    def run_script(self, script, folder: Path | None = None, **own) -> Path:
+        """The folder of a complete run of a script, with this part's Config and seed; see `complete_run`.
+
+        It is <parent of `folder`>/<script>/<name of `folder`>. Without `folder`, this part's own stands for it.
+        """
+        config, folder = script_config(script, self.config, self.seed, **own), folder or self.folder
+        config = replace(config, results=str(folder.parent), name=folder.name)
         run, self.made = complete_run(script, config, self.dataset)
         return run
 

@@ -16,7 +16,7 @@ from common.files import RunError, write_json
 from common.metrics import METRICS
 from common.run import load_run
 from experiments import study
-from experiments.comparison import compare
+from experiments.comparison import compare, models
 from experiments.study import complete_run
 from tools import evaluate
 
@@ -165,19 +165,19 @@ def test_a_complete_run_is_used_as_it_is_and_one_of_other_parameters_refused(dig
 def test_compare_has_every_script_and_avb_without_contrast(monkeypatch):
     titles = ["Deterministic AAE", "Gaussian AAE", "Universal AAE", "AVB", "VAE"]
     assert [scripts.title_of(scripts.load_script(name)) for name in scripts.SCRIPTS] == titles
-    assert list(compare.models()) == [*titles, "AVB without contrast"]
+    assert list(models.models()) == [*titles, "AVB without contrast"]
     sixth = ModuleType("sixth")  # a script more, registered by one line
     text = Path(vae_baseline.__file__).read_text().replace('"VAE"', '"Sixth"')
     monkeypatch.setitem(sys.modules, "sixth", sixth)
     exec(compile(text, "sixth.py", "exec"), vars(sixth))
     monkeypatch.setattr(scripts, "SCRIPTS", (*scripts.SCRIPTS, "sixth"))
-    assert compare.models()["Sixth"] == (sixth, {}) and "Sixth" in compare.cases(compare.Config(), None)
+    assert models.models()["Sixth"] == (sixth, {}) and "Sixth" in compare.cases(compare.Config(), None)
 
 
 @pytest.fixture(scope="module")
 def two_models():
     """The two models that are compared here, in place of all."""
-    two = {title: compare.models()[title] for title in ("Deterministic AAE", "AVB without contrast")}
+    two = {title: models.models()[title] for title in ("Deterministic AAE", "AVB without contrast")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compare, "models", lambda: two)
         yield
@@ -206,13 +206,15 @@ def compared(digits, two_models, tmp_path_factory):
 def test_compare_tabulates_the_runs_of_its_models(compared):
     _, metrics, folder = compared
     for title, means in metrics.items():
-        runs = list(folder.glob(f"*/{title.lower().replace(' ', '-')}-seed-*/metrics.json"))
+        script = "avb" if title.startswith("AVB") else "aae_deterministic"
+        runs = list((folder.parents[1] / "comparison_models" / script).glob("*-2d-8-1-updates*-seed-*/metrics.json"))
         values = [json.loads(path.read_text())["code_c2st_accuracy"] for path in runs]
         assert len(values) == 2
         assert means["code_c2st_accuracy"] == pytest.approx(np.mean(values))
         assert means["code_c2st_accuracy_sd"] == pytest.approx(np.std(values, ddof=1))
         assert means["updates"] == 1
-    assert load_run(folder / "avb" / "avb-without-contrast-seed-0").adaptive_contrast is False
+    run = next((folder.parents[1] / "comparison_models" / "avb").glob("*-adaptive-contrast-false-seed-0"))
+    assert load_run(run).adaptive_contrast is False
     assert metrics["Deterministic AAE"]["importance_weighted_bound_nats"] is None
     assert all(np.isfinite(means["annealed_log_likelihood_nats"]) for means in metrics.values())
     lines = (folder / "table.md").read_text().splitlines()
@@ -223,7 +225,7 @@ def test_compare_tabulates_the_runs_of_its_models(compared):
 
 def test_compare_evaluates_a_run_that_was_trained_before_a_kill(compared, monkeypatch):
     config, metrics, folder = compared
-    path = folder / "aae_deterministic" / "deterministic-aae-seed-0" / "metrics.json"
+    path = next((folder.parents[1] / "comparison_models" / "aae_deterministic").glob("*-seed-0")) / "metrics.json"
     runs, evaluated = json.loads((folder / "runs.json").read_text()), json.loads(path.read_text())
     missing = {name: run for name, run in runs.items() if name != "Deterministic AAE, seed 0"}
     write_json(folder / "runs.json", missing)

@@ -1,8 +1,6 @@
 """How do the five models, and AVB without adaptive contrast, compare on the same networks, data and updates?
 
-The models share the networks, the size of the code, the prior N(0, I), the binarisation and the seeds. Each has the
-optimiser settings of its script. The script trains the model, then `tools.evaluate` measures it with every instrument.
-A new script in the list of `common.scripts` joins the comparison.
+The models are those of `experiments.comparison.models`. `tools.evaluate` measures each with every instrument.
 
 Run: python -m experiments.comparison.compare --data mnist.npz [--latent-dim 2] (--help lists every flag). --quick is a
 short run on the sample. Resumes if interrupted. Results in results/comparison_compare/<name>/:
@@ -10,7 +8,7 @@ short run on the sample. Resumes if interrupted. Results in results/comparison_c
     metrics.json, table.md      mean and standard deviation over the seeds; table.csv has the same numbers
     runs.json                   numbers of every seed
     comparison.png              codes, samples and numbers of all models
-    a folder per training       the run of a script
+    a folder per model          its pictures
 """
 
 import csv
@@ -20,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from common import scripts
 from common.config import AtLeast, PositiveCount
 from common.data import Dataset
 from common.evaluation.probes import nothing_to_tell
@@ -30,8 +27,9 @@ from common.measure_likelihood import LikelihoodSettings
 from common.metrics import METRICS
 from common.numbers import markdown, of_seeds, row_title
 from common.progress import TimeLeft
-from common.run import load_config, load_run
+from common.run import git_commit, load_config, load_run, saved_run
 from experiments import figures, study
+from experiments.comparison.models import models, require_batch, trained
 from experiments.study import ImageStudyConfig, Part, Results, Study, run_study
 from tools.evaluate import evaluate, read_metrics
 
@@ -99,21 +97,15 @@ class Config(ImageStudyConfig):
     name: str = ""  # the folder below results/comparison_compare/; if empty: the size of the code, and "quick" if set
 
 
-def models() -> dict[str, tuple]:
-    """By the title of each model: its script, a module, and parameters that differ from the script's."""
-    listed = [scripts.load_script(name) for name in scripts.SCRIPTS]
-    without = (scripts.load_script("avb"), {"adaptive_contrast": False})
-    return {scripts.title_of(script): (script, {}) for script in listed} | {"AVB without contrast": without}
-
-
 def case(script, own: dict, part: Part) -> dict:
     """Train and evaluate a model; returns the content of its metrics.json."""
-    run = part.run_script(script, binarisation="dynamic", **own)
+    run = trained(part, script, part.config.latent_dim, **own)
     settings, evaluation = LikelihoodSettings.of(part.config), read_metrics(run).get("evaluation", {})
-    if evaluation.get("likelihood") != settings.as_json():
-        # A run without an evaluation has only its script's numbers, which need not be measured again.
+    if (evaluation.get("likelihood"), evaluation.get("git_commit")) != (settings.as_json(), git_commit()):
+        # A run without an evaluation has its script's numbers. If this code measured them, they need not be new.
+        measured = not evaluation and saved_run(run)[0]["git_commit"] == git_commit()
         classifier = classifier_of(part.dataset, part.folder.parent / "classifier")
-        evaluate(run, part.dataset, classifier, settings, measured=not evaluation)
+        evaluate(run, part.dataset, classifier, settings, measured)
     if part.first:
         model = load_run(run)
         test = encoded(model, test_images(part.dataset, load_config(run)))
@@ -134,7 +126,7 @@ def cases(config: Config, dataset: Dataset) -> dict:
 
 def requires(config: Config, dataset: Dataset):
     """Raises RunError if there are too few training images for a batch of a script."""
-    study.require_batch(dataset, max(script.Config().batch_size for script, _ in models().values()))
+    require_batch(dataset)
 
 
 def tables(declared: Study, results: Results, rows: dict) -> dict[str, str]:
