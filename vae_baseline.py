@@ -35,7 +35,7 @@ class Config(RunConfig):
     networks: Networks = "dense"  # dense, or conv: three convolutions and one dense layer
     prior_scale: Scale = 1.0  # standard deviation of the Gaussian prior
     beta: Factor = 1.0  # weight of the KL, where both terms are sums; 1 gives the evidence lower bound
-    warm_up: Fraction = 0.0  # share of the epochs in which the KL's weight rises from 0 to beta
+    warm_up: Fraction = 0.0  # share s of the epochs in which the KL's weight rises to beta, from beta / (s x epochs)
     epochs: Count | None = None  # passes over the training images; None: as many as `updates` need, at most 40
     updates: PositiveCount = 8250  # optimiser steps if epochs is None (15 passes over MNIST)
     batch_size: PositiveCount = 100  # images per update

@@ -1,8 +1,12 @@
 """Binarised images, and the random streams of a run beside its training."""
 
+import hashlib
+
 import numpy as np
 
-STREAMS = {  # random streams of a run, beside its training: the second number of the generator's seed
+# Random streams of a run, beside its training: the second number of the generator's seed. A new use of random numbers
+# takes `tagged_stream` instead. NumPy pads seeds with zeros, so [seed], [seed, 0] and [seed, 0, 0] are one stream.
+STREAMS = {
     "validation": 0,
     "test": 1,
     "training codes": 2,
@@ -34,8 +38,24 @@ def binarise(images: np.ndarray, binarisation: str, random: np.random.Generator)
 
 
 def random_stream(seed: int, stream: str) -> np.random.Generator:
-    """The random generator of one of the STREAMS of a run. Two streams of one seed are independent."""
+    """The random generator of one of the STREAMS of a run. Two streams of one seed are independent.
+
+    "validation" is the order of a training's first epoch, and "test" of its second: `common.training.Batches` uses
+    [seed, epoch]. Both are kept for the records.
+    """
     return np.random.default_rng([seed, STREAMS[stream]])
+
+
+def tagged_stream(tag: str, *numbers: int) -> np.random.Generator:
+    """The random generator of a new use `tag`, such as "ex post", and numbers from 0, such as seed and epoch.
+
+    Two tags, or two tuples of numbers, give independent streams, also (1,) and (1, 0). None of them is a stream of
+    untagged seeds such as [seed, epoch].
+    """
+    if any(number < 0 or number >= 2**32 for number in numbers):
+        raise ValueError(f"the numbers of a random stream must be from 0 to {2**32 - 1}, not {numbers}")
+    name = int.from_bytes(hashlib.sha256(tag.encode()).digest()[:16], "little") | 1 << 127  # four words, not zero
+    return np.random.default_rng([name, len(numbers), *map(int, numbers)])
 
 
 def targets(images: np.ndarray, config, stream: str) -> np.ndarray:

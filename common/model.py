@@ -137,13 +137,32 @@ class LatentModel(keras.Model):
         """One draw z ~ q(z|x) for each row, as the model takes it: (n, *image_shape) -> (n, latent_dim)."""
         return self.inferred_rows(rows, ("z",))["z"]
 
-    def encode(self, x) -> np.ndarray:
-        """One draw z ~ q(z|x) for each row of x: (n, latent_dim).
+    def encode(self, x, mean: bool = False) -> np.ndarray:
+        """One draw z ~ q(z|x) for each row of x or, with `mean`, the mean of q(z|x): (n, latent_dim).
+
+        The mean is exact and uses no random numbers. A deterministic encoder's code is both. An `implicit` q(z|x) has
+        no mean that a network gives: `mean` raises DataError, and averages of draws are the user's own.
 
         Rows are images, counts or a table in the units of the training's data. Images may also be floats in [0, 1],
         truth values, or integers up to the one that was white. Raises DataError for other rows.
         """
-        return self.draw_codes(self.transform.rows(x))
+        rows = self.transform.rows(x)
+        return self.mean_codes(rows) if mean else self.draw_codes(rows)
+
+    def mean_codes(self, rows) -> np.ndarray:
+        """The mean of q(z|x) for each row, as the model takes it: (n, *image_shape) -> (n, latent_dim).
+
+        It uses no random numbers. Raises DataError if q(z|x) is `implicit`.
+        """
+        if self.posterior == "implicit":
+            raise DataError(
+                f"{self.title}: q(z|x) is known by its draws alone, and has no exact mean; average draws, "
+                "such as sum(model.encode(x) for _ in range(100)) / 100"
+            )
+        key, before = "mean" if self.posterior == "gaussian" else "z", to_numpy(self.seed_generator.state)
+        codes = self.inferred_rows(rows, (key,))[key]
+        self.seed_generator.state.assign(before)  # `infer` draws a z, which is not used
+        return codes
 
     def means(self, codes) -> np.ndarray:
         """E[x|z] as the model takes rows: (n, latent_dim) -> (n, *image_shape), such as pixel means in [0, 1].

@@ -25,7 +25,7 @@ from common.measure import memory_needed
 from common.networks import is_plane
 from common.report import TRAINING_FILE, cost, report
 from common.scripts import RENAMED, SCRIPTS
-from common.training import StopOnInterrupt, fit, image_batches, planned_epochs
+from common.training import StopOnInterrupt, fit, image_batches, planned_epochs, require_warm_up
 from common.transforms import as_record, likelihood_of, starting_likelihood, transform_of
 
 import keras
@@ -158,7 +158,11 @@ def fitted(config, dataset: Dataset):
             raise RunError("--networks conv needs images, and these data are rows of numbers; leave it out")
         raise RunError(f"--networks conv needs images of (height, width), not {dataset.image_shape}")
     require_memory(config, dataset)
+    if getattr(config, "adaptive_contrast", False) and len(dataset.x_val) == 1 and not config.resume:
+        remedy = "give x_val, or --no-adaptive-contrast"
+        raise DataError(f"{dataset.name} has 1 validation {noun}; adaptive contrast needs 2: {remedy}")
     epochs = planned_epochs(config, len(dataset.x_train))
+    require_warm_up(config, epochs)
     return dataclasses.replace(config, epochs=epochs, binarisation=fitting_binarisation(config, dataset))
 
 

@@ -1,6 +1,7 @@
 """Training a `LatentModel` with `model.fit`: batches, optimiser, history, and causes of an early stop."""
 
 import csv
+import itertools
 import math
 import signal
 import threading
@@ -12,7 +13,7 @@ from common import checkpoint
 from common.backend import keep_freed_memory
 from common.binarisation import binarise, targets
 from common.data import Dataset
-from common.files import append_line, whole
+from common.files import RunError, append_line, whole
 from common.model import even_batch_size
 from common.progress import Progress
 
@@ -63,6 +64,22 @@ def planned_epochs(config, images: int) -> int:
     if config.epochs is not None:
         return config.epochs
     return min(MOST_EPOCHS, epochs_for(config.updates, images, config.batch_size))
+
+
+def require_warm_up(config, epochs: int):
+    """Raises RunError if a new run of `epochs` epochs asks for a `WarmUp` that would be none.
+
+    It would be none at warm_up * epochs <= 1. A resumed run may be an older one that began so.
+    """
+    share = getattr(config, "warm_up", 0.0)
+    if config.resume or not 0.0 < share * epochs <= 1.0:
+        return
+    longer = next(count for count in itertools.count(int(1.0 / share)) if share * count > 1.0)
+    larger = f", or --warm-up {(100 // epochs + 1) / 100:g} or more" if epochs > 1 else ""
+    raise RunError(
+        f"--warm-up {share:g} of {epochs} epoch{'s' * (epochs > 1)} is none: the KL would have its whole weight from "
+        f"the start; set --epochs {longer} or more{larger}, or leave --warm-up out"
+    )
 
 
 def per_network(model, optimizers: dict[str, keras.optimizers.Optimizer]) -> keras.optimizers.Optimizer:
@@ -159,7 +176,11 @@ def read_history(path: Path) -> dict[str, list[float]]:
 
 
 class WarmUp(keras.callbacks.Callback):
-    """Raises the model's `warm_up_weight` to 1 over a share of the epochs; the weight is constant within each."""
+    """Raises the model's `warm_up_weight` to 1 over a share of the epochs; the weight is constant within each.
+
+    It starts at 1 / (share * epochs), not at 0, and rises by as much each epoch. It is 1 throughout, no warm-up, if
+    share * epochs <= 1; `require_warm_up` refuses that.
+    """
 
     def __init__(self, share: float, epochs: int):
         super().__init__()

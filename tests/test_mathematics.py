@@ -3,12 +3,16 @@
 Runs on the backend in use: KERAS_BACKEND=jax pytest tests/test_mathematics.py.
 """
 
+import dataclasses
 import functools
 import importlib.util
+import itertools
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import aae_deterministic
 import aae_gaussian
@@ -17,11 +21,14 @@ import avb
 import vae_baseline
 from common import networks
 from common.adversarial import discriminator_loss, frozen, generator_loss
+from common.arrays import DataError
+from common.binarisation import random_stream, tagged_stream
 from common.data import Dataset
+from common.files import RunError
 from common.likelihoods import binary_cross_entropy
 from common.model import gaussian_kl, to_numpy
 from common.scripts import SCRIPTS
-from common.training import Batches, WarmUp, adam_per_network, fit, image_batches
+from common.training import Batches, WarmUp, adam_per_network, fit, image_batches, require_warm_up
 
 import keras
 import numpy as np
@@ -479,6 +486,29 @@ def test_gaussian_codes_have_the_encoders_mean_and_log_variance(name):
         assert kstest(z, norm(one_mean, np.sqrt(np.exp(one_log_variance))).cdf).pvalue > 1e-4
 
 
+@pytest.mark.parametrize("name", ["aae_deterministic", "aae_gaussian", "vae"])
+def test_encode_gives_the_exact_mean_and_uses_no_random_numbers(name):
+    x = to_numpy(images())
+    model, plain = tiny_model(name), tiny_model(name)
+    mean = model.encode(x, mean=True)
+    exact = to_numpy(model.encoder(tensor(x)))[:, :3]  # the first half of a Gaussian encoder's output
+    np.testing.assert_allclose(mean, exact, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(model.encode(x, mean=True), mean)
+    np.testing.assert_array_equal(model.encode(x), plain.encode(x))  # the draws are those of a model without `mean`
+    assert model.encode(x[:0], mean=True).shape == (0, 3)
+    assert (np.abs(plain.encode(x) - mean).max() == 0.0) == (name == "aae_deterministic")
+
+
+@pytest.mark.parametrize("name", ["aae_universal", "avb", "avb_adaptive_contrast"])
+def test_a_posterior_without_an_exact_mean_has_none(name):
+    model, plain, x = tiny_model(name), tiny_model(name), to_numpy(images())
+    with pytest.raises(DataError, match=r"^.*: q\(z\|x\) is known by its draws alone[^\n]*$") as refused:
+        model.encode(x, mean=True)
+    np.testing.assert_array_equal(model.encode(x), plain.encode(x))
+    remedy = re.search(r"such as (.*)$", str(refused.value))[1]
+    assert eval(remedy, {"model": model, "x": x}).shape == (16, 3)
+
+
 def test_universal_codes_are_the_encoders_of_scaled_noise():
     model, x = tiny_model_with_fixed_noise("aae_universal"), images()
     expected = model.encoder([x, 0.8 * model.noise((16, 3))])
@@ -647,6 +677,44 @@ def test_the_kl_warms_up_over_a_share_of_the_epochs():
     assert weights_of_epochs == [0.5, 1.0, 1.0, 1.0]
 
 
+def first_weight(share, epochs):
+    warm_up, model = WarmUp(share, epochs), SimpleNamespace(warm_up_weight=keras.Variable(1.0))
+    warm_up.set_model(model)
+    warm_up.on_epoch_begin(0)
+    return float(to_numpy(model.warm_up_weight))
+
+
+@pytest.mark.parametrize(("share", "epochs"), [(0.3, 3), (0.5, 2), (0.1, 10), (1 / 3, 3), (0.9, 1), (0.01, 99)])
+def test_a_warm_up_that_would_be_none_is_refused_with_what_would_work(share, epochs):
+    assert first_weight(share, epochs) == 1.0
+    config = vae_baseline.Config(warm_up=share)
+    with pytest.raises(RunError, match=rf"^--warm-up \S+ of {epochs} epochs? is none: [^\n]*$") as refused:
+        require_warm_up(config, epochs)
+    longer = int(re.search(r"--epochs (\d+) or more", str(refused.value))[1])
+    assert first_weight(share, longer) < 1.0 == first_weight(share, longer - 1)
+    require_warm_up(config, longer)
+    larger = re.search(r"--warm-up (\S+) or more", str(refused.value))
+    assert bool(larger) == (epochs > 1)
+    if larger:
+        assert first_weight(float(larger[1]), epochs) < 1.0
+        require_warm_up(dataclasses.replace(config, warm_up=float(larger[1])), epochs)
+
+
+def test_no_warm_up_no_epochs_and_an_older_run_are_not_refused():
+    require_warm_up(vae_baseline.Config(warm_up=0.3), 0)
+    require_warm_up(vae_baseline.Config(), 3)
+    require_warm_up(aae_gaussian.Config(), 3)
+    require_warm_up(vae_baseline.Config(warm_up=0.3, resume="an older run"), 3)
+
+
+@pytest.mark.parametrize("changes", [{"epochs": 3}, {"epochs": None, "updates": 1}])
+def test_a_run_whose_warm_up_would_be_none_is_refused_before_any_work(tmp_path, changes):
+    config = vae_baseline.Config(data="sample", warm_up=0.3, results=str(tmp_path / "results"), **changes)
+    with pytest.raises(RunError, match=r"^--warm-up 0.3 of \d epochs? is none: [^\n]*--epochs 4 or more"):
+        vae_baseline.main(config)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", ["vae", "avb", "avb_adaptive_contrast"])
 def test_the_warm_up_weighs_the_kl_alone(name):
     model, x = tiny_model_with_fixed_noise(name), images()
@@ -755,6 +823,24 @@ def test_the_order_differs_between_epochs_and_between_seeds():
     assert not np.array_equal(first, one_epoch(other_seed))
     batches.shuffle(1)
     assert not np.array_equal(first, one_epoch(batches))
+
+
+def state(*seed):
+    return np.random.SeedSequence(list(seed)).generate_state(8).tolist()
+
+
+def test_a_tagged_stream_coincides_with_no_other():
+    assert state(5) == state(5, 0) == state(5, 0, 0)  # NumPy pads with zeros: why there are tags
+    assert random_stream(5, "validation").random() == np.random.default_rng(5).random()
+    numbers = [(), (0,), (0, 0), (1,), (1, 0), (1, 0, 0), (0, 1), (5,), (5, 0), (2**32 - 1,)]
+    found = [tagged_stream(tag, *each).random() for tag in ("", "a", "ab", "ex post") for each in numbers]
+    old = [(), *itertools.product((0, 1, 5), repeat=1), *itertools.product((0, 1, 5), repeat=3), (5, 0, 0, 1)]
+    found += {np.random.default_rng(list(seed)).random() for seed in old}
+    assert len(set(found)) == len(found)
+    assert tagged_stream("a", np.int64(1), 0).random() == tagged_stream("a", 1, 0).random()
+    for wrong in (-1, 2**32):
+        with pytest.raises(ValueError, match="from 0 to 4294967295"):
+            tagged_stream("a", wrong)
 
 
 def test_dynamic_binarisation_has_the_right_mean_and_is_new_in_each_epoch():

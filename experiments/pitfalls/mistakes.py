@@ -104,6 +104,7 @@ class MistakenAVB(avb.AVB):
             z = inferred["z"]
             moments = {"mean": ops.mean(z, axis=0), "variance": ops.var(z, axis=0)}  # (latent_dim,) each
             inferred |= {name: ops.broadcast_to(moment, ops.shape(z)) for name, moment in moments.items()}
+            del inferred["log_variance_bias"]  # which is that of the moments over the noise
         return inferred
 
     def objective(self, x, outputs):
