@@ -3,11 +3,12 @@
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
+from typing import NamedTuple
 
 from common.arrays import chunks
 from common.binarisation import binarise
 from common.data import Dataset
-from common.evaluation import likelihood
+from common.evaluation import annealing, likelihood
 from common.failures import STRICT
 from common.measure import MOST_DRAWN_NUMBERS, MOST_PIXELS, NO_DENSITY, fitting, posterior_draws
 from common.model import Decoded, LatentModel, even_batch_size, to_numpy
@@ -19,7 +20,8 @@ PROPOSAL_DRAWS = 100  # draws z ~ q(z|x) for the moments of an implicit posterio
 WINDOWS, WINDOW_IMAGES = 10_000, 2_000  # centres of Parzen windows; test images, and validation images for sigma
 CHAIN_NUMBERS = 2**25  # pixels of all chains together, 128 MiB of float32: 2,675 images of MNIST with 16 chains
 WEIGHTED = ("elbo_binarised_nats", "importance_weighted_bound_nats", "weighted_effective_samples")
-ANNEALED, DIFFERENCE = ("annealed_log_likelihood_nats", "annealed_gap_nats"), "annealed_minus_weighted_nats"
+ANNEALED = ("annealed_log_likelihood_nats", "annealed_error_nats", "annealed_gap_nats")
+DIFFERENCE, OF_IMAGES = "annealed_minus_weighted_nats", "annealed_of_images"
 PARZEN = ("parzen_log_likelihood_nats", "parzen_sigma")
 NO_WINDOWS = "Parzen windows are for grey images here"
 # Seeds that do not depend on a run's seed: every model is measured on the same images, with the same pixels.
@@ -30,7 +32,8 @@ ORDER_SEED, PIXEL_SEED, SIMULATED_SEED, WINDOW_SEED = 0, 1, 2, 3
 class LikelihoodSettings:
     """The effort for log p(x): images, chains per image and temperatures; images and draws of the weighted bound.
 
-    The estimate comes from the largest number of temperatures. Smaller numbers show how far it has converged.
+    The estimate comes from the largest number of temperatures, and from up to four times as many for images where it is
+    doubtful (`common.evaluation.annealing`). Smaller numbers show how far it has converged.
     """
 
     annealed_images: int
@@ -107,7 +110,8 @@ def weighted_and_annealed(
 ) -> tuple[dict, np.ndarray | None]:
     """Both estimates of log p(x) in nats, their difference, and the annealed estimate for each test image.
 
-    Without `weighted_samples` there is no bound. If the prior has no density, all of these are absent.
+    The numbers have the estimate, the disagreement and the flag of each image in "annealed_of_images". Without
+    `weighted_samples` there is no bound. If the prior has no density, all of these are absent.
     """
     if not hasattr(model.prior, "log_prob"):
         keys = (*WEIGHTED[:2], *ANNEALED, DIFFERENCE)
@@ -131,6 +135,7 @@ def importance_weighted(
 ):
     """The evidence lower bound and the bound with many samples, from the same draws; and the second for each image.
 
+    The number of effective draws shows how even the weights are. It cannot show mass that the proposal misses entirely.
     `log_likelihood` replaces `likelihood.of_decoder` where a decoder needs more than the code.
     """
     images = likelihood_images(dataset, settings.weighted_images)
@@ -153,21 +158,24 @@ def importance_weighted(
 def annealed(model: LatentModel, dataset: Dataset, settings: LikelihoodSettings, progress):
     """The numbers of annealing, and the annealed estimate for each test image.
 
-    The numbers: the estimate on test images, the gap between the two directions on images drawn from the model itself,
-    and the `annealed_curve` of both.
+    The numbers: the estimate on test images and its error, from `common.evaluation.annealing`; the gap between the two
+    directions on images drawn from the model itself, which bounds the error on such images only; and the
+    `annealed_curve` of both, by forward and reverse chains alone.
     """
     images = likelihood_images(dataset, settings.annealed_images)
     codes, random = to_numpy(model.prior.sample(len(images), SIMULATED_SEED)), np.random.default_rng(SIMULATED_SEED)
     numbers = settings.chains * max(images[0].size, model.prior.latent_dim)
-    parts = [
-        annealed_group(model, settings, images[rows], codes[rows], random, rows.start, progress)
-        for rows in groups(len(images), numbers, CHAIN_NUMBERS)
-    ]
+    parts, checks = zip(
+        *(
+            annealed_group(model, settings, images[rows], codes[rows], random, rows.start, progress)
+            for rows in groups(len(images), numbers, CHAIN_NUMBERS)
+        ),
+        strict=True,
+    )
     results = {
         temperatures: {key: likelihood.joined([part[temperatures][key] for part in parts]) for key in chains}
         for temperatures, chains in parts[0].items()
     }
-    forward = {temperatures: chains["test"] for temperatures, chains in results.items()}
     bounds = {  # by the number of temperatures
         temperatures: {
             "test": chains["test"].lower(),
@@ -176,26 +184,69 @@ def annealed(model: LatentModel, dataset: Dataset, settings: LikelihoodSettings,
         }
         for temperatures, chains in results.items()
     }
-    most = max(settings.temperatures)
-    best, estimates = forward[most], bounds[most]
-    return {
-        "annealed_log_likelihood_nats": mean_of(estimates["test"]),
-        "annealed_gap_nats": mean_of(estimates["simulated_upper"] - estimates["simulated_lower"]),
+    most, checked = max(settings.temperatures), annealing.of_groups(checks)
+    return checked_numbers(checked) | {
+        "annealed_gap_nats": mean_of(bounds[most]["simulated_upper"] - bounds[most]["simulated_lower"]),
         "annealed_curve": annealed_curve(bounds),
         "annealed_images": len(images),
         "annealed_chains": settings.chains,
         "annealed_temperatures": most,
-        "annealed_acceptance": best.acceptance,
-        "annealed_effective_chains": float(np.median(likelihood.effective_sample_size(best.log_weights))),
-    }, estimates["test"]
+        "annealed_acceptance": results[most]["test"].acceptance,
+    }, checked.estimates
+
+
+def checked_numbers(checked: annealing.Checked) -> dict:
+    """The numbers of test images whose annealing was checked, with those of each image in "annealed_of_images"."""
+    return {
+        "annealed_log_likelihood_nats": mean_of(checked.estimates),
+        "annealed_error_nats": checked.error_of_mean(),
+        "annealed_disagreement_nats": float(np.abs(checked.disagreement).mean()),
+        "annealed_flagged_images": int(checked.flagged.sum()),
+        "annealed_most_temperatures": int(checked.temperatures.max()),
+        "annealed_effective_chains": float(np.median(checked.effective_chains)),
+        "annealed_least_effective_chains": float(checked.effective_chains.min()),
+        OF_IMAGES: {
+            "log_likelihood_nats": checked.estimates.round(4).tolist(),
+            "disagreement_nats": checked.disagreement.round(4).tolist(),
+            "flagged": checked.flagged.tolist(),
+        },
+    }
+
+
+class PairedDifference(NamedTuple):
+    """A mean difference over images, its standard error over images, and the error of annealing of both models."""
+
+    value: float
+    standard_error: float
+    annealing_error: float
+
+
+def paired_difference(numbers: dict, others: dict) -> PairedDifference | Absent:
+    """Mean log p(x) under one model less that under another, in nats, image by image on the same test images.
+
+    `numbers` and `others` are of `annealed`, or metrics.json. `standard_error` is the error if other images had been
+    drawn: it has no part of log p(x) that both models share. `annealing_error` is the error on these very images: the
+    root of the sum of both models' squared `annealing.error_of_mean`. Raises ValueError if the images differ in number.
+    """
+    pair = [each.get(OF_IMAGES) for each in (numbers, others)]
+    if not all(pair):
+        return Absent("one of the models has no annealed log p(x) of each image")
+    values, disagreements = (
+        [np.array(each[key]) for each in pair] for key in ("log_likelihood_nats", "disagreement_nats")
+    )
+    if len(values[0]) != len(values[1]):
+        raise ValueError(f"the models were annealed on {len(values[0])} and {len(values[1])} images; compare the same")
+    error = float(np.hypot(*(annealing.error_of_mean(each) for each in disagreements)))
+    return PairedDifference(*mean_of(values[0] - values[1]), error)
 
 
 def annealed_group(
     model: LatentModel, settings: LikelihoodSettings, images, codes, random: np.random.Generator, seed: int, progress
-) -> dict[int, dict[str, likelihood.Annealed]]:
+) -> tuple[dict[int, dict[str, likelihood.Annealed]], annealing.Checked]:
     """By the number of temperatures: chains of test images, and of the same number of images decoded from `codes`.
 
-    All chains are in memory at once. `random` draws the pixels of the decoded images. `seed` is that of the chains.
+    And the checked estimates of the test images, from the most temperatures. All chains are in memory at once.
+    `random` draws the pixels of the decoded images. `seed` is that of the chains.
     """
     of_decoder = likelihood.of_decoder(model.decoder, model.likelihood)
 
@@ -203,7 +254,7 @@ def annealed_group(
         return likelihood.AnnealedImportanceSampling(of_decoder, model.prior, images, settings.chains, seed, progress)
 
     tested, simulated = sampler(images), sampler(simulated_rows(model, images, codes, random))
-    return {
+    results = {
         temperatures: {
             "test": tested.forward(temperatures),
             "simulated_forward": simulated.forward(temperatures),
@@ -211,6 +262,8 @@ def annealed_group(
         }
         for temperatures in sorted(settings.temperatures)
     }
+    most = max(results)
+    return results, annealing.checked(tested, results[most]["test"], most, seed)
 
 
 def simulated_rows(model: LatentModel, rows, codes, random: np.random.Generator) -> np.ndarray:

@@ -58,7 +58,7 @@ def finite(content) -> bool:
     return not isinstance(content, float) or bool(np.isfinite(content))
 
 
-TWINS = ("_standard_error", "_p_value")  # endings of the further keys of a number
+TWINS = ("_standard_error", "_annealing_error", "_p_value")  # endings of the further keys of a number
 
 
 def merge(*parts: dict) -> dict:

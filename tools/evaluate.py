@@ -26,7 +26,7 @@ from common.files import RunError, hold
 from common.likelihoods import Counts
 from common.measure import MEASURED, encoded, measure, measure_samples, test_images
 from common.measure_likelihood import LikelihoodSettings, measure_likelihood
-from common.numbers import flat, merge
+from common.numbers import flat, merge, plus_minus
 from common.progress import TimeLeft
 from common.report import TRAINING_FILE, complete, draw, figures
 from common.run import drew_validation, git_commit, load_config, load_run, one_line_errors, saved_run
@@ -48,7 +48,7 @@ class Config:
     data: str = ""  # the path of the run's data, if the file has another path now
     annealed_images: Annotated[int, AtLeast(2)] = 100  # test images for annealed importance sampling of log p(x)
     chains: Annotated[int, AtLeast(2)] = 16  # annealed chains per image
-    # numbers of temperatures; the largest gives the estimate
+    # numbers of temperatures; the largest gives the estimate, and doubtful images get up to four times as many
     temperatures: tuple[PositiveCount, ...] = (100, 300, 1000)
     weighted_images: Annotated[int, AtLeast(2)] = 1000  # test images for the importance-weighted bound
     weighted_samples: PositiveCount = 5000  # draws per image for the importance-weighted bound
@@ -177,8 +177,15 @@ def annealing_figure(numbers: dict, title: str, dataset: Dataset):
     description = (
         f"log p(x) by annealed importance sampling: mean of {numbers['annealed_images']} {binarised}{noun}s, "
         f"{numbers['annealed_chains']} chains for each. Bars: standard error of the difference from the best "
-        f"estimate, {noun} by {noun}. Best: on the left the last point, on the right the middle of the last two"
+        f"estimate, {noun} by {noun}. Best: on the left the last point, on the right the middle of the last two. The "
+        f"gap on the right bounds the error on the model's own {noun}s only"
     )
+    if numbers.get("annealed_error_nats") is not None:
+        best = plus_minus(numbers["annealed_log_likelihood_nats"], numbers["annealed_error_nats"], 2)
+        description += (
+            f". Left, with more annealing where it was needed: {best} nats (error of annealing), with "
+            f"{numbers['annealed_flagged_images']} {noun}s flagged"
+        )
     return plots.annealing_curves(numbers["annealed_curve"], title, description, dataset.name, f"{noun}s")
 
 

@@ -27,7 +27,7 @@ def annealing_curves(
 
     Each point of the curve has "temperatures" and three pairs of value and standard error. The error is that of the
     difference from the best estimate. "test" is for test images. "simulated_lower" and "simulated_upper" are for images
-    of the model itself; the true value lies between them.
+    of the model itself; the true value lies between them. Their gap says nothing of the error on test images.
     """
     figure = new_figure(8.6, 4.2, title, description, layout="constrained")
     left, right = figure.subplots(1, 2)
