@@ -9,9 +9,9 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from common.arrays import MappedImages
-from common.binarisation import binarise, random_stream, targets
+from common.binarisation import binarise, random_stream, tagged_stream, targets
 from common.data import Dataset
-from common.evaluation import latent, probes, samples
+from common.evaluation import coverage, latent, neighbours, probes, samples
 from common.evaluation.latent import NOT_FINITE
 from common.evaluation.probes import nothing_to_tell
 from common.evaluation.reconstruction import constant_model
@@ -40,14 +40,13 @@ NO_DENSITY = {  # posterior: why q(z|x) has no KL in closed form
     "implicit": "q(z|x) has no known density",
     "gaussian": "no closed form for this prior",
 }
-COINCIDE = "draws of some q(z|x) coincide: single precision cannot tell how narrow it is"
 CONSTANT = "constant_model_nats"  # of other likelihoods than Bernoulli, whose references are drawn in a figure
 BITS = {  # the same numbers for 8-bit images
     "test_reconstruction_nats": "test_reconstruction_bits_per_dimension",
     "negative_elbo_nats": "negative_elbo_bits_per_dimension",
 }
 TERMS = ("test_reconstruction_nats", "kl_nats", "negative_elbo_nats")
-OF_TRAINING_CODES = ("code_hole_fraction", "code_knn_accuracy", "code_logistic_accuracy")
+OF_TRAINING_CODES = ("code_hole_mass", "code_knn_accuracy", "code_logistic_accuracy")
 CLOSED_FORM = ("kl_per_dimension_nats", "mutual_information_nats", "marginal_kl_nats")
 NEIGHBOURS = ("mutual_information_neighbour_nats", "kl_neighbour_nats", "marginal_kl_neighbour_nats")
 COST = ("updates", "train_seconds", "samples_per_second", "peak_memory_mib", "stopped_by", "null_because")
@@ -142,7 +141,7 @@ def measure(model: LatentModel, dataset: Dataset, config, test: Encoded, failure
     else:
         inferred, training_labels = known["codes"]
         codes = inferred["z"]
-        numbers |= attempt(OF_TRAINING_CODES[:1], lambda: holes(codes, some))
+        numbers |= attempt(OF_TRAINING_CODES[:1], lambda: holes(model, codes, some, config.seed))
     numbers |= attempt(["active_units"], lambda: {"active_units": active_units(model, some.images)})
     numbers |= information(model, some.images, some.codes, failures)
     for probe in ("knn", "logistic") if "codes" in known else ():
@@ -161,6 +160,7 @@ def code_numbers(test: Encoded, seed: int, failures=STRICT) -> dict:
         ("code_c2st_accuracy",): lambda: {"code_c2st_accuracy": latent.c2st_accuracy(codes, prior_codes, seed)},
         ("code_mmd_imq",): lambda: {"code_mmd_imq": latent.mmd(codes, prior_codes, "imq", seed=seed)},
         ("code_mmd_rbf",): lambda: {"code_mmd_rbf": latent.mmd(codes, prior_codes, "rbf", seed=seed)},
+        ("code_coverage",): lambda: {"code_coverage": coverage.coverage(codes, prior_codes)},
         ("code_participation_ratio",): lambda: {"code_participation_ratio": latent.participation_ratio(codes)},
     }
     finite, numbers = np.isfinite(codes).all() and np.isfinite(prior_codes).all(), {}
@@ -170,20 +170,22 @@ def code_numbers(test: Encoded, seed: int, failures=STRICT) -> dict:
 
 
 def marginal_distances(codes: np.ndarray, prior_codes: np.ndarray) -> dict:
-    """Kolmogorov-Smirnov distances in all dimensions of the code."""
+    """Kolmogorov-Smirnov distances in all dimensions of the code, and the critical value of the largest of them."""
     distances = latent.kolmogorov_smirnov(codes, prior_codes)
     return {
         "code_ks": distances,
         "code_ks_max": float(distances.max()),
-        "code_ks_critical": latent.kolmogorov_smirnov_critical(len(codes), len(prior_codes)),
+        "code_ks_critical": latent.kolmogorov_smirnov_critical(len(codes), len(prior_codes), codes.shape[1]),
     }
 
 
-def holes(training_codes: np.ndarray, test: Encoded) -> dict:
-    """The share of the prior that is far from every training code."""
+def holes(model: LatentModel, training_codes: np.ndarray, test: Encoded, seed: int) -> dict:
+    """The share of the prior in holes of the code. The classifiers' prior samples have a random stream of their own."""
     if not all(np.isfinite(codes).all() for codes in (test.codes, test.prior_codes, training_codes)):
-        return {"code_hole_fraction": Absent(NOT_FINITE)}
-    return {"code_hole_fraction": latent.hole_fraction(training_codes, test.codes, test.prior_codes)}
+        return {"code_hole_mass": Absent(NOT_FINITE)}
+    own = int(tagged_stream("holes", seed).integers(2**31))
+    prior_codes = to_numpy(model.prior.sample(len(training_codes), own))
+    return {"code_hole_mass": coverage.hole_mass(training_codes, prior_codes, test.codes, test.prior_codes, seed)}
 
 
 def active_units(model: LatentModel, x_test) -> int | Absent:
@@ -254,11 +256,11 @@ def closed_form_information(model: LatentModel, x_test, density, no_prior: Absen
 
 def neighbour_information(model: LatentModel, x_test, codes, density, no_posterior, no_prior: Absent | None) -> dict:
     """The part of `information` from nearest neighbours: of one code per image, and of many codes for some images."""
-    entropy = latent.neighbour_entropy(codes)
+    entropy = neighbours.neighbour_entropy(codes)
     numbers = {
         "mutual_information_neighbour_nats": no_posterior,
         "kl_neighbour_nats": no_prior or no_posterior,
-        "marginal_kl_neighbour_nats": no_prior or latent.neighbour_kl(entropy, density(codes)),
+        "marginal_kl_neighbour_nats": no_prior or neighbours.neighbour_kl(entropy, density(codes)),
     }
     if model.posterior == "point":
         return numbers
@@ -269,13 +271,11 @@ def neighbour_information(model: LatentModel, x_test, codes, density, no_posteri
     count = fitting(NEIGHBOUR_IMAGES, NEIGHBOUR_DRAWS * model.prior.latent_dim, MOST_DRAWN_NUMBERS)
     count = max(2, fitting(count, NEIGHBOUR_DRAWS * math.prod(model.image_shape), MOST_ENCODED_PIXELS))
     draws = posterior_draws(model, x_test[:: max(1, len(x_test) // count)][:count], NEIGHBOUR_DRAWS)
-    finite = np.isfinite(draws).all()
-    entropies = np.array([latent.neighbour_entropy(each).value for each in draws.swapaxes(0, 1)]) if finite else None
-    absent = Absent(COINCIDE) if finite else Absent(NOT_FINITE)
-    known = finite and np.isfinite(entropies).all()
-    numbers["mutual_information_neighbour_nats"] = latent.neighbour_information(entropy, entropies) if known else absent
+    entropies = neighbours.neighbour_entropies(draws)
+    numbers["mutual_information_neighbour_nats"] = neighbours.neighbour_information(entropy, entropies)
     if density:
-        numbers["kl_neighbour_nats"] = mean_of(-entropies - density(draws).mean(axis=0)) if known else absent
+        known = not isinstance(entropies, Absent)  # a prior may have no log p of draws that are not finite
+        numbers["kl_neighbour_nats"] = neighbours.neighbour_kl(entropies, density(draws)) if known else entropies
     return numbers
 
 

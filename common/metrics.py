@@ -40,15 +40,20 @@ SCRIPT = {  # key: at the end of every run
     ),
     "kl_nats": Metric("KL, closed form", "nats", 1, "", "mean of KL(q(z|x) ‖ p(z)) in closed form"),
     "kl_estimated_nats": Metric(
-        "KL by T", "nats", 1, "", "the same KL, estimated by AVB's discriminator T; the estimate can be wrong"
+        "KL by T",
+        "nats",
+        1,
+        "",
+        "the same KL, estimated by AVB's discriminator T, without the bias of adaptive contrast's moments for a "
+        "Gaussian q(z|x); the estimate can be wrong",
     ),
     "kl_neighbour_nats": Metric(
         "KL by neighbours",
         "nats",
         1,
         "",
-        "the same KL, estimated from nearest neighbours among 1,000 draws of z for each of 200 images; "
-        "it needs only that q(z|x) has a density",
+        "the same KL, estimated from nearest neighbours among 1,000 draws of z for each of 200 images, less the bias "
+        "on a fitted Gaussian or mixture; the error includes what remains of the bias",
     ),
     "negative_elbo_nats": Metric(
         "−ELBO", "nats", 1, "lower", "reconstruction plus KL in closed form; an upper bound on −log p(x)"
@@ -99,10 +104,18 @@ SCRIPT = {  # key: at the end of every run
         "KL of the aggregated posterior q(z) to the prior: the mean KL(q(z|x) ‖ p(z)) minus I(x; z)",
     ),
     "mutual_information_neighbour_nats": Metric(
-        "I(x; z) by neighbours", "nats", 1, "", "the same I(x; z), from nearest neighbours; log N does not bound it"
+        "I(x; z) by neighbours",
+        "nats",
+        1,
+        "",
+        "the same I(x; z), from nearest neighbours, less the bias on a fitted density; log N does not bound it",
     ),
     "marginal_kl_neighbour_nats": Metric(
-        "KL(q(z) ‖ p(z)) by neighbours", "nats", 2, 0, "KL of q(z) to the prior, estimated from nearest neighbours"
+        "KL(q(z) ‖ p(z)) by neighbours",
+        "nats",
+        2,
+        0,
+        "KL of q(z) to the prior, from nearest neighbours, less the bias on a fitted density",
     ),
     "code_mean_norm": Metric("norm of the mean code", "", 2, 0, "Euclidean norm of the mean of all codes"),
     "code_std_min": Metric(
@@ -124,7 +137,11 @@ SCRIPT = {  # key: at the end of every run
     ),
     "code_ks_max": Metric("largest KS distance", "", 3, 0, "the largest of these distances"),
     "code_ks_critical": Metric(
-        "critical KS distance", "", 3, "", "distance that two samples of one distribution exceed in 5 % of cases"
+        "critical KS distance",
+        "",
+        3,
+        "",
+        "what the largest distance exceeds in 5 % of cases, if codes and prior have one distribution (Šidák's level)",
     ),
     "code_c2st_accuracy": Metric(
         "C2ST to prior",
@@ -152,19 +169,29 @@ SCRIPT = {  # key: at the end of every run
         "share of random relabellings of codes and prior samples with an MMD² at least as large",
     ),
     "code_mmd_rbf_p_value": Metric("p value, RBF", "", 3, "", "the same with a Gaussian kernel"),
-    "code_hole_fraction": Metric(
-        "holes",
+    "code_hole_mass": Metric(
+        "holes, share of the prior",
         "",
         3,
-        0.01,
-        "share of prior samples where the density of q(z) is below its 1 % quantile over test codes",
+        0,
+        "share of the prior where q(z) is less than half of p(z), by the density ratio of two calibrated classifiers; "
+        "small holes in many dimensions can be missed",
+    ),
+    "code_coverage": Metric(
+        "coverage of the prior",
+        "",
+        3,
+        0.969,
+        "share of prior samples with a code of a test image nearer than their fifth nearest prior sample "
+        "(Naeem et al., arXiv 2002.09797); 1 − 2⁻⁵ for a perfect match",
     ),
     "active_units": Metric(
         "active units",
         "",
         1,
         "",
-        "number of dimensions with Var_x(E[z|x]) > 0.01, in units of the prior's scale (Burda et al.)",
+        "number of dimensions with Var_x(E[z|x]) > 0.01, in units of the prior's scale (Burda et al.); with few images "
+        "they must be more than chance, at 5 % over all dimensions",
     ),
     "code_participation_ratio": Metric(
         "participation ratio",
@@ -250,37 +277,83 @@ LIKELIHOOD = {  # key: by `python -m tools.evaluate --likelihood`
     ),
     "weighted_samples": Metric("draws of the bound", "", 0, "", "number of draws of z for each image"),
     "weighted_effective_samples": Metric(
-        "effective draws", "", 1, "higher", "effective number of these draws, median over images"
+        "effective draws",
+        "",
+        1,
+        "higher",
+        "effective number of these draws, median over images; it cannot show mass that the proposal misses entirely",
     ),
     "annealed_log_likelihood_nats": Metric(
         "log p(x), annealed",
         "nats",
         1,
         "higher",
-        "log p(x) of the first `annealed_images` of these images, by annealed importance sampling",
+        "log p(x) of the first `annealed_images` of these images, by annealed importance sampling and by importance "
+        "weights fitted to the ends of its chains",
+    ),
+    "annealed_error_nats": Metric(
+        "error of annealing",
+        "nats",
+        2,
+        "lower",
+        "standard error that annealing adds to this mean on these very images, from the disagreement of two estimates "
+        "of each image",
+    ),
+    "annealed_disagreement_nats": Metric(
+        "disagreement",
+        "nats",
+        2,
+        "lower",
+        "mean absolute difference between the annealed and the fitted weighted estimate of an image",
+    ),
+    "annealed_flagged_images": Metric(
+        "flagged images",
+        "",
+        0,
+        0,
+        "images whose two estimates still disagree after four times as many temperatures",
     ),
     "annealed_gap_nats": Metric(
         "annealing gap",
         "nats",
         2,
         "lower",
-        "upper minus lower bound on log p(x) of images that the model itself made (bidirectional Monte Carlo)",
+        "upper minus lower bound on log p(x) of images that the model itself made (bidirectional Monte Carlo); it "
+        "bounds the error on such images only",
     ),
     "annealed_curve": Metric(
         "annealed estimates",
         "nats",
         1,
         "",
-        "the estimate for test images, and both bounds for the model's images, against the number of temperatures",
+        "the estimate for test images, and both bounds for the model's images, against the number of temperatures; "
+        "of the chains alone",
     ),
     "annealed_images": Metric("annealed images", "", 0, "", "number of images whose log p(x) was annealed"),
     "annealed_chains": Metric("chains", "", 0, "", "number of annealing chains for each image"),
     "annealed_temperatures": Metric(
-        "temperatures", "", 0, "", "number of temperatures between prior and posterior that the estimate uses"
+        "temperatures", "", 0, "", "temperatures between prior and posterior; images in doubt got more"
     ),
     "annealed_acceptance": Metric("acceptance", "", 2, "", "share of Hamiltonian moves that were accepted"),
     "annealed_effective_chains": Metric(
-        "effective chains", "", 1, "higher", "effective number of chains, median over images"
+        "effective chains",
+        "",
+        1,
+        "higher",
+        "effective number of chains, median over images, after the last annealing of each",
+    ),
+    "annealed_least_effective_chains": Metric(
+        "least effective chains", "", 1, "higher", "the same of the image with the fewest"
+    ),
+    "annealed_most_temperatures": Metric(
+        "most temperatures", "", 0, "", "largest number of temperatures that an image needed"
+    ),
+    "annealed_of_images": Metric(
+        "annealed, image by image",
+        "nats",
+        2,
+        "",
+        "estimate, disagreement and flag of each image, to compare two models on the same images",
     ),
     "annealed_minus_weighted_nats": Metric(
         "annealed less weighted, same images",

@@ -7,7 +7,7 @@ import shutil
 import vae_baseline
 from common import plots, report, run
 from common.command import run_main
-from common.evaluation import latent, probes
+from common.evaluation import coverage, latent, neighbours, probes
 from common.failures import FILE
 from common.files import RunError
 from common.measure import COST, FEATURES, MEASURED, NEAREST
@@ -56,14 +56,14 @@ BROKEN = {  # an instrument of each kind: what is broken, and the numbers that a
     "c2st": ((latent, "c2st_accuracy"), {"code_c2st_accuracy"}),
     "probes": ((probes, "probe_accuracy"), {"code_knn_accuracy", "code_logistic_accuracy"}),
     "ks": ((latent, "kolmogorov_smirnov"), {"code_ks", "code_ks_max", "code_ks_critical"}),
-    "holes": ((latent, "hole_fraction"), {"code_hole_fraction"}),
+    "holes": ((coverage, "hole_mass"), {"code_hole_mass"}),
     "units": ((latent, "active_units"), {"active_units"}),
     "surgery": (
         (latent, "elbo_surgery"),
         {"kl_per_dimension_nats", "mutual_information_nats", "marginal_kl_nats"},
     ),
     "neighbours": (
-        (latent, "neighbour_entropy"),
+        (neighbours, "neighbour_entropy"),
         {"mutual_information_neighbour_nats", "kl_neighbour_nats", "marginal_kl_neighbour_nats"},
     ),
 }

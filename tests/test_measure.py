@@ -11,7 +11,14 @@ from common.data import Dataset
 from common.evaluation import samples
 from common.evaluation.latent import Discrepancy
 from common.measure import encoded, information
-from common.measure_likelihood import LikelihoodSettings, likelihood_images, measure_likelihood, parzen
+from common.measure_likelihood import (
+    LikelihoodSettings,
+    annealed,
+    likelihood_images,
+    measure_likelihood,
+    paired_difference,
+    parzen,
+)
 from common.numbers import Absent, Estimate, flat, merge
 from common.priors import GaussianPrior
 from common.progress import TimeLeft
@@ -71,6 +78,46 @@ def test_every_likelihood_is_of_the_same_binary_images():
     few, more = likelihood_images(dataset, 5), likelihood_images(dataset, 20)
     np.testing.assert_array_equal(few, more[:5])
     assert set(np.unique(more)) == {0.0, 1.0} and more.shape == (20, 4, 3)
+
+
+def annealed_images(estimates, disagreement):
+    flagged = [False] * len(estimates)
+    of_images = {"log_likelihood_nats": estimates, "disagreement_nats": disagreement, "flagged": flagged}
+    return {"annealed_of_images": of_images}
+
+
+def test_two_models_are_compared_image_by_image():
+    """Images differ by 100 nats, the models by 1 and 2: only the latter has an error."""
+    one, other = annealed_images([-50.0, -150.0], [0.3, 0.3]), annealed_images([-51.0, -152.0], [0.0, 0.8])
+    found = paired_difference(one, other)
+    assert found.value == pytest.approx(1.5) and found.standard_error == pytest.approx(0.5)  # sd / sqrt(2) of 1 and 2
+    assert found.annealing_error == pytest.approx(np.hypot(0.3, np.hypot(0.4, 0.4)))
+    back = paired_difference(other, one)
+    assert back.value == pytest.approx(-1.5) and back[1:] == found[1:]
+    assert flat({"a": found}).keys() == {"a", "a_standard_error", "a_annealing_error", "null_because"}
+    assert isinstance(paired_difference(one, {}), Absent)
+    with pytest.raises(ValueError, match="2 and 3 images"):
+        paired_difference(one, annealed_images([1.0, 2.0, 3.0], [0.1, 0.1, 0.1]))
+
+
+def test_the_numbers_of_annealing_are_those_of_its_images():
+    dataset = digits()
+    model = vae_baseline.build(vae_baseline.Config(hidden_units=(8,)), dataset.image_shape)
+    numbers, estimates = annealed(model, dataset, LikelihoodSettings(4, 2, (3, 5), 4, 5), TimeLeft())
+    of_images = numbers["annealed_of_images"]
+    assert of_images["log_likelihood_nats"] == estimates.round(4).tolist() and len(estimates) == 4
+    assert numbers["annealed_log_likelihood_nats"].value == pytest.approx(np.mean(estimates))
+    disagreement = np.abs(of_images["disagreement_nats"]).mean()  # of numbers with four digits
+    assert numbers["annealed_disagreement_nats"] == pytest.approx(disagreement, abs=1e-4)
+    assert numbers["annealed_flagged_images"] == sum(of_images["flagged"])
+    assert numbers["annealed_temperatures"] == 5 and numbers["annealed_most_temperatures"] in (5, 10, 20)
+    assert 1 <= numbers["annealed_least_effective_chains"] <= numbers["annealed_effective_chains"]
+    plain = numbers["annealed_curve"][-1]["test"][0]  # of the chains alone
+    assert numbers["annealed_log_likelihood_nats"].value == pytest.approx(plain, abs=0.5)  # an untrained decoder
+    same = paired_difference(numbers, flat(numbers))  # as metrics.json has them
+    assert same.value == 0.0 and same.standard_error == 0.0
+    assert same.annealing_error == pytest.approx(2**0.5 * numbers["annealed_error_nats"])
+    json.dumps(flat(numbers), allow_nan=False)
 
 
 def test_a_window_estimate_without_a_best_width_is_null_with_the_reason():

@@ -51,7 +51,8 @@ SURE = {  # with a standard error each
     "code_c2st_accuracy",
     "code_mmd_imq",
     "code_mmd_rbf",
-    "code_hole_fraction",
+    "code_hole_mass",
+    "code_coverage",
 }
 CLOSED = {"kl_nats", "negative_elbo_nats"}
 SURGERY = {"mutual_information_nats", "marginal_kl_nats"}
@@ -293,7 +294,7 @@ def check_metrics(case, ended, path):
     latent_dim = case.changes.get("latent_dim", 2)
     assert len(metrics["code_ks"]) == latent_dim and max(metrics["code_ks"]) == metrics["code_ks_max"] <= 1
     assert 1 <= metrics["code_participation_ratio"] <= latent_dim + 1e-9
-    assert 0 <= metrics["code_hole_fraction"] <= 1
+    assert 0 <= metrics["code_hole_mass"] <= 1 and 0 <= metrics["code_coverage"] <= 1
     assert 0 < metrics["code_mmd_imq_p_value"] <= 1 and 0 < metrics["code_mmd_rbf_p_value"] <= 1
     x_test = dataset.x_test if case.changes.get("binarisation") is None else dataset.x_test >= 0.5
     assert cross_entropy_floor(x_test) < metrics["test_reconstruction_nats"] < 48 * 4
