@@ -1,15 +1,16 @@
 """Training speed of every script, beside the usual Keras way and the machine's own limit, in one run.
 
-Run: python benchmarks/step_time.py [--rounds 5] [--updates 100]
+Run: python benchmarks/step_time.py [--rounds 5] [--updates 100] [--record results/gallery/scripts/speed/record.json]
 
 Prints a table: images per second of each script's training (the step that its `model.fit` runs, default sizes,
 MNIST-shaped images, after warm-up), of the usual way to train the deterministic AAE in Keras (compiled
 sub-models and three `train_on_batch` calls a batch, as Keras compiles them and with XLA), and of the machine's
 limit for each script: only its matrix products and its optimiser's memory traffic. The contestants take turns,
 so that a disturbance hits all of them. Each number is the median over the rounds. Ratios within one table can be
-compared, numbers of two tables cannot.
+compared, numbers of two tables cannot. With --record, the numbers are also written as a record of the gallery.
 """
 
+import re
 import statistics
 import sys
 import time
@@ -18,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from common.files import write_json
+from common.run import git_commit, versions
 from common.scripts import SCRIPTS, load_script
 from common.training import Batches, compile_model
 
@@ -35,6 +38,7 @@ class Config:
 
     rounds: int = 5  # turns of each contestant
     updates: int = 100  # updates in a turn
+    record: str = ""  # the path of a record.json to write; it needs code that is committed
 
 
 def build(script: str):
@@ -137,6 +141,9 @@ def limit_turn(script: str, updates: int):
 
 def main(config: Config):
     """Measure all contestants in turns and print the table."""
+    commit = git_commit() or ""
+    if config.record and not re.fullmatch("[0-9a-f]{40}", commit):
+        raise SystemExit("a record names the commit that made it; commit your changes, and run again")
     images = np.random.default_rng(0).random((config.updates * BATCH, *IMAGE_SHAPE), dtype="float32")
     usual, usual_xla = "aae_deterministic, the usual way", "aae_deterministic, the usual way with XLA"
     turns = {script: script_turn(script, images) for script in SCRIPTS}
@@ -151,19 +158,47 @@ def main(config: Config):
             turn()
             seconds[name].append(time.perf_counter() - start)
         print(f"round {number + 1} of {config.rounds}", file=sys.stderr, flush=True)
-    print_table({name: len(images) / statistics.median(times) for name, times in seconds.items()}, usual, seconds)
+    rows = measured(seconds, len(images), usual)
+    print_table(rows)
+    if config.record:
+        write_json(Path(config.record), record(rows, config, commit))
 
 
-def print_table(speeds: dict[str, float], usual: str, seconds: dict[str, list[float]]):
+def measured(seconds: dict[str, list[float]], images: int, usual: str) -> dict[str, dict]:
+    """By contestant: images per second, slowest over fastest round, and the two ratios where they make sense."""
+    speeds = {name: images / statistics.median(times) for name, times in seconds.items()}
+    rows = {}
+    for name, speed in speeds.items():
+        rows[name] = {"images_per_second": speed, "slowest_over_fastest": max(seconds[name]) / min(seconds[name])}
+        if name.startswith("aae_deterministic"):
+            rows[name]["times_the_usual_way"] = speed / speeds[usual]
+        if name in SCRIPTS:
+            rows[name]["share_of_the_limit"] = speed / speeds[f"{name}, limit"]
+    return rows
+
+
+def record(rows: dict[str, dict], config: Config, commit: str) -> dict:
+    """What `tools.records` reads, for the pages. There are no data, and weights and images are those of seed 0."""
+    return {
+        "command": [f"python benchmarks/step_time.py --rounds {config.rounds} --updates {config.updates}"],
+        "commits": [commit],
+        "data": None,
+        "seeds": [0],
+        "backend": keras.backend.backend(),
+        "versions": versions(),
+        "runs": rows,
+    }
+
+
+def print_table(rows: dict[str, dict]):
     """Markdown: images per second, its spread, and the two ratios."""
     print(f"Backend {keras.backend.backend()}, Keras {keras.__version__}, batches of {BATCH}, default sizes.\n")
-    print("| | images/s | fastest/slowest round | times the usual way | share of the limit |")
+    print("| | images/s | slowest/fastest round | times the usual way | share of the limit |")
     print("|---|---|---|---|---|")
-    for name, speed in speeds.items():
-        spread = max(seconds[name]) / min(seconds[name])
-        ratio = f"{speed / speeds[usual]:.2f}" if name.startswith("aae_deterministic") else ""
-        share = f"{speed / speeds[f'{name}, limit']:.0%}" if name in SCRIPTS else ""
-        print(f"| {name} | {speed:,.0f} | {spread:.2f} | {ratio} | {share} |")
+    for name, row in rows.items():
+        ratio = f"{row['times_the_usual_way']:.2f}" if "times_the_usual_way" in row else ""
+        share = f"{row['share_of_the_limit']:.0%}" if "share_of_the_limit" in row else ""
+        print(f"| {name} | {row['images_per_second']:,.0f} | {row['slowest_over_fastest']:.2f} | {ratio} | {share} |")
 
 
 if __name__ == "__main__":

@@ -1,25 +1,31 @@
 """experiments/comparison/likelihoods.py: what is tabulated is what the instruments say of the requested models."""
 
 import dataclasses
+import itertools
 import json
 
+import vae_baseline
 from common import scripts
 from common.command import requested
 from common.data import load_data
 from common.evaluation import likelihood
 from common.files import RunError
-from common.measure_likelihood import LikelihoodSettings, annealed
+from common.measure_likelihood import OF_IMAGES, LikelihoodSettings, annealed
 from common.progress import TimeLeft
 from common.run import load_config, load_run
+from common.training import compile_model
 from experiments import study
+from experiments.avb.mnist import stated_terms
 from experiments.comparison import likelihoods
-from experiments.comparison.likelihoods import DIFFERENCE, PARZEN, PRESETS, STUDY
+from experiments.comparison.likelihoods import PARZEN, PRESETS, STUDY
+from experiments.paired import DIFFERENCE
 
 import keras
 import numpy as np
 import pytest
 import small_runs
 from scipy.special import logsumexp
+from scipy.stats import norm
 
 SHAPE = (4, 3)
 SEEDS = (3, 4)
@@ -272,7 +278,7 @@ def test_the_annealed_estimate_is_carried_to_all_images_of_the_bound(data, tmp_p
         assert numbers["carried_log_likelihood_nats"] == pytest.approx(sum(numbers[part] for part in parts))
         errors = [numbers[f"{part}_standard_error"] for part in parts]
         assert numbers["carried_log_likelihood_nats_standard_error"] == pytest.approx(np.linalg.norm(errors))
-    estimates = [np.array(run["annealed_nats_of_images"]) for run in list(runs.values())[:3]]
+    estimates = [np.array(run[OF_IMAGES]["log_likelihood_nats"]) for run in list(runs.values())[:3]]
     assert metrics["VAE, 2 updates"][DIFFERENCE] == pytest.approx((estimates[0] - estimates[1]).mean())
     assert metrics["Gaussian AAE"][DIFFERENCE] == pytest.approx((estimates[2] - estimates[1]).mean())
     assert metrics["VAE, 4 updates"][DIFFERENCE] is None
@@ -304,3 +310,44 @@ def test_what_cannot_be_run_is_refused_in_one_line_before_any_work(tmp_path, mon
     with pytest.raises(RunError, match=message) as refusal:
         likelihoods.main(dataclasses.replace(config, **changes))
     assert "\n" not in str(refusal.value) and not (tmp_path / "results").exists()
+
+
+def test_a_grey_negative_elbo_bounds_the_log_p_of_its_binarisations():
+    """The cross-entropy of a grey image is the mean of -log p(b|z) over its binarisations b, one by one here.
+
+    So the grey −ELBO is their mean −log p(b), plus the mean KL from q(z|grey) to p(z|b). That needs a q(z|x) that does
+    not see the pixels that are scored: here it sees the grey image.
+    """
+    grey = np.random.default_rng(0).beta(0.4, 0.4, (200, 2, 2)).astype("float32")
+    config = vae_baseline.Config(latent_dim=1, hidden_units=(8,), learning_rate=0.05, binarisation="none")
+    model = vae_baseline.build(config, (2, 2))
+    compile_model(model, config)
+    for _ in range(30):
+        model.train_on_batch(grey)
+    z = np.linspace(-9, 9, 3001)
+    step, images = z[1] - z[0], grey[:20].reshape(20, 4).astype("float64")
+    pixels = model.means(z[:, None].astype("float32")).reshape(-1, 4).astype("float64")
+
+    def log_likelihood(rows):
+        return rows @ np.log(pixels).T + (1 - rows) @ np.log(1 - pixels).T  # (rows, points)
+
+    binary = np.array(list(itertools.product((0.0, 1.0), repeat=4)))
+    shares = np.prod(np.where(binary[None] > 0, images[:, None], 1 - images[:, None]), axis=2)  # P(b|grey)
+    joint = log_likelihood(binary) + norm.logpdf(z)
+    log_p = logsumexp(joint, axis=1) + np.log(step)
+    inferred = model.inferred_rows(grey[:20])
+    mean, deviation = inferred["mean"].astype("float64"), np.exp(inferred["log_var"].astype("float64") / 2)
+    q, log_q = norm.pdf(z, mean, deviation), norm.logpdf(z, mean, deviation)
+    kl = (q * (log_q - norm.logpdf(z))).sum(axis=1) * step
+    negative_elbo = -(q * log_likelihood(images)).sum(axis=1) * step + kl
+    to_posteriors = (q[:, None] * (log_q[:, None] - joint + log_p[:, None])).sum(axis=2) * step
+    mean_of_binary = -shares @ log_p
+    np.testing.assert_allclose(negative_elbo, mean_of_binary + (shares * to_posteriors).sum(axis=1), rtol=1e-6)
+    assert (negative_elbo > mean_of_binary).all() and kl.mean() > 0.05  # the code is in use
+
+    # It is the number that a script states of grey images: the mean of its draws, within 5 standard errors.
+    terms = stated_terms(model, np.tile(grey[:20], (20, 1, 1)))
+    stated = (terms["reconstruction"] + terms["kl"]).reshape(20, 20)
+    errors = np.maximum(stated.std(axis=0) / 20**0.5, 1e-5)
+    assert (np.abs(stated.mean(axis=0) - negative_elbo) < 5 * errors).all()
+    keras.utils.clear_session()

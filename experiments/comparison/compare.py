@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from common import scripts
 from common.config import AtLeast, PositiveCount
 from common.data import Dataset
 from common.evaluation.probes import nothing_to_tell
@@ -28,7 +29,7 @@ from common.metrics import METRICS
 from common.numbers import markdown, of_seeds, row_title
 from common.progress import TimeLeft
 from common.run import git_commit, load_config, load_run, saved_run
-from experiments import figures, study
+from experiments import figures, paired, study
 from experiments.comparison.models import models, require_batch, trained
 from experiments.study import ImageStudyConfig, Part, Results, Study, run_study
 from tools.evaluate import evaluate, read_metrics
@@ -44,10 +45,12 @@ QUANTITIES = (  # the rows of the table
     "importance_weighted_bound_nats",
     "annealed_log_likelihood_nats",
     "annealed_gap_nats",
+    *paired.COLUMNS,
     "code_c2st_accuracy",
     "code_mmd_imq",
     "code_ks_max",
-    "code_hole_fraction",
+    "code_hole_mass",
+    "code_coverage",
     "active_units",
     "mutual_information_neighbour_nats",
     "marginal_kl_neighbour_nats",
@@ -62,14 +65,15 @@ QUANTITIES = (  # the rows of the table
     "sample_nearest_distance",
     "parzen_log_likelihood_nats",
 )
-COLUMNS = {key: METRICS[key] for key in QUANTITIES}
+COLUMNS = {key: (METRICS | paired.COLUMNS)[key] for key in QUANTITIES}
 SHOWN = {  # below each model in the figure
     "annealed_log_likelihood_nats": "log p(x), nats",
     "code_c2st_accuracy": "C2ST to prior",
-    "code_hole_fraction": "holes",
+    "code_hole_mass": "holes",
     "code_knn_accuracy": "class by codes",
     "sample_frechet_distance": "Fréchet distance",
 }
+VAE = scripts.title_of(scripts.load_script("vae_baseline"))  # whose log p(x) the others are compared with
 SAMPLES = 36  # samples per model in the figure
 QUICK = {
     "data": "sample",
@@ -89,10 +93,10 @@ class Config(ImageStudyConfig):
     latent_dim: Annotated[int, AtLeast(2)] = 8  # dimensions of z
     hidden_units: tuple[PositiveCount, ...] = (300, 300)  # ReLU units per layer, all networks
     updates: PositiveCount = 8250  # optimiser steps: 15 passes over MNIST
-    annealed_images: Annotated[int, AtLeast(2)] = 100  # test images for annealed importance sampling of log p(x)
-    chains: Annotated[int, AtLeast(2)] = 8  # annealed chains per image
-    temperatures: tuple[PositiveCount, ...] = (200,)  # numbers of temperatures; the largest gives the estimate
-    weighted_images: Annotated[int, AtLeast(2)] = 100  # test images for the importance-weighted bound
+    annealed_images: Annotated[int, AtLeast(2)] = 50  # test images for annealed importance sampling of log p(x)
+    chains: Annotated[int, AtLeast(2)] = 4  # annealed chains per image
+    temperatures: tuple[PositiveCount, ...] = (1000,)  # numbers of temperatures; the largest gives the estimate
+    weighted_images: Annotated[int, AtLeast(2)] = 50  # test images for the importance-weighted bound, the same ones
     weighted_samples: PositiveCount = 1000  # draws per image for the importance-weighted bound
     name: str = ""  # the folder below results/comparison_compare/; if empty: the size of the code, and "quick" if set
 
@@ -127,6 +131,13 @@ def cases(config: Config, dataset: Dataset) -> dict:
 def requires(config: Config, dataset: Dataset):
     """Raises RunError if there are too few training images for a batch of a script."""
     require_batch(dataset)
+
+
+def rows(declared: Study, results: Results) -> dict[str, dict]:
+    """A row per model; each has the difference of its log p(x) from the VAE's, image by image."""
+    named = models()
+    vaes = {title: VAE for title in named if VAE in named and title != VAE}
+    return study.rows_of_cases(declared, paired.with_differences(results, vaes))
 
 
 def tables(declared: Study, results: Results, rows: dict) -> dict[str, str]:
@@ -179,6 +190,7 @@ STUDY = Study(
     lambda results, rows: {"comparison": comparison(results, rows)},
     QUICK,
     requires,
+    rows=rows,
     tables=tables,
     presets=presets,
 )

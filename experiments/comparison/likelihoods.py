@@ -40,13 +40,13 @@ from common.data import Dataset
 from common.files import RunError
 from common.measure_likelihood import WINDOW_IMAGES, LikelihoodSettings, parzen, weighted_and_annealed
 from common.metrics import METRICS, Metric
-from common.numbers import flat, markdown, mean_of, of_seeds, over_seeds, plus_minus, row_title
+from common.numbers import flat, markdown, of_seeds, over_seeds, plus_minus, row_title
 from common.plots import tiles
 from common.plots.figure import own_style
 from common.progress import TimeLeft
 from common.run import load_run
 from common.training import epochs_for
-from experiments import figures, study
+from experiments import figures, paired, study
 from experiments.study import ImageStudyConfig, Part, Results, Study, run_study
 from tools.evaluate import annealing_figure, read_metrics
 
@@ -55,7 +55,7 @@ from sklearn.cluster import KMeans
 
 SHORT, VAE = "vae_short", "vae_baseline"
 DIGITS, CENTROIDS = "real training digits", "k-means centroids"
-CARRIED, DIFFERENCE, OF_IMAGES = "carried_log_likelihood_nats", "annealed_minus_vae_nats", "annealed_nats_of_images"
+CARRIED = "carried_log_likelihood_nats"
 BOUND, LESS_BOUND, PARZEN = (
     "importance_weighted_bound_nats",
     "annealed_minus_weighted_nats",
@@ -78,7 +78,7 @@ COLUMNS = {
         "the bound of all images, plus the mean difference on the annealed images",
     ),
     "annealed_log_likelihood_nats": METRICS["annealed_log_likelihood_nats"],
-    DIFFERENCE: Metric("annealed log p(x) less the VAE's, same images", "nats", 1, "higher", "paired by image"),
+    **{key: paired.COLUMNS[key] for key in (paired.DIFFERENCE, paired.ANNEALING)},  # a cell has the error over images
     "annealed_gap_nats": METRICS["annealed_gap_nats"],
     LESS_BOUND: METRICS[LESS_BOUND],
     PARZEN: METRICS[PARZEN],
@@ -112,9 +112,9 @@ PRESETS = {  # of --preset; Table 1 of the AAE paper has the code, prior and net
         # updates, seed 0).
         "adversarial_weight": 8.0,
         "seeds": (0, 1, 2),
-        "annealed_images": 100,
+        "annealed_images": 50,
         "chains": 4,
-        "temperatures": (100, 400),
+        "temperatures": (100, 1000),
         "weighted_samples": 0,
     },
 }
@@ -181,7 +181,7 @@ def decoder_case(script, own: dict, part: Part) -> dict:
     config, dataset = part.config, part.dataset
     run = part.run_script(script, **own)
     model, saved = load_run(run), read_metrics(run)
-    numbers, estimates = weighted_and_annealed(model, dataset, LikelihoodSettings.of(config), TimeLeft())
+    numbers, _ = weighted_and_annealed(model, dataset, LikelihoodSettings.of(config), TimeLeft())
     samples = model.sample(config.window_samples)
     part.keep(samples=samples[:SHOWN])
     numbers = carried(flat(numbers | parzen(samples, dataset)))
@@ -189,7 +189,7 @@ def decoder_case(script, own: dict, part: Part) -> dict:
         picture = annealing_figure(numbers, f"{model.title}, seed {part.seed} · {dataset.name}", dataset)
         plots.save(picture, run / "annealing.png")
     by_script = {key: saved.get(key) for name in OF_RUN for key in (name, f"{name}_standard_error")}
-    return numbers | by_script | {OF_IMAGES: estimates}
+    return numbers | by_script
 
 
 def carried(numbers: dict) -> dict:
@@ -248,10 +248,10 @@ def rows(declared: Study, results: Results) -> dict[str, dict]:
     The images are the same for every seed, so more seeds do not reduce the standard error.
     """
     rows, vae = {}, vae_name(results.config, results.dataset)
+    others = [name for name in decoders(results.config, results.dataset) if vae and name != vae]
+    results = paired.with_differences(results, dict.fromkeys(others, vae))
     for name in cases(results.config, results.dataset):
         runs = results.of(name)
-        if vae and name != vae:
-            runs = [run | difference(run, other) for run, other in zip(runs, results.of(vae), strict=True)]
         errors = over_seeds(runs, [f"{key}_standard_error" for key in COLUMNS])
         errors = {key: value for key, value in errors.items() if not key.endswith("_sd")}
         title = f"{runs[0]['windows']:,} {name}" if "windows" in runs[0] else name
@@ -260,21 +260,10 @@ def rows(declared: Study, results: Results) -> dict[str, dict]:
 
 
 def vae_name(config: Config, dataset: Dataset) -> str | None:
-    """The case that DIFFERENCE compares with: the VAE with `updates`; None if it is not among the models."""
+    """The case that others are compared with: the VAE with `updates`; None if it is not among the models."""
     named = decoders(config, dataset).items()
     named = [title for title, (script, own) in named if (script.__name__, own["updates"]) == (VAE, config.updates)]
     return next(iter(named), None)
-
-
-def difference(run: dict, other: dict) -> dict:
-    """Mean difference between log p(x) of two runs, image by image, and its standard error.
-
-    Images differ by tens of nats, so the errors of the two means would hide the difference between the models.
-    """
-    estimates = [each.get(OF_IMAGES) for each in (run, other)]
-    if any(values is None for values in estimates):
-        return {}
-    return flat({DIFFERENCE: mean_of(np.subtract(*estimates))})
 
 
 def cell(means: dict, key: str) -> str:
