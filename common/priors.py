@@ -8,6 +8,7 @@ import math
 from typing import Protocol
 
 import keras
+import numpy as np
 from keras import ops
 
 MODES = 10  # one for each digit
@@ -153,6 +154,49 @@ class SwissRollPrior:
         return self.scale * from_polar_frame(3.0 * ops.sqrt(u), 0.0 * u, 4.0 * math.pi * ops.sqrt(u))
 
 
+class FittedMixture:
+    """A mixture of Gaussians with full covariances, as a fit to codes gives it: sum_k w_k N(mean_k, covariance_k).
+
+    Arguments, in float64: `weights` (k,), which sum to 1; `means` (k, latent_dim); `covariances` (k, latent_dim,
+    latent_dim). Raises numpy.linalg.LinAlgError unless all covariances are positive definite. `scale` is the root of
+    the mean variance of a dimension. A component belongs to no label, so the mixture cannot be sampled by label.
+    """
+
+    modes = 0
+
+    def __init__(self, weights, means, covariances):
+        self.components, self.latent_dim = means.shape
+        centre = weights @ means
+        variances = np.diagonal(covariances, axis1=1, axis2=2) + (means - centre) ** 2
+        self.scale = float((weights @ variances).mean() ** 0.5)
+        roots, log_weights = np.linalg.cholesky(covariances), np.log(weights)
+        whitening = np.linalg.inv(roots)  # of z - mean_k, by components
+        log_roots = np.log(np.diagonal(roots, axis1=1, axis2=2)).sum(axis=1)
+        self.centre, self.means, self.roots, self.log_weights = map(single, (centre, means, roots, log_weights))
+        self.shifts = single(np.einsum("kij,kj->ki", whitening, means - centre))
+        self.whitening = single(whitening.transpose(2, 0, 1).reshape(self.latent_dim, -1))
+        self.constants = single(log_weights - log_roots - 0.5 * self.latent_dim * np.log(2.0 * np.pi))
+
+    def sample(self, count, seed, labels=None):
+        """`count` codes, (count, latent_dim). `seed` is a `SeedGenerator` or an integer.
+
+        Raises ValueError if labels are given.
+        """
+        if labels is not None:
+            raise ValueError("no component of a fitted mixture belongs to a label: it cannot be sampled with labels")
+        noise_seed, component_seed = separate(seed)
+        components = keras.random.categorical(self.log_weights[None], count, seed=component_seed)[0]
+        noise = keras.random.normal((count, self.latent_dim, 1), seed=noise_seed)
+        spread = ops.matmul(ops.take(self.roots, components, axis=0), noise)[..., 0]
+        return ops.take(self.means, components, axis=0) + spread
+
+    def log_prob(self, z):
+        """Log density in nats: (count, latent_dim) -> (count,). Costs count k latent_dim^2 multiplications."""
+        white = ops.reshape(ops.matmul(z - self.centre, self.whitening), (-1, self.components, self.latent_dim))
+        squares = ops.sum(ops.square(white - self.shifts), axis=-1)  # (count, k)
+        return ops.logsumexp(self.constants - 0.5 * squares, axis=-1)
+
+
 PRIORS = {"gaussian": GaussianPrior, "mixture": MixturePrior, "swiss_roll": SwissRollPrior}
 
 
@@ -168,6 +212,11 @@ def from_polar_frame(along, across, angle):
     """
     cos, sin = ops.cos(angle), ops.sin(angle)
     return ops.stack([along * cos - across * sin, along * sin + across * cos], axis=-1)
+
+
+def single(array: np.ndarray):
+    """An array as a float32 tensor."""
+    return ops.convert_to_tensor(array, "float32")
 
 
 def separate(seed):
