@@ -28,6 +28,7 @@ from keras import ops
 TRAINING_CODES = 20_000  # training data of the probes, and of the density of the aggregated posterior
 CODES_FOR_ACTIVE_UNITS = 80_000  # over all images, 8 to 32 draws each; with fewer draws, noise can look like a unit
 NEIGHBOUR_IMAGES, NEIGHBOUR_DRAWS = 200, 1000  # images, and draws z ~ q(z|x) of each, for the entropy from neighbours
+STATED_DRAWS = 16  # draws z ~ q(z|x) of each of these images, for the KL by T
 NEAREST_IMAGES = 1000  # images whose nearest training images are searched
 # The most numbers in one array of codes or images. Where there are more, fewer codes or images are measured.
 MOST_CODE_NUMBERS = 2**24  # 20,000 codes up to 838 dimensions
@@ -49,6 +50,7 @@ TERMS = ("test_reconstruction_nats", "kl_nats", "negative_elbo_nats")
 OF_TRAINING_CODES = ("code_hole_mass", "code_knn_accuracy", "code_logistic_accuracy")
 CLOSED_FORM = ("kl_per_dimension_nats", "mutual_information_nats", "marginal_kl_nats")
 NEIGHBOURS = ("mutual_information_neighbour_nats", "kl_neighbour_nats", "marginal_kl_neighbour_nats")
+STATED_KL = "kl_estimated_of_neighbour_images_nats"
 COST = ("updates", "train_seconds", "samples_per_second", "peak_memory_mib", "stopped_by", "null_because")
 MEASURED = tuple(key for key in SCRIPT if key not in {*COST, *BITS.values(), CONSTANT})  # all that `measure` gives
 NEAREST = ("sample_nearest_distance", "test_nearest_distance")
@@ -270,13 +272,33 @@ def neighbour_information(model: LatentModel, x_test, codes, density, no_posteri
     # The images are spread over all test images: the first test digits of MNIST are the easiest.
     count = fitting(NEIGHBOUR_IMAGES, NEIGHBOUR_DRAWS * model.prior.latent_dim, MOST_DRAWN_NUMBERS)
     count = max(2, fitting(count, NEIGHBOUR_DRAWS * math.prod(model.image_shape), MOST_ENCODED_PIXELS))
-    draws = posterior_draws(model, x_test[:: max(1, len(x_test) // count)][:count], NEIGHBOUR_DRAWS)
+    images = x_test[:: max(1, len(x_test) // count)][:count]
+    draws = posterior_draws(model, images, NEIGHBOUR_DRAWS)
     entropies = neighbours.neighbour_entropies(draws)
     numbers["mutual_information_neighbour_nats"] = neighbours.neighbour_information(entropy, entropies)
     if density:
         known = not isinstance(entropies, Absent)  # a prior may have no log p of draws that are not finite
         numbers["kl_neighbour_nats"] = neighbours.neighbour_kl(entropies, density(draws)) if known else entropies
+        numbers |= stated_kl(model, images)
     return numbers
+
+
+def stated_kl(model: LatentModel, images) -> dict:
+    """The KL by T of the images whose KL neighbours estimate, so that the two can be subtracted; else nothing.
+
+    It is the mean of STATED_DRAWS draws for each image. The model's random numbers continue as if there were none.
+    """
+    before, values = to_numpy(model.seed_generator.state), []
+    for rows in (rows for _ in range(STATED_DRAWS) for rows in model.batches(len(images))):
+        batch = ops.convert_to_tensor(images[rows], "float32")
+        kl = model.divergences(batch, model(batch)).get("kl_estimated_nats")
+        if kl is None:
+            break
+        values.append(to_numpy(kl))
+    model.seed_generator.state.assign(before)
+    if not values:
+        return {}
+    return {STATED_KL: mean_of(np.concatenate(values).reshape(STATED_DRAWS, -1).mean(axis=0))}
 
 
 def posterior_draws(model: LatentModel, images, draws: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from common import checkpoint, plots
 from common.command import run_main
 from common.config import Seed, check, flag
 from common.data import Dataset, load_data
-from common.files import RunError, hold, whole, write_json
+from common.files import RunError, hold, release, whole, write_json
 from common.metrics import Metric
 from common.numbers import flat, markdown, over_seeds, row_title
 from common.run import (
@@ -364,7 +364,6 @@ def complete_run(script, config, dataset: Dataset) -> tuple[Path, dict]:
     folder = Path(config.results) / script.__name__ / config.name
     metrics = None
     if (folder / "config.json").is_file():
-        hold(folder)
         saved, config = load_config(folder), replace(config, resume=str(folder))
         for key, value in vars(config).items():
             if key not in NO_CHOICES and value != getattr(saved, key):
@@ -375,6 +374,7 @@ def complete_run(script, config, dataset: Dataset) -> tuple[Path, dict]:
         if metrics["stopped_by"] == StopOnInterrupt.message:
             raise KeyboardInterrupt
         checkpoint.discard(folder)
+        release(folder)  # other experiments may measure a complete run
         keras.utils.clear_session()
     made = {key: metrics[key] for key in ("updates", "stopped_by")} | {"seconds": metrics["train_seconds"]}
     epochs = metrics["updates"] // (len(dataset.x_train) // config.batch_size)

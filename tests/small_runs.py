@@ -1,7 +1,7 @@
 """What makes a run quick in a test that is not about it: networks, images, figures and instruments of little cost."""
 
 from common import measure
-from common.evaluation import likelihood
+from common.evaluation import annealing, coverage, likelihood
 from common.model import LatentModel
 
 import keras
@@ -39,11 +39,15 @@ def short_annealing(patch):
         patch.setattr(likelihood, "compiled", lambda function: function)
     patch.setattr(likelihood, "PILOT_TEMPERATURES", 4)
     patch.setattr(likelihood, "LEAPFROG_STEPS", 2)
+    for name, few in {"MOVES": 4, "DISCARDED": 1, "ROUNDS": 1, "DRAWS": 50}.items():
+        patch.setattr(annealing, name, few)
 
 
 def cheap_instruments(patch):
     """Instruments that draw few codes: their numbers are coarse, and take the same way into metrics.json."""
-    patch.setattr(measure, "NEIGHBOUR_DRAWS", 20)
+    patch.setattr(measure, "NEIGHBOUR_DRAWS", 60)
+    patch.setattr(measure, "NEIGHBOUR_IMAGES", 20)
+    patch.setattr(coverage, "EPOCHS", (1, 3))
     patch.setattr(measure, "CODES_FOR_ACTIVE_UNITS", 240)
     patch.setattr(TSNE, "fit_transform", lambda tsne, codes: np.asarray(codes)[:, :2])
 

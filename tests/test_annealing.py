@@ -217,3 +217,12 @@ def test_the_effective_sample_size_cannot_see_mass_that_no_draw_finds():
     log_weights = (log_target - norm.logpdf(draws))[None]
     np.testing.assert_allclose(effective_sample_size(log_weights), 1000.0)
     np.testing.assert_allclose(importance_weighted_bound(log_weights), -np.log(2.0))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_draws_in_a_plane_have_a_proposal_too(rank):
+    """Chains that hardly moved."""
+    deviations = rank * np.outer([1.0, -1.0], [1.0, 2.0, 3.0])
+    factor = annealing.shrunk_factor(deviations, 1e-3)
+    assert np.isfinite(factor).all() and (factor.diagonal() > 0).all()
+    np.testing.assert_allclose((factor @ factor.T).diagonal(), np.maximum(deviations.std(axis=0), 1e-3) ** 2)

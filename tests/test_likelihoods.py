@@ -318,11 +318,12 @@ def test_a_grey_negative_elbo_bounds_the_log_p_of_its_binarisations():
     So the grey −ELBO is their mean −log p(b), plus the mean KL from q(z|grey) to p(z|b). That needs a q(z|x) that does
     not see the pixels that are scored: here it sees the grey image.
     """
-    grey = np.random.default_rng(0).beta(0.4, 0.4, (200, 2, 2)).astype("float32")
+    shades = np.random.default_rng(0).beta(0.4, 0.4, (200, 1, 1))  # of all pixels: what there is to encode
+    grey = (0.05 + 0.9 * np.tile(shades, (1, 2, 2))).astype("float32")
     config = vae_baseline.Config(latent_dim=1, hidden_units=(8,), learning_rate=0.05, binarisation="none")
     model = vae_baseline.build(config, (2, 2))
     compile_model(model, config)
-    for _ in range(30):
+    for _ in range(60):
         model.train_on_batch(grey)
     z = np.linspace(-9, 9, 3001)
     step, images = z[1] - z[0], grey[:20].reshape(20, 4).astype("float64")
@@ -343,7 +344,7 @@ def test_a_grey_negative_elbo_bounds_the_log_p_of_its_binarisations():
     to_posteriors = (q[:, None] * (log_q[:, None] - joint + log_p[:, None])).sum(axis=2) * step
     mean_of_binary = -shares @ log_p
     np.testing.assert_allclose(negative_elbo, mean_of_binary + (shares * to_posteriors).sum(axis=1), rtol=1e-6)
-    assert (negative_elbo > mean_of_binary).all() and kl.mean() > 0.05  # the code is in use
+    assert (negative_elbo > mean_of_binary).all() and kl.mean() > 0.02  # the code is in use
 
     # It is the number that a script states of grey images: the mean of its draws, within 5 standard errors.
     terms = stated_terms(model, np.tile(grey[:20], (20, 1, 1)))

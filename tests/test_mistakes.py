@@ -64,7 +64,7 @@ def test_without_mistakes_the_right_model_is_built(right):
 def test_an_avb_told_to_make_no_mistake_is_avb(x, contrast):
     right, outputs = terms_of(model({}, adaptive_contrast=contrast), x)
     wrong, _ = terms_of(model({"uniform_noise": False, "image_moments": False}, adaptive_contrast=contrast), x)
-    assert wrong == right and set(outputs) == {"z", "mean", "variance", "parameters"}
+    assert wrong == right and set(outputs) == {"z", "mean", "variance", "log_variance_bias", "parameters"}
 
 
 def test_a_vae_told_to_make_no_mistake_is_the_vae(x):

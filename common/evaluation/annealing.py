@@ -256,12 +256,13 @@ def fitted(draws: np.ndarray, least: float, count: int, random: np.random.Genera
 def shrunk_factor(deviations: np.ndarray, least: float) -> np.ndarray:
     """Cholesky factor of the covariance of deviations from a mean, (n, d): (d, d).
 
-    The correlations are shrunk towards 0 (Ledoit and Wolf, 2004), the more the fewer draws. Standard deviations are at
-    least `least`.
+    The correlations are shrunk towards 0 (Ledoit and Wolf, 2004), the more the fewer draws, and by a hundredth or more:
+    draws of chains that hardly moved lie in a plane. Standard deviations are at least `least`.
     """
     scales = np.maximum(deviations.std(axis=0), least)
     correlation, _ = ledoit_wolf(deviations / scales, assume_centered=True)
-    np.fill_diagonal(correlation, np.maximum(correlation.diagonal(), 1.0))
+    correlation *= 0.99
+    np.fill_diagonal(correlation, np.maximum(correlation.diagonal() + 0.01, 1.0))
     return scales[:, None] * np.linalg.cholesky(correlation)
 
 

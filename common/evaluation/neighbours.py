@@ -23,7 +23,7 @@ STARTING_POINTS = 2000  # at most, for the clusters where EM starts
 ROUNDS = 6  # of the whitening by neighbours
 NOT_FINITE = "some codes are infinite or not a number"
 COINCIDE = "draws coincide, or lie in fewer dimensions: single precision cannot tell how narrow q(z|x) is"
-FEW = f"the code has too many dimensions: neighbours need at least {LEAST_POINTS} draws for each dimension"
+FEW = f"there are too few codes: neighbours need at least {LEAST_POINTS} for each dimension"
 DISAGREE = "the estimates by a fitted density, by neighbours and by moments disagree too much"
 
 

@@ -15,22 +15,19 @@ import csv
 import functools
 import io
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from common import scripts
 from common.config import AtLeast, PositiveCount
 from common.data import Dataset
-from common.evaluation.probes import nothing_to_tell
-from common.evaluation.samples import Classifier
+from common.files import hold, release
 from common.measure import encoded, test_images
 from common.measure_likelihood import LikelihoodSettings
 from common.metrics import METRICS
 from common.numbers import markdown, of_seeds, row_title
-from common.progress import TimeLeft
 from common.run import git_commit, load_config, load_run, saved_run
 from experiments import figures, paired, study
-from experiments.comparison.models import models, require_batch, trained
+from experiments.comparison.models import classifier_of, models, require_batch, trained
 from experiments.study import ImageStudyConfig, Part, Results, Study, run_study
 from tools.evaluate import evaluate, read_metrics
 
@@ -108,19 +105,14 @@ def case(script, own: dict, part: Part) -> dict:
     if (evaluation.get("likelihood"), evaluation.get("git_commit")) != (settings.as_json(), git_commit()):
         # A run without an evaluation has its script's numbers. If this code measured them, they need not be new.
         measured = not evaluation and saved_run(run)[0]["git_commit"] == git_commit()
-        classifier = classifier_of(part.dataset, part.folder.parent / "classifier")
-        evaluate(run, part.dataset, classifier, settings, measured)
+        hold(run)
+        evaluate(run, part.dataset, classifier_of(part.dataset, part.config.results), settings, measured)
+        release(run)
     if part.first:
         model = load_run(run)
         test = encoded(model, test_images(part.dataset, load_config(run)))
         part.keep(codes=test.codes, prior_codes=test.prior_codes, samples=model.sample(SAMPLES))
     return read_metrics(run)
-
-
-@functools.cache
-def classifier_of(dataset: Dataset, folder: Path) -> Classifier | None:
-    """The classifier for all parts, trained once; None if the labels do not suit a classifier."""
-    return None if nothing_to_tell(dataset.y_train) else Classifier(dataset, folder, TimeLeft())
 
 
 def cases(config: Config, dataset: Dataset) -> dict:

@@ -27,7 +27,6 @@ import functools
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import aae_deterministic
@@ -50,8 +49,7 @@ from common.run import load_config, load_run
 from common.scripts import title_of
 from experiments import figures, study
 from experiments.comparison import laplace
-from experiments.comparison.compare import classifier_of
-from experiments.comparison.models import RUNS, WITHOUT_CONTRAST, models, require_batch, trained
+from experiments.comparison.models import WITHOUT_CONTRAST, classifier_of, models, require_batch, trained
 from experiments.study import ImageStudyConfig, Part, Results, Study, run_study
 
 import keras
@@ -256,7 +254,7 @@ def code_numbers(model: LatentModel, known: np.ndarray, codes: np.ndarray, seed:
 
 def features_of(part: Part, images) -> np.ndarray | None:
     """The features of images, (n, 64), by the classifier that all parts share; None if there is no classifier."""
-    classifier = classifier_of(part.dataset, Path(part.config.results) / RUNS / "classifier")
+    classifier = classifier_of(part.dataset, part.config.results)
     return classifier.features(images) if classifier else None
 
 

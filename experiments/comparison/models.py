@@ -5,10 +5,14 @@ optimiser settings of its script. A new script in the list of `common.scripts` j
 results/comparison_models/<script>/.
 """
 
+import functools
 from pathlib import Path
 
 from common import scripts
 from common.data import Dataset
+from common.evaluation.probes import nothing_to_tell
+from common.evaluation.samples import Classifier
+from common.progress import TimeLeft
 from experiments import study
 from experiments.study import Part
 
@@ -33,6 +37,13 @@ def trained(part: Part, script, latent_dim: int, **own) -> Path:
     words += [f"{name.replace('_', '-')}-{value}".lower() for name, value in sorted(own.items())]
     folder = Path(config.results) / RUNS / "-".join([*words, f"seed-{part.seed}"])
     return part.run_script(script, folder, binarisation="dynamic", latent_dim=latent_dim, **own)
+
+
+@functools.cache
+def classifier_of(dataset: Dataset, results: str) -> Classifier | None:
+    """The classifier for the samples of all models, trained once; None if the labels do not suit a classifier."""
+    folder = Path(results) / RUNS / "classifier"
+    return None if nothing_to_tell(dataset.y_train) else Classifier(dataset, folder, TimeLeft())
 
 
 def require_batch(dataset: Dataset):
