@@ -111,11 +111,15 @@ def test_validation_codes_choose_the_number_of_components(clumps):
     assert ex_post.fitted(one[:60], one[60:], (1, 20), 0).components == 1
 
 
-def test_the_codes_of_images_as_a_density():
+def test_codes_in_place_of_a_density_are_drawn_evenly():
     codes = np.arange(12.0, dtype="float32").reshape(6, 2)
-    draws = to_numpy(ex_post.CodesPrior(codes).sample(600, keras.random.SeedGenerator(0)))
-    assert {tuple(code) for code in draws} == {tuple(code) for code in codes}
-    assert not hasattr(ex_post.CodesPrior, "log_prob")
+    prior = ex_post.CodesPrior(codes)
+    for seed in (3, keras.random.SeedGenerator(3)):
+        draws = to_numpy(prior.sample(15, seed))
+        assert sorted(np.bincount(draws[:, 0].astype(int) // 2)) == [2, 2, 2, 3, 3, 3]
+        np.testing.assert_array_equal(draws[:, 1], draws[:, 0] + 1)
+        assert (draws[:6] != codes).any()  # in random order
+    assert not hasattr(prior, "log_prob")
 
 
 # The bound around the modes
@@ -260,7 +264,7 @@ def test_every_density_of_every_model_has_a_row(experiment):
     names = [f"{model}, {density}" for model in ("Autoencoder", "VAE") for density in ex_post.TITLES.values()]
     assert list(metrics) == [*names, ex_post.IMAGES]
     for name in names:
-        means, with_density = metrics[name], not name.endswith("validation codes")
+        means, with_density = metrics[name], not name.endswith("training codes")
         assert means["sample_frechet_distance"] > 0 and 0.0 <= means["code_c2st_accuracy"] <= 1.0
         assert all((means[key] is not None) == with_density for key in (DENSITY, DENSITY_GAIN, BOUND, BOUND_GAIN))
     own = metrics["VAE, own prior"]
