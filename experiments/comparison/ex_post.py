@@ -129,7 +129,7 @@ class Config(ImageStudyConfig):
     weighted_samples: PositiveCount = 1000  # draws per image for the bound
     annealed_images: Annotated[int, AtLeast(2)] = 10  # the first of these images, for annealing, which checks the bound
     chains: Annotated[int, AtLeast(2)] = 4  # annealed chains per image
-    temperatures: PositiveCount = 300  # of annealing
+    temperatures: PositiveCount = 1000  # of annealing
     name: str = ""  # the folder below results/comparison_ex_post/; if empty: the size of the code, and "quick" if set
 
 
