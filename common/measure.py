@@ -28,7 +28,7 @@ from keras import ops
 TRAINING_CODES = 20_000  # training data of the probes, and of the density of the aggregated posterior
 CODES_FOR_ACTIVE_UNITS = 80_000  # over all images, 8 to 32 draws each; with fewer draws, noise can look like a unit
 NEIGHBOUR_IMAGES, NEIGHBOUR_DRAWS = 200, 1000  # images, and draws z ~ q(z|x) of each, for the entropy from neighbours
-STATED_DRAWS = 16  # draws z ~ q(z|x) of each of these images, for the KL by T
+STATED_DRAWS = 16  # draws z ~ q(z|x) of each of these images, for the KL that the model states
 NEAREST_IMAGES = 1000  # images whose nearest training images are searched
 # The most numbers in one array of codes or images. Where there are more, fewer codes or images are measured.
 MOST_CODE_NUMBERS = 2**24  # 20,000 codes up to 838 dimensions
@@ -50,7 +50,7 @@ TERMS = ("test_reconstruction_nats", "kl_nats", "negative_elbo_nats")
 OF_TRAINING_CODES = ("code_hole_mass", "code_knn_accuracy", "code_logistic_accuracy")
 CLOSED_FORM = ("kl_per_dimension_nats", "mutual_information_nats", "marginal_kl_nats")
 NEIGHBOURS = ("mutual_information_neighbour_nats", "kl_neighbour_nats", "marginal_kl_neighbour_nats")
-STATED_KL = "kl_estimated_of_neighbour_images_nats"
+STATED_KL = "stated_kl_of_neighbour_images_nats"
 COST = ("updates", "train_seconds", "samples_per_second", "peak_memory_mib", "stopped_by", "null_because")
 MEASURED = tuple(key for key in SCRIPT if key not in {*COST, *BITS.values(), CONSTANT})  # all that `measure` gives
 NEAREST = ("sample_nearest_distance", "test_nearest_distance")
@@ -108,7 +108,7 @@ def memory_needed(image_shape, latent_dim: int, train: int, test: int, binarised
     pixels, few = math.prod(image_shape), fitting(test, latent_dim, MOST_CODE_NUMBERS)
     known = fitting(min(train, TRAINING_CODES), latent_dim, MOST_CODE_NUMBERS)
     row = max(pixels, CODES_IN_MEMORY * latent_dim)
-    images = min(NEIGHBOUR_IMAGES, test) if latent_dim < NEIGHBOUR_DRAWS else 0
+    images = min(NEIGHBOUR_IMAGES, test) if neighbours.LEAST_POINTS * latent_dim <= NEIGHBOUR_DRAWS else 0
     draws = max(NEIGHBOUR_DRAWS * images, min(max(CODES_FOR_ACTIVE_UNITS, 8 * test), 32 * test)) * latent_dim
     numbers = {  # as float32
         "test images and codes": test * (binarised * pixels + 4 * latent_dim),
@@ -240,9 +240,11 @@ def information(model: LatentModel, x_test, codes, failures=STRICT) -> dict:
     }
     if model.posterior == "gaussian":
         numbers |= failures.numbers(CLOSED_FORM, lambda: closed_form_information(model, x_test, density, no_prior))
-    return numbers | failures.numbers(
-        NEIGHBOURS, lambda: neighbour_information(model, x_test, codes, density, no_posterior, no_prior)
+    images = neighbour_images(model, x_test)
+    numbers |= failures.numbers(
+        NEIGHBOURS, lambda: neighbour_information(model, images, codes, density, no_posterior, no_prior)
     )
+    return numbers | failures.numbers([STATED_KL], lambda: stated_kl(model, images))
 
 
 def closed_form_information(model: LatentModel, x_test, density, no_prior: Absent | None) -> dict:
@@ -256,8 +258,8 @@ def closed_form_information(model: LatentModel, x_test, density, no_prior: Absen
     return numbers if density else numbers | {"marginal_kl_nats": no_prior}
 
 
-def neighbour_information(model: LatentModel, x_test, codes, density, no_posterior, no_prior: Absent | None) -> dict:
-    """The part of `information` from nearest neighbours: of one code per image, and of many codes for some images."""
+def neighbour_information(model: LatentModel, images, codes, density, no_posterior, no_prior: Absent | None) -> dict:
+    """The part of `information` from nearest neighbours: of one code per image, and of many codes for some `images`."""
     entropy = neighbours.neighbour_entropy(codes)
     numbers = {
         "mutual_information_neighbour_nats": no_posterior,
@@ -266,32 +268,38 @@ def neighbour_information(model: LatentModel, x_test, codes, density, no_posteri
     }
     if model.posterior == "point":
         return numbers
-    if model.prior.latent_dim >= NEIGHBOUR_DRAWS:
+    if neighbours.LEAST_POINTS * model.prior.latent_dim > NEIGHBOUR_DRAWS:
         absent = Absent(TOO_MANY_DIMENSIONS)
         return numbers | {"mutual_information_neighbour_nats": absent, "kl_neighbour_nats": no_prior or absent}
-    # The images are spread over all test images: the first test digits of MNIST are the easiest.
-    count = fitting(NEIGHBOUR_IMAGES, NEIGHBOUR_DRAWS * model.prior.latent_dim, MOST_DRAWN_NUMBERS)
-    count = max(2, fitting(count, NEIGHBOUR_DRAWS * math.prod(model.image_shape), MOST_ENCODED_PIXELS))
-    images = x_test[:: max(1, len(x_test) // count)][:count]
     draws = posterior_draws(model, images, NEIGHBOUR_DRAWS)
     entropies = neighbours.neighbour_entropies(draws)
     numbers["mutual_information_neighbour_nats"] = neighbours.neighbour_information(entropy, entropies)
     if density:
         known = not isinstance(entropies, Absent)  # a prior may have no log p of draws that are not finite
         numbers["kl_neighbour_nats"] = neighbours.neighbour_kl(entropies, density(draws)) if known else entropies
-        numbers |= stated_kl(model, images)
     return numbers
 
 
-def stated_kl(model: LatentModel, images) -> dict:
-    """The KL by T of the images whose KL neighbours estimate, so that the two can be subtracted; else nothing.
+def neighbour_images(model: LatentModel, x_test) -> np.ndarray:
+    """The images whose q(z|x) neighbours measure, (n, *image_shape), as many as memory and time allow.
 
-    It is the mean of STATED_DRAWS draws for each image. The model's random numbers continue as if there were none.
+    They are spread over all test images: the first test digits of MNIST are the easiest.
+    """
+    count = fitting(NEIGHBOUR_IMAGES, NEIGHBOUR_DRAWS * model.prior.latent_dim, MOST_DRAWN_NUMBERS)
+    count = max(2, fitting(count, NEIGHBOUR_DRAWS * math.prod(model.image_shape), MOST_ENCODED_PIXELS))
+    return x_test[:: max(1, len(x_test) // count)][:count]
+
+
+def stated_kl(model: LatentModel, images) -> dict:
+    """The KL that the model states of the images whose KL neighbours estimate, to compare both; else nothing.
+
+    It is in closed form or by T, the mean of STATED_DRAWS draws for each image. The model's random numbers continue as
+    if there were none.
     """
     before, values = to_numpy(model.seed_generator.state), []
     for rows in (rows for _ in range(STATED_DRAWS) for rows in model.batches(len(images))):
         batch = ops.convert_to_tensor(images[rows], "float32")
-        kl = model.divergences(batch, model(batch)).get("kl_estimated_nats")
+        kl = next(iter(model.divergences(batch, model(batch)).values()), None)
         if kl is None:
             break
         values.append(to_numpy(kl))

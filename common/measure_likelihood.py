@@ -98,7 +98,7 @@ def measure_likelihood(
 
     Each estimate is one of the attempts of `failures`.
     """
-    numbers, _ = weighted_and_annealed(model, dataset, settings, progress, failures)
+    numbers = weighted_and_annealed(model, dataset, settings, progress, failures)[0]
     if dataset.likelihood != "bernoulli":
         return flat(numbers | {key: Absent(NO_WINDOWS) for key in PARZEN})
     samples = Decoded(model, model.prior_codes(WINDOWS))
@@ -107,15 +107,15 @@ def measure_likelihood(
 
 def weighted_and_annealed(
     model: LatentModel, dataset: Dataset, settings: LikelihoodSettings, progress, failures=STRICT
-) -> tuple[dict, np.ndarray | None]:
-    """Both estimates of log p(x) in nats, their difference, and the annealed estimate for each test image.
+) -> tuple[dict, np.ndarray | None, np.ndarray | None]:
+    """Both estimates of log p(x) in nats and their difference; then the bound and the estimate for each test image.
 
     The numbers have the estimate, the disagreement and the flag of each image in "annealed_of_images". Without
     `weighted_samples` there is no bound. If the prior has no density, all of these are absent.
     """
     if not hasattr(model.prior, "log_prob"):
         keys = (*WEIGHTED[:2], *ANNEALED, DIFFERENCE)
-        return {key: Absent(model.prior.no_density) for key in keys}, None
+        return {key: Absent(model.prior.no_density) for key in keys}, None, None
     weighted, bounds = {}, None
     if settings.weighted_samples:
         made = failures.numbers(WEIGHTED, lambda: {"": importance_weighted(model, dataset, settings, progress)})
@@ -127,7 +127,7 @@ def weighted_and_annealed(
         numbers[DIFFERENCE] = mean_of(estimates[:count] - bounds[:count])
     elif weighted:
         numbers[DIFFERENCE] = next(each for each in (weighted | numbers).values() if isinstance(each, Absent))
-    return numbers | weighted, estimates
+    return numbers | weighted, bounds, estimates
 
 
 def importance_weighted(

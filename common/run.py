@@ -158,9 +158,10 @@ def fitted(config, dataset: Dataset):
             raise RunError("--networks conv needs images, and these data are rows of numbers; leave it out")
         raise RunError(f"--networks conv needs images of (height, width), not {dataset.image_shape}")
     require_memory(config, dataset)
-    if getattr(config, "adaptive_contrast", False) and len(dataset.x_val) == 1 and not config.resume:
-        remedy = "give x_val, or --no-adaptive-contrast"
-        raise DataError(f"{dataset.name} has 1 validation {noun}; adaptive contrast needs 2: {remedy}")
+    for split, held_out in {"validation": dataset.x_val, "test": dataset.x_test}.items():
+        if getattr(config, "adaptive_contrast", False) and len(held_out) == 1 and not config.resume:
+            remedy = "give more, or --no-adaptive-contrast"
+            raise DataError(f"{dataset.name} has 1 {split} {noun}; adaptive contrast needs 2: {remedy}")
     epochs = planned_epochs(config, len(dataset.x_train))
     require_warm_up(config, epochs)
     return dataclasses.replace(config, epochs=epochs, binarisation=fitting_binarisation(config, dataset))

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import avb
 import vae_baseline
-from common import measure, report
+from common import report
 from common.config import check
 from common.data import load_data
 from common.files import RunError
@@ -224,19 +224,6 @@ def test_stated_terms_are_those_of_the_model_for_each_image(data, monkeypatch):
     model = built(avb, discriminator_units=(8,), noise_basis=2, noise_dim=2)
     monkeypatch.setattr(type(model), "divergences", lambda self, x, outputs: {"kl_estimated_nats": x[:, 0, 0] * 3.0})
     np.testing.assert_array_equal(mnist.stated_terms(model, images)["kl"], 3.0 * images[:, 0, 0])
-
-
-def test_neighbours_and_t_are_compared_on_the_same_images(data, monkeypatch):
-    """The images of the neighbours' KL are those that `common.measure` encodes again and again."""
-    seen, images = [], data.x_test
-    monkeypatch.setattr(measure, "NEIGHBOUR_IMAGES", 11)
-    monkeypatch.setattr(mnist, "NEIGHBOUR_IMAGES", 11)
-    monkeypatch.setattr(measure, "NEIGHBOUR_DRAWS", 20)
-    draws = measure.posterior_draws
-    monkeypatch.setattr(measure, "posterior_draws", lambda model, x, count: seen.append(x) or draws(model, x, count))
-    model = built(vae_baseline)
-    measure.information(model, images, model.draw_codes(images))
-    np.testing.assert_array_equal(mnist.neighbour_images(images), seen[-1])
 
 
 def test_figures_leave_out_what_does_not_exist(tmp_path):

@@ -219,15 +219,29 @@ def test_the_page_of_the_metrics_is_made_from_their_list():
     assert all(f"| `{key}` |" in metrics.page() for key in metrics.METRICS)
 
 
-def test_the_kl_by_t_of_the_neighbours_images_leaves_the_random_numbers_as_they_are(monkeypatch):
+def test_the_stated_kl_of_the_neighbours_images_leaves_the_random_numbers_as_they_are(monkeypatch):
     model = avb.build(avb.Config(hidden_units=(8,), discriminator_units=(8,)), (4, 4))
     images = np.random.default_rng(0).random((6, 4, 4), dtype="float32")
     before = to_numpy(model.seed_generator.state)
-    found = measure.stated_kl(model, images)["kl_estimated_of_neighbour_images_nats"]
+    found = measure.stated_kl(model, images)[measure.STATED_KL]
     assert (to_numpy(model.seed_generator.state) == before).all()
     monkeypatch.setattr(type(model), "divergences", lambda self, x, outputs: {"kl_estimated_nats": 3.0 * x[:, 0, 0]})
-    exact = measure.stated_kl(model, images)["kl_estimated_of_neighbour_images_nats"]
+    exact = measure.stated_kl(model, images)[measure.STATED_KL]
     assert exact == pytest.approx(measure.mean_of(3.0 * images[:, 0, 0]), rel=1e-6)  # float32
     assert np.isfinite(found).all() and found != exact
     vae = vae_baseline.build(vae_baseline.Config(hidden_units=(8,)), (4, 4))
-    assert measure.stated_kl(vae, images) == {}
+    closed = to_numpy(vae.divergences(images, vae.infer(images))["kl_nats"])
+    assert measure.stated_kl(vae, images)[measure.STATED_KL] == pytest.approx(measure.mean_of(closed), rel=1e-5)
+
+
+def test_neighbours_and_the_model_are_compared_on_the_same_images(monkeypatch):
+    seen, images = [], np.random.default_rng(0).random((40, 4, 4), dtype="float32")
+    monkeypatch.setattr(measure, "NEIGHBOUR_IMAGES", 11)
+    monkeypatch.setattr(measure, "NEIGHBOUR_DRAWS", 20)
+    draws, stated = measure.posterior_draws, measure.stated_kl
+    monkeypatch.setattr(measure, "posterior_draws", lambda model, x, count: seen.append(x) or draws(model, x, count))
+    monkeypatch.setattr(measure, "stated_kl", lambda model, x: seen.append(x) or stated(model, x))
+    model = vae_baseline.build(vae_baseline.Config(hidden_units=(8,)), (4, 4))
+    measure.information(model, images, model.draw_codes(images))
+    assert len(seen) == 2 and len(seen[0]) == 11
+    np.testing.assert_array_equal(*seen)

@@ -15,7 +15,7 @@ from common import measure, measure_likelihood, run
 from common.arrays import DataError, MappedImages
 from common.binarisation import binarise, random_stream
 from common.data import Dataset
-from common.evaluation import likelihood, probes, samples
+from common.evaluation import annealing, likelihood, probes, samples
 from common.files import RunError
 from common.measure_likelihood import LikelihoodSettings
 from common.model import BATCH_NUMBERS, Decoded, batch_slices, even_batch_size, to_numpy
@@ -278,6 +278,8 @@ def test_chains_by_groups_of_images_are_as_good(monkeypatch):
     """Every group has chains of its own; the numbers of a group alone are those of all images in one."""
     model, dataset, chains = built(), data(40), LikelihoodSettings(6, 3, (2, 4), 4, 5)
     small_runs.short_annealing(monkeypatch)
+    monkeypatch.setattr(annealing, "DRAWS", 1000)  # fewer are noisy
+    monkeypatch.setattr(annealing, "MOVES", 40)
     monkeypatch.setattr(likelihood, "compiled", lambda function: function)
     numbers, estimates = measure_likelihood.annealed(model, dataset, chains, None)
     monkeypatch.setattr(measure_likelihood, "CHAIN_NUMBERS", 2 * 3 * 12)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from common.backend import compiled
+from common.binarisation import tagged_stream
 from common.evaluation.likelihood import (
     ROWS,
     Annealed,
@@ -34,7 +35,6 @@ LEAST_ROWS = 8  # images annealed again at once; fewer are repeated, and so get 
 MOVES, DISCARDED = 40, 10  # moves at beta = 1 from the ends of the chains; those of them before the fit
 DRAWS = 1000  # of the fitted proposal, for each image
 FREEDOM = 10  # degrees of freedom of its Student t: its tails are wider than those of the Gaussian that was fitted
-CHECK_STREAM = 7411  # the tag in front of the random streams of this file
 
 
 @dataclass(frozen=True)
@@ -135,29 +135,31 @@ def checked(sampling: AnnealedImportanceSampling, found: Annealed, temperatures:
     """Check the forward chains that `sampling` has `found`, and anneal images again whose two estimates disagree.
 
     Their number of temperatures is doubled until the estimates agree, ROUNDS times at most. Few images are repeated to
-    fill a batch, and the chains of all their copies count. No random number of `sampling` is used, so its estimates
-    are the same with and without the check.
+    fill a batch, and the chains of all whole sets of copies count. No random number of `sampling` is used, so its
+    estimates are the same with and without the check.
     """
     joint = compiled(lambda x, z: sampling.log_likelihood(x, z) + sampling.prior.log_prob(z))
-    result = compared(repeated(sampling, (CHECK_STREAM, seed, 0)), found, temperatures, sampling.count, joint)
+    result = compared(
+        repeated(sampling, tagged_stream("annealing check", seed, 0)), found, temperatures, sampling.count, joint
+    )
     for number in range(1, ROUNDS + 1):
         rows = np.flatnonzero(result.flagged)
         if not len(rows):
             break
         size = max(LEAST_ROWS, min(sampling.count, 2 ** int(np.ceil(np.log2(len(rows))))))  # few sizes to compile
-        again = repeated(sampling, (CHECK_STREAM, seed, number), np.resize(rows, size))
+        again = repeated(sampling, tagged_stream("annealing check", seed, number), np.resize(rows, size))
         more = temperatures * 2**number
         result = result.replaced(rows, compared(again, again.forward(more), more, len(rows), joint))
     return result
 
 
-def repeated(sampling: AnnealedImportanceSampling, stream, rows=None) -> AnnealedImportanceSampling:
-    """`sampling` of its images `rows`, of which some may repeat, or of all; with random numbers of its own.
+def repeated(sampling: AnnealedImportanceSampling, random, rows=None) -> AnnealedImportanceSampling:
+    """`sampling` of its images `rows`, of which some may repeat, or of all; with random numbers from `random`.
 
     It has the step sizes and the compiled functions of `sampling`. These are compiled once for each number of rows.
     """
     again = copy.copy(sampling)
-    again.random = np.random.default_rng(stream)
+    again.random = random
     if rows is not None:
         chains = (rows[:, None] * sampling.chains + np.arange(sampling.chains)).ravel()
         again.count, again.rows = len(rows), ops.take(sampling.rows, chains, axis=0)

@@ -4,6 +4,7 @@ import warnings
 from functools import cache
 from typing import NamedTuple
 
+from common.binarisation import tagged_stream
 from common.numbers import Absent, Estimate, mean_of
 
 import numpy as np
@@ -15,7 +16,6 @@ from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import NearestNeighbors
 
 NEIGHBOURS = 5
-TAG = 35  # of the random streams of the controls
 LEAST_POINTS = 10  # points for each dimension
 MIXTURE_IMAGES, FIRST_IMAGES = 24, 6  # images of a set to whose draws a mixture is fitted; that show whether it helps
 TIED, FULL = (2, 4, 8, 12), (2, 4)  # numbers of Gaussians that are tried: of one covariance, and of one each
@@ -185,7 +185,9 @@ def gaussian_bias(count: int, dimensions: int) -> Estimate:
     """Bias of the whitened estimator for `count` draws of any Gaussian, which depends on nothing else."""
     differences = []
     for repeat in range(8 if count <= 2000 else 3):
-        points = np.random.default_rng([TAG, count, dimensions, repeat]).standard_normal((count, dimensions))
+        points = tagged_stream("neighbours of a Gaussian", count, dimensions, repeat).standard_normal(
+            (count, dimensions)
+        )
         white, log_det = whitened(points)
         exact = 0.5 * (dimensions * np.log(2.0 * np.pi) + (points**2).sum(axis=1).mean())  # of these very draws
         differences.append(kozachenko_leonenko(white) + log_det - exact)
@@ -240,7 +242,7 @@ def control_of(points, white: np.ndarray, own: float, stream: int, gaussian: boo
 
     biases = []
     for repeat in range(2):
-        draws = drawn(mixture, count, np.random.default_rng([TAG, count, dimensions, stream, repeat]))
+        draws = drawn(mixture, count, tagged_stream("neighbours of a mixture", count, dimensions, stream, repeat))
         biases.append(measured(draws) + mixture.score(draws))  # against the entropy of these very draws
     value = measured(white) - np.mean(biases)
     half = 0.5 / count * parameters(mixture.covariance_type, len(shares), dimensions)
@@ -278,7 +280,7 @@ def best_mixture(points: np.ndarray, white: np.ndarray, log_likelihood: float) -
     for kind, sizes in (("tied", TIED), ("full", FULL)):
         last = -np.inf
         for size in sizes:
-            if kind == "full" and count < 2 * size * dimensions:
+            if count < 2 * size * dimensions:
                 break
             first = (kind, size) == ("tied", 2)
             mixture = pair if first else fitted(white, white[thin], space, kind, size)

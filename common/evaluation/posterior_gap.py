@@ -11,6 +11,7 @@ A decoder is given as `log_likelihood(images, codes)`; see `common.evaluation.li
 from typing import NamedTuple
 
 from common.backend import compiled, value_and_gradient
+from common.binarisation import tagged_stream
 from common.model import to_numpy
 
 import numpy as np
@@ -18,7 +19,6 @@ from keras import ops
 
 DRAWS = 8  # draws for each image in a step, in pairs of opposite noise
 RATES = 0.7, 0.02  # of a fit at its start and at its end, in deviations of the Gaussian
-FIT, MEASURE = 351, 352  # tags of the random streams
 
 
 class Gaussians(NamedTuple):
@@ -79,7 +79,7 @@ class PosteriorGaussians:
         dimensions = start.means.shape[1]
         diagonal = np.eye(dimensions, dtype=bool)
         shares = np.where(diagonal, 0.5, np.tril(np.ones((dimensions, dimensions))) if full else 0.0)
-        random, gaussians = np.random.default_rng([FIT, self.seed, full]), start
+        random, gaussians = tagged_stream("fitted Gaussians", self.seed, full), start
         for step in range(steps):
             rate = RATES[1] + 0.5 * (RATES[0] - RATES[1]) * (1.0 + np.cos(np.pi * step / steps))
             half = random.standard_normal((self.count, DRAWS // 2, dimensions))
@@ -105,7 +105,7 @@ class PosteriorGaussians:
         Their mean is the ELBO; `likelihood.importance_weighted_bound` of them is a bound on log p(x). The noise is
         the same for all Gaussians, so that the ELBOs of two differ by little noise.
         """
-        random, parts = np.random.default_rng([MEASURE, self.seed]), []
+        random, parts = tagged_stream("ELBO of Gaussians", self.seed), []
         for _ in range(-(-samples // DRAWS)):
             noise = random.standard_normal((self.count, DRAWS, gaussians.means.shape[1]))
             z = ops.convert_to_tensor(gaussians.codes(noise).reshape(-1, noise.shape[2]), "float32")

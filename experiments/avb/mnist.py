@@ -40,13 +40,13 @@ from common.config import AtLeast, Networks, PositiveCount
 from common.data import Dataset
 from common.evaluation import likelihood
 from common.files import RunError
-from common.measure import NEIGHBOUR_IMAGES, test_images
+from common.measure import STATED_KL
 from common.measure_likelihood import OF_IMAGES, LikelihoodSettings, annealed, importance_weighted, likelihood_images
 from common.metrics import METRICS, Metric
 from common.model import LatentModel, to_numpy
 from common.numbers import mean_of, of_seeds, over_seeds
 from common.progress import TimeLeft
-from common.run import load_config, load_run, require_memory
+from common.run import load_run, require_memory
 from experiments import figures, paired, study
 from experiments.avb.mnist_settings import CANDIDATES, CHOSEN, CHOSEN_BEYOND_8, NOISE_BEYOND_8, candidate_name
 from experiments.study import ImageStudyConfig, Part, Results, Study, script_config
@@ -199,10 +199,9 @@ def case(model: str, latent_dim: int, settings: dict, part: Part) -> dict:
     run = part.run_script(script, **own_parameters(part.config, model, latent_dim, settings))
     trained, steps = load_run(run), settings.get("discriminator_steps", 1)
     saved = json.loads((run / "metrics.json").read_text())
-    images = neighbour_images(test_images(part.dataset, load_config(run)))
     return log_likelihoods(trained, part.dataset, LikelihoodSettings.of(part.config)) | {
         "kl_neighbour_nats": saved["kl_neighbour_nats"],
-        "stated_kl_of_neighbour_images_nats": float(stated_terms(trained, images)["kl"].mean()),
+        STATED_KL: saved.get(STATED_KL),  # which older runs do not have
         "encoder_updates": part.made["updates"] // steps,
         "course": course(run, steps),
     }
@@ -243,11 +242,6 @@ def stated_terms(model: LatentModel, images: np.ndarray) -> dict[str, np.ndarray
             terms["reconstruction"][rows] -= to_numpy(model.likelihood.log_prob(batch, outputs["parameters"]))
             terms["kl"][rows] += to_numpy(kl)
     return {key: values / STATED_DRAWS for key, values in terms.items()}
-
-
-def neighbour_images(images: np.ndarray) -> np.ndarray:
-    """The images whose KL `common.measure` estimates from neighbours, spread over all test images, (n, h, w)."""
-    return images[:: max(1, len(images) // NEIGHBOUR_IMAGES)][:NEIGHBOUR_IMAGES]
 
 
 def rows(declared: Study, results: Results) -> dict[str, dict]:

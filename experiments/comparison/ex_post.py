@@ -31,7 +31,7 @@ from typing import Annotated, NamedTuple
 
 import aae_deterministic
 import vae_baseline
-from common.binarisation import targets
+from common.binarisation import tagged_stream, targets
 from common.config import AtLeast, PositiveCount
 from common.data import Dataset
 from common.evaluation import coverage, latent, likelihood, samples
@@ -281,7 +281,7 @@ def likelihood_numbers(model: LatentModel, images, starts, config: Config) -> tu
     bounds, few = likelihood.importance_weighted_bound(weights), min(config.annealed_images, len(images))
     of_decoder = likelihood.of_decoder(model.decoder, model.likelihood)
     chains = likelihood.AnnealedImportanceSampling(
-        of_decoder, model.prior, images[:few], config.chains, laplace.TAG, TimeLeft()
+        of_decoder, model.prior, images[:few], config.chains, laplace.SEED, TimeLeft()
     )
     return {
         CHECK: mean_of(chains.forward(config.temperatures).lower() - bounds[:few]),
@@ -291,7 +291,7 @@ def likelihood_numbers(model: LatentModel, images, starts, config: Config) -> tu
 
 def images_case(part: Part) -> dict:
     """Training images in place of samples: what a perfect model would reach."""
-    dataset, random = part.dataset, np.random.default_rng([laplace.TAG, part.seed])
+    dataset, random = part.dataset, tagged_stream("ex post", part.seed)
     count = min(len(dataset.x_train), len(dataset.x_test))
     chosen = np.sort(random.permutation(len(dataset.x_train))[:count])
     numbers = sample_numbers(part, features_of(part, dataset.x_test), dataset.x_train[chosen])

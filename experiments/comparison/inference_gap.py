@@ -129,9 +129,9 @@ def first_gaussians(found: likelihood.Annealed, scale: float) -> Gaussians:
 
 
 def with_proposal(checked: annealing.Checked, log_weights: np.ndarray) -> annealing.Checked:
-    """`checked` with the draws of the best full Gaussians, (images, draws), where they have more effective weights."""
-    share = likelihood.effective_sample_size(log_weights) / log_weights.shape[1]
-    effective = np.maximum(annealing.DRAWS * share, checked.effective_draws)
+    """`checked` with the draws of the best full Gaussians, (images, draws), where these have the smaller variance."""
+    variance = 1.0 / likelihood.effective_sample_size(log_weights) - 1.0 / log_weights.shape[1]
+    effective = np.maximum(1.0 / (variance + 1.0 / annealing.DRAWS), checked.effective_draws)
     weighted = likelihood.importance_weighted_bound(log_weights)
     weighted = np.where(effective > checked.effective_draws, weighted, checked.weighted)
     return replace(checked, weighted=weighted, effective_draws=effective)

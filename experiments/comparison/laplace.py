@@ -7,6 +7,7 @@ some mode of the posterior, the mass of this mode is missing and the bound is to
 """
 
 from common.backend import compiled, value_and_gradient
+from common.binarisation import tagged_stream
 from common.evaluation.likelihood import ROWS
 from common.model import LatentModel, even_batch_size, to_numpy
 
@@ -20,17 +21,17 @@ DIFFERENCE = 0.02  # of central differences, in units of the prior's scale
 PRIOR_DRAWS = 5000  # for the prior's covariance
 FREEDOM = 5  # degrees of freedom of the Student t, whose wide tails keep the weights bounded
 DEFENCE = 0.1  # share of the draws that go to all modes in equal parts
-TAG = 3501  # in front of the random streams of this file
+SEED = 3501  # of the draws for the prior's covariance, and of the chains that check the bound
 
 
-def log_weights(model: LatentModel, images, starts, samples: int, seed: int = 0) -> np.ndarray:
+def log_weights(model: LatentModel, images, starts, samples: int) -> np.ndarray:
     """log p(x|z) + log p(z) - log r(z|x) in nats for `samples` draws of the proposal r: (n, samples).
 
     `images` are binary, (n, *image_shape), and `starts`, (n, modes, latent_dim), are codes near the maxima. The decoder
     gives logits of Bernoulli pixels. `common.evaluation.likelihood.importance_weighted_bound` turns the result into the
     bound. Costs n * samples passes of the decoder, and 2 latent_dim + 6 for each start and each of NEWTON_STEPS.
     """
-    found, random = np.empty((len(images), samples)), np.random.default_rng([TAG, seed])
+    found, random = np.empty((len(images), samples)), tagged_stream("laplace")
     joint = compiled(lambda x, z: model.likelihood.log_prob(x, model.decoder(z)) + model.prior.log_prob(z))
     at_once = even_batch_size(samples, ROWS, max(images[0].size, starts.shape[2]))
     of_images = zip(np.asarray(images, "float32"), *proposals(model, images, starts), strict=True)
@@ -73,7 +74,7 @@ def proposals(model: LatentModel, images, starts) -> tuple[np.ndarray, np.ndarra
     """
     count, modes, dimensions = starts.shape
     flat = np.repeat(np.asarray(images, "float64").reshape(count, -1), modes, axis=0)
-    draws = to_numpy(model.prior.sample(PRIOR_DRAWS, TAG)).astype("float64")
+    draws = to_numpy(model.prior.sample(PRIOR_DRAWS, SEED)).astype("float64")
     precision = np.linalg.inv(np.atleast_2d(np.cov(draws, rowvar=False)))
     z = np.asarray(starts, "float64").reshape(-1, dimensions)
     for _ in range(NEWTON_STEPS):

@@ -181,28 +181,17 @@ def decoder_case(script, own: dict, part: Part) -> dict:
     config, dataset = part.config, part.dataset
     run = part.run_script(script, **own)
     model, saved = load_run(run), read_metrics(run)
-    numbers, _ = weighted_and_annealed(model, dataset, LikelihoodSettings.of(config), TimeLeft())
+    numbers, bounds, estimates = weighted_and_annealed(model, dataset, LikelihoodSettings.of(config), TimeLeft())
+    if bounds is not None and estimates is not None:
+        numbers[CARRIED] = paired.carried(bounds, estimates)
     samples = model.sample(config.window_samples)
     part.keep(samples=samples[:SHOWN])
-    numbers = carried(flat(numbers | parzen(samples, dataset)))
+    numbers = flat(numbers | parzen(samples, dataset))
     if len(numbers.get("annealed_curve", [])) > 1:
         picture = annealing_figure(numbers, f"{model.title}, seed {part.seed} · {dataset.name}", dataset)
         plots.save(picture, run / "annealing.png")
     by_script = {key: saved.get(key) for name in OF_RUN for key in (name, f"{name}_standard_error")}
     return numbers | by_script
-
-
-def carried(numbers: dict) -> dict:
-    """Add to `numbers` the annealed log p(x) of all images of the bound, although only some were annealed.
-
-    It is the bound's mean over all images, plus the mean difference on the annealed images (a control variate). The
-    plain means of estimate and bound cannot be compared: a hundred other images change log p(x) by more than the
-    estimators differ.
-    """
-    if any(numbers.get(key) is None for key in (BOUND, LESS_BOUND)):
-        return numbers
-    error = float(np.hypot(*(numbers[f"{key}_standard_error"] for key in (BOUND, LESS_BOUND))))
-    return numbers | {CARRIED: numbers[BOUND] + numbers[LESS_BOUND], f"{CARRIED}_standard_error": error}
 
 
 def real_digits(dataset: Dataset, count: int, seed: int) -> np.ndarray:

@@ -26,6 +26,7 @@ import functools
 from dataclasses import dataclass
 from typing import Annotated
 
+from common.binarisation import tagged_stream
 from common.config import AtLeast, PositiveCount
 from common.data import Dataset
 from common.evaluation.likelihood import of_decoder
@@ -53,7 +54,7 @@ import numpy as np
 
 VAE, LINEAR = "VAE", "Linear decoder"
 NOISE_SHARE, NOISE_SCALE = 0.99, 10.0  # of the noise in the prior; its standard deviation, in those of the prior
-SEED, TAG = 0, 35  # of simulated codes; of the random stream of simulated images
+SEED = 0  # of simulated codes
 POINTS = 32  # points of each curve in the record
 IMAGES = "_of_images"  # the ending of keys with a number for each image
 
@@ -212,7 +213,7 @@ def measured_gaps(name: str, found: dict) -> dict:
 def case(script, latent_dim: int, part: Part) -> dict:
     """Train a model if it is missing, and measure both curves with their gaps."""
     model, config, numbers = load_run(trained(part, script, latent_dim)), part.config, {}
-    random = np.random.default_rng([TAG, part.seed])
+    random = tagged_stream("rate and distortion", part.seed)
 
     def simulate(kind, codes, beta):
         if kind is OWN:
@@ -233,7 +234,7 @@ def case(script, latent_dim: int, part: Part) -> dict:
 
 def linear_case(latent_dim: int, part: Part) -> dict:
     """The curve of a linear decoder, with its gaps and the exact curve at the same values of beta."""
-    config, random = part.config, np.random.default_rng([TAG, part.seed])
+    config, random = part.config, tagged_stream("rate and distortion", part.seed)
     linear = LinearDecoder(np.asarray(part.dataset.x_train[:], "float32"), latent_dim)
     images = test_images(part.dataset, SQUARED, config.images)
     found = curve(linear.distortion, linear.prior, images, SQUARED, config)
