@@ -317,5 +317,7 @@ def test_the_proposal_with_more_effective_draws_checks_the_chains(monkeypatch):
         -7.1 * ones, np.array([-7.2, -7.05, -7.2]), 2 * ones, np.array([50.0, 999.9, 50.0]), 4 * ones, ones
     )
     found = inference_gap.with_proposal(checked, log_weights)
+    draws = np.exp(log_weights[0])  # the variance of the log of their mean, however many there are
+    assert 1.0 / found.effective_draws[0] - 1.0 / 1000 == pytest.approx(draws.var() / draws.mean() ** 2 / 500)
     np.testing.assert_allclose(found.estimates[:2], [-7.0, -7.05], atol=0.03)
     assert found.flagged.tolist() == [False, False, True] and -9 < found.estimates[2] < -7.1
