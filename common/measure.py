@@ -291,22 +291,28 @@ def neighbour_images(model: LatentModel, x_test) -> np.ndarray:
 
 
 def stated_kl(model: LatentModel, images) -> dict:
-    """The KL that the model states of the images whose KL neighbours estimate, to compare both; else nothing.
+    """The KL that the model states of the images whose KL neighbours estimate, to compare both; else nothing."""
+    terms = stated_terms(model, images)
+    return {STATED_KL: mean_of(terms["kl"].mean(axis=0))} if terms else {}
 
-    It is in closed form or by T, the mean of STATED_DRAWS draws for each image. The model's random numbers continue as
-    if there were none.
+
+def stated_terms(model: LatentModel, images) -> dict[str, np.ndarray]:
+    """Reconstruction and KL in nats, (STATED_DRAWS, n) each, as the model states them: for some draws of each image.
+
+    The KL is in closed form or by T. A model without a KL of each image has no terms. The model's random numbers
+    continue as if there were none.
     """
-    before, values = to_numpy(model.seed_generator.state), []
+    before, terms = to_numpy(model.seed_generator.state), {"reconstruction": [], "kl": []}
     for rows in (rows for _ in range(STATED_DRAWS) for rows in model.batches(len(images))):
         batch = ops.convert_to_tensor(images[rows], "float32")
-        kl = next(iter(model.divergences(batch, model(batch)).values()), None)
+        outputs = model(batch)
+        kl = next(iter(model.divergences(batch, outputs).values()), None)
         if kl is None:
             break
-        values.append(to_numpy(kl))
+        terms["kl"].append(to_numpy(kl))
+        terms["reconstruction"].append(-to_numpy(model.likelihood.log_prob(batch, outputs["parameters"])))
     model.seed_generator.state.assign(before)
-    if not values:
-        return {}
-    return {STATED_KL: mean_of(np.concatenate(values).reshape(STATED_DRAWS, -1).mean(axis=0))}
+    return {key: np.concatenate(values).reshape(STATED_DRAWS, -1) for key, values in terms.items() if values}
 
 
 def posterior_draws(model: LatentModel, images, draws: int) -> np.ndarray:

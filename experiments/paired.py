@@ -1,13 +1,13 @@
-"""log p(x) of a model less the VAE's, image by image, with both errors; and a mean that is carried to more images.
+"""Numbers of a model less the VAE's, image by image, with their errors; and a mean that is carried to more images.
 
 Images differ by tens of nats. So the errors of two means would hide the difference between the models.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from common.measure_likelihood import paired_difference
 from common.metrics import Metric
-from common.numbers import Estimate, flat
+from common.numbers import Estimate, flat, mean_of, over_seeds
 from experiments.study import Results, part_name
 
 import numpy as np
@@ -33,6 +33,21 @@ def with_differences(results: Results, vaes: Mapping[str, str]) -> Results:
         for name, (run, other) in zip(names, pairs, strict=True):
             runs[name] = run | flat({DIFFERENCE: paired_difference(run, other)})
     return results._replace(runs=runs)
+
+
+def difference(key: str, values, others) -> dict:
+    """The mean of `values` less `others`, image by image, as `key` with its standard error; nothing if one is null."""
+    return {} if values is None or others is None else flat({key: mean_of(np.subtract(values, others))})
+
+
+def averaged(runs: Sequence[Mapping], keys: Iterable[str]) -> dict:
+    """`over_seeds` of every key, and the mean of its standard error over images.
+
+    The images are the same for every seed. So more seeds do not reduce this error.
+    """
+    keys = list(keys)
+    errors = over_seeds(runs, [f"{key}_standard_error" for key in keys])
+    return over_seeds(runs, keys) | {key: value for key, value in errors.items() if not key.endswith("_sd")}
 
 
 def carried(control: np.ndarray, estimates: np.ndarray) -> Estimate:

@@ -176,11 +176,12 @@ def test_groups_are_joined_and_images_replaced():
 # The proposal
 
 
-def test_the_density_of_the_student_t_is_scipys():
+@pytest.mark.parametrize("freedom", [1, annealing.FREEDOM])
+def test_the_density_of_the_student_t_is_scipys(freedom):
     factor = np.linalg.cholesky(np.cov(random(2).standard_normal((3, 9))))
     points, centres = random(3).standard_normal((7, 3)), random(4).standard_normal((2, 3))
-    expected = [multivariate_t(each, factor @ factor.T, annealing.FREEDOM).logpdf(points) for each in centres]
-    np.testing.assert_allclose(student_log_density(points, centres, factor), np.transpose(expected))
+    expected = [multivariate_t(each, factor @ factor.T, freedom).logpdf(points) for each in centres]
+    np.testing.assert_allclose(student_log_density(points, centres, factor, freedom), np.transpose(expected))
 
 
 @pytest.mark.parametrize(("chains", "apart"), [(1, 0.0), (4, 0.0), (4, 3.0)])

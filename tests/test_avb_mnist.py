@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import avb
 import vae_baseline
-from common import report
+from common import measure, report
 from common.config import check
 from common.data import load_data
 from common.files import RunError
@@ -184,7 +184,7 @@ def test_what_is_subtracted_is_of_the_same_images_and_pixels(data, monkeypatch):
 
     def stated(model, images):
         numbers["images"] = images
-        return {"reconstruction": 20.0 - levels, "kl": below - 20.0}
+        return {"reconstruction": 20.0 - levels[None], "kl": below[None] - 20.0}
 
     bounds = {"importance_weighted_bound_nats": Estimate(-1.0, 0.0)}
     monkeypatch.setattr(mnist, "importance_weighted", lambda *_: (bounds, levels - 50))
@@ -201,7 +201,9 @@ def test_what_is_subtracted_is_of_the_same_images_and_pixels(data, monkeypatch):
     # The levels have an error of 30 / sqrt(40) nats, the difference one of 1 / sqrt(10).
     assert found["violation_nats"].standard_error < 0.6 < 3 < found["annealed_log_likelihood_nats"].standard_error
 
-    monkeypatch.setattr(mnist, "stated_terms", lambda *_: {"reconstruction": -levels, "kl": levels * np.nan})
+    monkeypatch.setattr(
+        mnist, "stated_terms", lambda *_: {"reconstruction": -levels[None], "kl": levels[None] * np.nan}
+    )
     lost = mnist.log_likelihoods(None, data, settings)  # T diverged; the bound carries log p(x)
     assert lost["annealed_log_likelihood_nats"].value == pytest.approx(levels.mean())
     assert np.isnan(lost["violation_nats"].value)
@@ -212,18 +214,18 @@ def test_stated_terms_are_those_of_the_model_for_each_image(data, monkeypatch):
     model = built(vae_baseline)
     inferred = model.inferred_rows(images)
     mean, log_var = inferred["mean"].astype("float64"), inferred["log_var"].astype("float64")
-    terms = mnist.stated_terms(model, images)
+    terms = {key: values.mean(axis=0) for key, values in measure.stated_terms(model, images).items()}
     kl = 0.5 * (mean**2 + np.exp(log_var) - 1 - log_var).sum(axis=1)
     np.testing.assert_allclose(terms["kl"], kl, rtol=1e-4, atol=1e-5)
     draws = mean + np.exp(log_var / 2) * np.random.default_rng(0).normal(size=(500, *mean.shape))
     pixels = model.means(draws.reshape(-1, 2).astype("float32")).reshape(500, *images.shape).astype("float64")
     losses = -(images * np.log(pixels) + (1 - images) * np.log(1 - pixels)).sum(axis=(2, 3))
-    errors = losses.std(axis=0) * (1 / 500 + 1 / mnist.STATED_DRAWS) ** 0.5
+    errors = losses.std(axis=0) * (1 / 500 + 1 / measure.STATED_DRAWS) ** 0.5
     assert (np.abs(terms["reconstruction"] - losses.mean(axis=0)) < 5 * errors).all()
 
     model = built(avb, discriminator_units=(8,), noise_basis=2, noise_dim=2)
     monkeypatch.setattr(type(model), "divergences", lambda self, x, outputs: {"kl_estimated_nats": x[:, 0, 0] * 3.0})
-    np.testing.assert_array_equal(mnist.stated_terms(model, images)["kl"], 3.0 * images[:, 0, 0])
+    np.testing.assert_array_equal(measure.stated_terms(model, images)["kl"], [3.0 * images[:, 0, 0]] * 16)
 
 
 def test_figures_leave_out_what_does_not_exist(tmp_path):

@@ -224,14 +224,22 @@ def proposed_log_weights(sampling, joint, row: int, draws: np.ndarray) -> np.nda
     `row` is that of the image in `sampling.rows`.
     """
     codes, log_density = fitted(draws.astype("float64"), 1e-3 * sampling.prior.scale, DRAWS, sampling.random)
-    image = to_numpy(sampling.rows[row])
-    at_once = even_batch_size(DRAWS, ROWS, max(image.size, codes.shape[1]))
+    return log_weights_of(joint, to_numpy(sampling.rows[row]), codes, log_density)
+
+
+def log_weights_of(joint, image: np.ndarray, codes: np.ndarray, log_density: np.ndarray) -> np.ndarray:
+    """log p(x, z) - log r(z) in nats of one image for codes z ~ r, (n, latent_dim), with log r(z), (n,): (n,).
+
+    `joint(x, z)` gives log p(x, z). A code without a likelihood counts as unlikely.
+    """
+    count, dimensions = codes.shape
+    at_once = even_batch_size(count, ROWS, max(image.size, dimensions))
     x, log_joint = ops.convert_to_tensor(np.broadcast_to(image, (at_once, *image.shape))), []
-    for start in range(0, DRAWS, at_once):
-        some = np.resize(codes[start : start + at_once], (at_once, codes.shape[1]))
+    for start in range(0, count, at_once):
+        some = np.resize(codes[start : start + at_once], (at_once, dimensions))
         log_joint.append(to_numpy(joint(x, ops.convert_to_tensor(some, "float32"))).astype("float64"))
-    log_weights = np.concatenate(log_joint)[:DRAWS] - log_density
-    return np.where(np.isnan(log_weights), -np.inf, log_weights)  # a code without a likelihood counts as unlikely
+    log_weights = np.concatenate(log_joint)[:count] - log_density
+    return np.where(np.isnan(log_weights), -np.inf, log_weights)
 
 
 def fitted(draws: np.ndarray, least: float, count: int, random: np.random.Generator):
@@ -245,13 +253,12 @@ def fitted(draws: np.ndarray, least: float, count: int, random: np.random.Genera
     mean = everything.mean(axis=0)
     whole = shrunk_factor(everything - mean, least)
     within = shrunk_factor((draws - centres[:, None]).reshape(-1, dimensions), least)
-    noise = random.standard_normal((count, dimensions))
-    noise *= np.sqrt(FREEDOM / random.chisquare(FREEDOM, (count, 1)))
+    noise = student_noise(count, dimensions, FREEDOM, random)
     own = random.integers(chains, size=count)
     codes = np.where(random.uniform(size=(count, 1)) < 0.5, mean + noise @ whole.T, centres[own] + noise @ within.T)
     codes = codes.astype("float32").astype("float64")  # as the decoder sees them
-    of_chains = logsumexp(student_log_density(codes, centres, within), axis=1) - np.log(chains)
-    of_all = student_log_density(codes, mean[None], whole)[:, 0]
+    of_chains = logsumexp(student_log_density(codes, centres, within, FREEDOM), axis=1) - np.log(chains)
+    of_all = student_log_density(codes, mean[None], whole, FREEDOM)[:, 0]
     return codes, np.logaddexp(of_all, of_chains) - np.log(2.0)
 
 
@@ -268,10 +275,16 @@ def shrunk_factor(deviations: np.ndarray, least: float) -> np.ndarray:
     return scales[:, None] * np.linalg.cholesky(correlation)
 
 
-def student_log_density(points: np.ndarray, centres: np.ndarray, factor: np.ndarray) -> np.ndarray:
+def student_noise(count: int, dimensions: int, freedom: int, random: np.random.Generator) -> np.ndarray:
+    """Draws of a standard Student t with `freedom` degrees of freedom: (count, dimensions)."""
+    noise = random.standard_normal((count, dimensions))
+    return noise * np.sqrt(freedom / random.chisquare(freedom, (count, 1)))
+
+
+def student_log_density(points: np.ndarray, centres: np.ndarray, factor: np.ndarray, freedom: int) -> np.ndarray:
     """Log density in nats of a Student t at each centre: points (n, d), centres (m, d), factor (d, d) -> (n, m)."""
     white = [solve_triangular(factor, each.T, lower=True).T for each in (points, centres)]
     dimensions = points.shape[1]
-    constant = gammaln(0.5 * (FREEDOM + dimensions)) - gammaln(0.5 * FREEDOM) - np.log(factor.diagonal()).sum()
-    constant -= 0.5 * dimensions * np.log(np.pi * FREEDOM)
-    return constant - 0.5 * (FREEDOM + dimensions) * np.log1p(cdist(*white, "sqeuclidean") / FREEDOM)
+    constant = gammaln(0.5 * (freedom + dimensions)) - gammaln(0.5 * freedom) - np.log(factor.diagonal()).sum()
+    constant -= 0.5 * dimensions * np.log(np.pi * freedom)
+    return constant - 0.5 * (freedom + dimensions) * np.log1p(cdist(*white, "sqeuclidean") / freedom)

@@ -320,10 +320,10 @@ def fitted(white, some, space, kind: str, size: int) -> GaussianMixture | None:
 
     It starts at k-means of `space`, which are `some` of the points in other coordinates.
     """
-    labels = KMeans(size, n_init=1, random_state=0).fit_predict(space)
-    means = np.stack([some[labels == one].mean(axis=0) for one in range(size)])
-    within = some - means[labels]
     try:
+        labels = KMeans(size, n_init=1, random_state=0).fit_predict(space)
+        means = np.stack([some[labels == one].mean(axis=0) for one in range(size)])
+        within = some - means[labels]
         precision = np.linalg.inv(np.atleast_2d(within.T @ within) / len(some))
         mixture = GaussianMixture(
             size,

@@ -17,7 +17,6 @@ import io
 from dataclasses import dataclass
 from typing import Annotated
 
-from common import scripts
 from common.config import AtLeast, PositiveCount
 from common.data import Dataset
 from common.files import hold, release
@@ -27,7 +26,7 @@ from common.metrics import METRICS
 from common.numbers import markdown, of_seeds, row_title
 from common.run import git_commit, load_config, load_run, saved_run
 from experiments import figures, paired, study
-from experiments.comparison.models import classifier_of, models, require_batch, trained
+from experiments.comparison.models import VAE, classifier_of, models, require_batch, trained
 from experiments.study import ImageStudyConfig, Part, Results, Study, run_study
 from tools.evaluate import evaluate, read_metrics
 
@@ -70,7 +69,6 @@ SHOWN = {  # below each model in the figure
     "code_knn_accuracy": "class by codes",
     "sample_frechet_distance": "Fréchet distance",
 }
-VAE = scripts.title_of(scripts.load_script("vae_baseline"))  # whose log p(x) the others are compared with
 SAMPLES = 36  # samples per model in the figure
 QUICK = {
     "data": "sample",

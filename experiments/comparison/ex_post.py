@@ -30,7 +30,6 @@ from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
 import aae_deterministic
-import vae_baseline
 from common.binarisation import tagged_stream, targets
 from common.config import AtLeast, PositiveCount
 from common.data import Dataset
@@ -41,15 +40,14 @@ from common.measure import TRAINING_CODES, log_density, nearest_distance, test_i
 from common.measure_likelihood import likelihood_images
 from common.metrics import METRICS, Metric
 from common.model import Decoded, LatentModel
-from common.numbers import Absent, flat, mean_of, of_seeds, over_seeds
+from common.numbers import Absent, flat, mean_of, of_seeds
 from common.plots.figure import COLOURS, MARKERS, TEXT_SIZE, new_figure, own_style
 from common.priors import FittedMixture
 from common.progress import TimeLeft
 from common.run import load_config, load_run
-from common.scripts import title_of
-from experiments import figures, study
+from experiments import figures, paired, study
 from experiments.comparison import laplace
-from experiments.comparison.models import WITHOUT_CONTRAST, classifier_of, models, require_batch, trained
+from experiments.comparison.models import VAE, WITHOUT_CONTRAST, classifier_of, models, require_batch, trained
 from experiments.study import ImageStudyConfig, Part, Results, Study, run_study
 
 import keras
@@ -60,7 +58,6 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
 AUTOENCODER = "Autoencoder"
-VAE = title_of(vae_baseline)
 TITLES = {  # of the densities, by their names in runs.json
     "own": "own prior",
     "gaussian": "one Gaussian",
@@ -85,7 +82,7 @@ OF_CODES = {
     "code_c2st_accuracy": METRICS["code_c2st_accuracy"],
     "code_coverage": METRICS["code_coverage"],
     "code_hole_mass": METRICS["code_hole_mass"],
-    "sample_frechet_distance": METRICS["sample_frechet_distance"],
+    FRECHET: METRICS[FRECHET],
     "sample_c2st_accuracy": METRICS["sample_c2st_accuracy"],
     "sample_nearest_distance": METRICS["sample_nearest_distance"],
 }
@@ -265,10 +262,10 @@ def sample_numbers(part: Part, real: np.ndarray | None, images) -> dict:
     numbers = {"sample_nearest_distance": nearest_distance(images[:NEAREST], part.dataset.x_train)}
     if real is None:
         absent = Absent(nothing_to_tell(part.dataset.y_train))
-        return numbers | {"sample_frechet_distance": absent, "sample_c2st_accuracy": absent}
+        return numbers | {FRECHET: absent, "sample_c2st_accuracy": absent}
     features = features_of(part, images)
     return numbers | {
-        "sample_frechet_distance": samples.frechet_estimate(features, real),
+        FRECHET: samples.frechet_estimate(features, real),
         "sample_c2st_accuracy": latent.c2st_accuracy(features, real, part.seed),
     }
 
@@ -329,17 +326,13 @@ def rows(declared: Study, results: Results) -> dict[str, dict]:
         for name, text in TITLES.items():
             runs = [run[name] | {"stopped_by": run.get("stopped_by")} for run in results.of(title)]
             runs = [run | less(run, vae["own"]) for run, vae in zip(runs, vaes, strict=True)]
-            errors = over_seeds(runs, [f"{key}_standard_error" for key in COLUMNS])
-            errors = {key: value for key, value in errors.items() if not key.endswith("_sd")}
-            found[f"{title}, {text}"] = errors | over_seeds(runs, COLUMNS)
+            found[f"{title}, {text}"] = paired.averaged(runs, COLUMNS)
     return found | {IMAGES: results.runs[IMAGES]}
 
 
 def less(run: dict, vae: dict) -> dict:
     """The bound of a run less that of the VAE with its own prior, on the same images."""
-    if run[OF_IMAGES] is None:
-        return {}
-    return flat({TO_VAE: mean_of(np.subtract(run[OF_IMAGES], vae[OF_IMAGES]))})
+    return paired.difference(TO_VAE, run[OF_IMAGES], vae[OF_IMAGES])
 
 
 def tables(declared: Study, results: Results, rows: dict) -> dict[str, str]:
@@ -353,13 +346,13 @@ def tables(declared: Study, results: Results, rows: dict) -> dict[str, str]:
 def densities_figure(results: Results, rows: dict):
     """The main numbers in panels: one row per model, one series per density."""
     config, dataset = results.config, results.dataset
-    titles = list(cases(config, dataset))
+    titles, few = list(cases(config, dataset)), min(config.weighted_images, len(dataset.x_test))
     figure = new_figure(
         10.5,
         5.2,
         f"{len(titles)} models with their own prior and with a density fitted to their codes, on {dataset.name}",
         f"{config.latent_dim}-D codes, {results.updates(*titles)}. Densities are fitted to training codes, and "
-        f"compared with {len(dataset.x_test):,} test images; log p(x): {config.weighted_images} binarised ones. "
+        f"compared with {len(dataset.x_test):,} test images; log p(x): {few} binarised ones. "
         f"{of_seeds('Mean, and standard deviation as bars,', config.seeds)}. The autoencoder has no prior of its own",
         layout="constrained",
     )
@@ -397,7 +390,7 @@ def samples_figure(results: Results, rows: dict):
         pictures = results.pictures(title)
         for name in ("own", "mixture"):
             images.append(pictures[name])
-            distance = COLUMNS["sample_frechet_distance"].cell(rows[f"{title}, {TITLES[name]}"], FRECHET)
+            distance = COLUMNS[FRECHET].cell(rows[f"{title}, {TITLES[name]}"], FRECHET)
             names.append(f"{title}, {TITLES[name]}\nFréchet distance {distance}")
     return figures.named_tiles(
         np.array(images),

@@ -31,17 +31,16 @@ from common.measure import NO_DENSITY, active_units, test_images
 from common.measure_likelihood import likelihood_images, proposal
 from common.metrics import METRICS, Metric
 from common.model import LatentModel
-from common.numbers import Absent, flat, mean_of, of_seeds
+from common.numbers import Absent, mean_of, of_seeds
 from common.progress import TimeLeft
 from common.run import load_config, load_run
-from experiments import figures, study
+from experiments import figures, paired, study
 from experiments.comparison import iwae
-from experiments.comparison.models import WITHOUT_CONTRAST, models, require_batch, trained
-from experiments.study import ImageStudyConfig, Part, Results, Study, part_name, run_study
+from experiments.comparison.models import VAE, WITHOUT_CONTRAST, models, require_batch, trained
+from experiments.study import ImageStudyConfig, Part, Results, Study, run_study
 
 import numpy as np
 
-VAE = "VAE"  # the case that log p(x) is compared with
 START_DEVIATION = 0.1  # of the first Gaussian around a chain's end, in units of the prior's scale
 OF_IMAGES = "nats_of_images"  # of a run: the numbers of each image
 LOG_LIKELIHOOD, DIFFERENCE = "annealed_log_likelihood_nats", "annealed_minus_vae_nats"
@@ -60,7 +59,6 @@ COLUMNS = {
     "annealed_minus_weighted_nats": Metric("annealed less weighted", "nats", 2, 0, "the two estimates of log p(x)"),
     "active_units": METRICS["active_units"],
 }
-ERRORS = tuple(f"{key}_standard_error" for key in (DIFFERENCE, FULL_GAP, APPROXIMATION_GAP, AMORTISATION_GAP))
 QUICK = {
     "data": "sample",
     "seeds": (0,),
@@ -84,7 +82,7 @@ class Config(ImageStudyConfig):
     iwae_samples: tuple[Annotated[int, AtLeast(2)], ...] = (5, 50)  # draws of z per image in the training of an IWAE
     images: Annotated[int, AtLeast(2)] = 100  # test images
     chains: Annotated[int, AtLeast(2)] = 4  # annealed chains per image for log p(x)
-    temperatures: PositiveCount = 200  # of annealing; images that need more get up to four times as many
+    temperatures: PositiveCount = 1000  # of annealing; images that need more get up to four times as many
     steps: PositiveCount = 400  # of a fit of Gaussians; each family is fitted twice, to see what more steps gain
     samples: Annotated[int, AtLeast(2)] = 1000  # draws per image for the ELBO of a Gaussian
     name: str = ""  # the folder below results/comparison_inference_gap/; if empty: latent-<latent_dim>, and "quick"
@@ -192,18 +190,19 @@ def requires(config: Config, dataset: Dataset):
 
 
 def rows(declared: Study, results: Results) -> dict[str, dict]:
-    """One row per case: means over the seeds, standard deviations over the seeds, and mean errors over images.
-
-    The images are the same for every seed, so more seeds do not reduce the errors over images.
-    """
-    runs, means = dict(results.runs), {}
+    """One row per case: means over the seeds, standard deviations over the seeds, and mean errors over images."""
+    found, vaes = {}, results.of(VAE)
     for title in cases(results.config, results.dataset):
-        for seed in results.config.seeds if title != VAE else ():
-            name, vae = part_name(title, seed), results.runs[part_name(VAE, seed)]
-            apart = [np.array(run[OF_IMAGES]["log_likelihood"]) for run in (runs[name], vae)]
-            runs[name] = runs[name] | flat({DIFFERENCE: mean_of(apart[0] - apart[1])})
-        means[title] = results._replace(runs=runs).means(title, (*COLUMNS, "updates", *ERRORS))
-    return means
+        runs = results.of(title)
+        if title != VAE:
+            runs = [run | less(run, vae) for run, vae in zip(runs, vaes, strict=True)]
+        found[title] = paired.averaged(runs, COLUMNS) | results.means(title, ["updates"])
+    return found
+
+
+def less(run: dict, vae: dict) -> dict:
+    """log p(x) of a run less the VAE's, image by image."""
+    return paired.difference(DIFFERENCE, *(each[OF_IMAGES]["log_likelihood"] for each in (run, vae)))
 
 
 def gaps_figure(results: Results, rows: dict):
@@ -232,7 +231,8 @@ def gaps_figure(results: Results, rows: dict):
         f"{config.latent_dim}-D codes, {results.updates(*rows)}. Left: log p(x) by annealing, higher is better. "
         "Approximation gap: log p(x) less the ELBO of the best Gaussian for each image. Amortisation gap: ELBO of the "
         "best diagonal Gaussian less that of the encoder, where q(z|x) is a Gaussian. Paired over the same "
-        f"{config.images} test images, with standard errors over images as bars; {of_seeds('mean', config.seeds)}",
+        f"{min(config.images, len(dataset.x_test))} test images, "
+        f"with standard errors over images as bars; {of_seeds('mean', config.seeds)}",
     )
 
 

@@ -8,12 +8,12 @@ some mode of the posterior, the mass of this mode is missing and the bound is to
 
 from common.backend import compiled, value_and_gradient
 from common.binarisation import tagged_stream
-from common.evaluation.likelihood import ROWS
-from common.model import LatentModel, even_batch_size, to_numpy
+from common.evaluation.annealing import log_weights_of, student_log_density, student_noise
+from common.model import LatentModel, to_numpy
 
 import numpy as np
 from keras import ops
-from scipy.special import expit, gammaln, logsumexp, softmax
+from scipy.special import expit, logsumexp, softmax
 
 NEWTON_STEPS = 10
 LENGTHS = np.array([0.0, 0.03, 0.1, 0.3, 1.0])  # of a Newton step: the best of these is taken
@@ -31,33 +31,25 @@ def log_weights(model: LatentModel, images, starts, samples: int) -> np.ndarray:
     gives logits of Bernoulli pixels. `common.evaluation.likelihood.importance_weighted_bound` turns the result into the
     bound. Costs n * samples passes of the decoder, and 2 latent_dim + 6 for each start and each of NEWTON_STEPS.
     """
-    found, random = np.empty((len(images), samples)), tagged_stream("laplace")
+    random = tagged_stream("laplace")
     joint = compiled(lambda x, z: model.likelihood.log_prob(x, model.decoder(z)) + model.prior.log_prob(z))
-    at_once = even_batch_size(samples, ROWS, max(images[0].size, starts.shape[2]))
     of_images = zip(np.asarray(images, "float32"), *proposals(model, images, starts), strict=True)
-    for row, (image, *proposal) in enumerate(of_images):
-        x = ops.convert_to_tensor(np.broadcast_to(image, (at_once, *image.shape)))
-        for start in range(0, samples, at_once):
-            draws, log_r = draw(*proposal, at_once, random)
-            log_joint = to_numpy(joint(x, ops.convert_to_tensor(draws, "float32")))
-            found[row, start : start + at_once] = (log_joint - log_r)[: samples - start]
-    return found
+    return np.stack([log_weights_of(joint, image, *draw(*each, samples, random)) for image, *each in of_images])
 
 
 def draw(log_shares, centres, roots, count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """`count` draws of a mixture of Student t distributions, (count, d), and the log density of each, (count,).
 
-    `log_shares` are (modes,), `centres` (modes, d), and `roots` of the shapes (modes, d, d), lower triangular.
+    `log_shares` are (modes,), `centres` (modes, d), and `roots` of the shapes (modes, d, d), lower triangular. Draws
+    are rounded to float32, as the decoder sees them.
     """
-    dimensions = centres.shape[1]
     chosen = random.choice(len(centres), count, p=np.exp(log_shares))
-    noise = random.standard_normal((count, dimensions)) / (random.chisquare(FREEDOM, (count, 1)) / FREEDOM) ** 0.5
+    noise = student_noise(count, centres.shape[1], FREEDOM, random)
     draws = centres[chosen] + (roots[chosen] @ noise[..., None])[..., 0]
-    white = (np.linalg.inv(roots) @ (draws[:, None] - centres)[..., None])[..., 0]  # (count, modes, d)
-    constant = gammaln(0.5 * (FREEDOM + dimensions)) - gammaln(0.5 * FREEDOM)
-    constant = constant - 0.5 * dimensions * np.log(FREEDOM * np.pi) - log_determinants(roots)
-    log_t = constant - 0.5 * (FREEDOM + dimensions) * np.log1p((white**2).sum(axis=-1) / FREEDOM)
-    return draws, logsumexp(log_shares + log_t, axis=1)
+    draws = draws.astype("float32").astype("float64")
+    modes = zip(centres, roots, strict=True)
+    log_t = [student_log_density(draws, centre[None], root, FREEDOM)[:, 0] for centre, root in modes]
+    return draws, logsumexp(log_shares[:, None] + log_t, axis=0)
 
 
 def log_determinants(roots: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from experiments import study
 from experiments.study import Part
 
 RUNS = "comparison_models"  # the folder of all runs, below `results`
-WITHOUT_CONTRAST = "AVB without contrast"
+VAE, WITHOUT_CONTRAST = "VAE", "AVB without contrast"  # titles; the VAE is what the others are compared with
 
 
 def models() -> dict[str, tuple]:

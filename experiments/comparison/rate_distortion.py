@@ -41,18 +41,18 @@ from common.evaluation.rate_distortion import (
 from common.measure_likelihood import ORDER_SEED, likelihood_images, simulated_rows
 from common.metrics import Metric
 from common.model import to_numpy
-from common.numbers import Absent, Estimate, flat, markdown, mean_of, of_seeds, over_seeds, plus_minus, row_title
+from common.numbers import Absent, Estimate, flat, markdown, mean_of, of_seeds, plus_minus, row_title
 from common.plots.figure import COLOURS, new_figure, own_style
 from common.priors import GaussianPrior
 from common.progress import TimeLeft
 from common.run import load_run
-from experiments import figures, study
-from experiments.comparison.models import WITHOUT_CONTRAST, models, require_batch, trained
+from experiments import figures, paired, study
+from experiments.comparison.models import VAE, WITHOUT_CONTRAST, models, require_batch, trained
 from experiments.study import ImageStudyConfig, Part, Results, Study, run_study
 
 import numpy as np
 
-VAE, LINEAR = "VAE", "Linear decoder"
+LINEAR = "Linear decoder"
 NOISE_SHARE, NOISE_SCALE = 0.99, 10.0  # of the noise in the prior; its standard deviation, in those of the prior
 SEED = 0  # of simulated codes
 POINTS = 32  # points of each curve in the record
@@ -130,7 +130,7 @@ class Config(ImageStudyConfig):
     updates: PositiveCount = 8250  # optimiser steps: 15 passes over MNIST
     images: Annotated[int, AtLeast(4)] = 50  # test images; half as many are simulated for each gap
     chains: Annotated[int, AtLeast(2)] = 4  # annealed chains per image
-    temperatures: Annotated[int, AtLeast(8)] = 500  # values of beta from 0 to the largest
+    temperatures: Annotated[int, AtLeast(8)] = 1000  # values of beta from 0 to the largest
 
 
 # Measuring
@@ -312,10 +312,7 @@ def requires(config: Config, dataset: Dataset):
 
 
 def rows(declared: Study, results: Results) -> dict[str, dict]:
-    """For each row: means and standard deviations over the seeds, and mean standard errors over images.
-
-    The images are the same for every seed, so more seeds do not reduce the standard error.
-    """
+    """For each row: means and standard deviations over the seeds, and mean standard errors over images."""
     config, found = results.config, {}
     for latent_dim in config.latent_dims:
         for model in compared():
@@ -323,27 +320,16 @@ def rows(declared: Study, results: Results) -> dict[str, dict]:
             if model != VAE:
                 pairs = zip(runs, results.of(titled(VAE, latent_dim)), strict=True)
                 runs = [run | differences(run, other) for run, other in pairs]
-            found[name] = averaged(runs)
-    return found | {name: averaged([results.runs[name]]) for name in checks(config)}
+            found[name] = paired.averaged(runs, COLUMNS)
+    return found | {name: paired.averaged([results.runs[name]], COLUMNS) for name in checks(config)}
 
 
-def averaged(runs: list[dict]) -> dict:
-    """`over_seeds` of every column, and the mean of its standard error."""
-    errors = over_seeds(runs, [f"{key}_standard_error" for key in COLUMNS])
-    return over_seeds(runs, COLUMNS) | {key: value for key, value in errors.items() if not key.endswith("_sd")}
-
-
-def differences(run: dict, other: dict) -> dict:
-    """Mean differences between the rates of two runs, image by image, with standard errors.
-
-    Images differ by far more than models, so the errors of two means would hide the difference between them.
-    """
+def differences(run: dict, vae: dict) -> dict:
+    """The rates of a run less the VAE's, image by image."""
     found = {}
-    for key in RATES:
-        values = [each.get(key + IMAGES) for each in (run, other)]
-        if all(value is not None for value in values):
-            found[f"{key}_minus_vae"] = mean_of(np.subtract(*values))
-    return flat(found)
+    for key in SHOWN:
+        found |= paired.difference(f"{key}_minus_vae", run.get(key + IMAGES), vae.get(key + IMAGES))
+    return found
 
 
 def tables(declared: Study, results: Results, rows: dict) -> dict[str, str]:
@@ -404,14 +390,14 @@ def curves_figure(results: Results, name: str):
     """One panel for each size of the code, one line for each model."""
     config, dataset = results.config, results.dataset
     named = {size: {model: results.of(titled(model, size)) for model in compared()} for size in config.latent_dims}
-    images = "grey" if KINDS[name] is SQUARED else "binarised"
+    images = f"{min(config.images, len(dataset.x_test))} {'grey' if KINDS[name] is SQUARED else 'binarised'}"
     measured = "at beta = " + ", ".join(f"{beta:g}" for beta in KINDS[name].gaps)
     figure = new_figure(
         max(7.0, 3.7 * len(named) + 0.4),
         4.2,
         f"Rate against {KINDS[name].axis.split(',')[0]} of {len(compared())} models on {dataset.name}",
         f"Lower is better. Least KL(q(z|x) ‖ p(z)) at each mean distortion: an upper bound by annealing. "
-        f"{config.images} {images} test images, {config.chains} chains, {config.temperatures} temperatures; "
+        f"{images} test images, {config.chains} chains, {config.temperatures} temperatures; "
         f"{of_seeds('mean', config.seeds)}, {results.updates(*cases(config, dataset))}. Band: gap between the bounds, "
         f"measured {measured} on images of the model itself"
         + (". Dot: beta = 1, where rate + distortion = −log p(x)" if KINDS[name] is OWN else ""),
@@ -440,10 +426,12 @@ def checks_figure(results: Results):
         8.5,
         4.2,
         f"Two checks of the rate-distortion curve, on {results.dataset.name}",
-        f"{config.images} grey test images, {config.chains} chains, {config.temperatures} temperatures. Left: the "
-        f"decoder of {checked(config)} principal components, of which the curve is known exactly. Right: the prior is "
-        f"1 % N(0, I) and 99 % N(0, 10² I). log p(x) falls by {drop:.1f} nats, from "
-        f"{plus_minus(vae[0][LOG_LIKELIHOOD], None, 1)}. No rate can rise by more than {-np.log1p(-NOISE_SHARE):.1f}",
+        f"{min(config.images, len(results.dataset.x_test))} grey test images, {config.chains} chains, "
+        f"{config.temperatures} temperatures. Left: the decoder of {checked(config)} principal components, of which "
+        "the curve is known exactly. Right: the prior is "
+        f"{1.0 - NOISE_SHARE:.0%} N(0, I) and {NOISE_SHARE:.0%} N(0, {NOISE_SCALE:g}² I). log p(x) falls by {drop:.1f} "
+        f"nats, from {plus_minus(vae[0][LOG_LIKELIHOOD], None, 1)}. No rate can rise by more than "
+        f"{-np.log1p(-NOISE_SHARE):.1f}",
         layout="constrained",
     )
     left, right = figure.subplots(1, 2)
