@@ -60,7 +60,7 @@ class Gallery:
 
     def pages(self) -> list[Path]:
         """README and the pages that may have generated parts."""
-        pages = [self.root / "README.md", self.folder / "README.md", *self.root.glob("docs/your_own_data.md")]
+        pages = [self.root / "README.md", self.folder / "README.md", *self.root.glob("docs/*.md")]
         return sorted(pages + list(self.root.glob("experiments/*/README.md")))
 
     def filled(self, page: Path) -> str:
