@@ -5,6 +5,7 @@ Against a linear decoder, whose log p(x) is exact, and a network with a plane fo
 
 from dataclasses import replace
 
+from benchmarks.error_bars import Linear
 from common import networks
 from common.evaluation import annealing
 from common.evaluation.annealing import Checked, checked, fitted, resampled, shrunk_factor, student_log_density
@@ -21,7 +22,7 @@ import numpy as np
 import pytest
 from keras import ops
 from scipy.special import expit, logsumexp
-from scipy.stats import multivariate_normal, multivariate_t, norm
+from scipy.stats import multivariate_t, norm
 
 
 def random(seed=0):
@@ -30,21 +31,6 @@ def random(seed=0):
 
 def tensor(array):
     return ops.convert_to_tensor(np.asarray(array, "float32"))
-
-
-class Linear:
-    """p(z) = N(0, 5^2 I) of 3 dimensions, p(x|z) = N(Wz, s^2 I) of 5 pixels."""
-
-    prior, noise = GaussianPrior(3, 5.0), 0.7
-    weights = random(1).standard_normal((5, 3))
-
-    def log_likelihood(self, images, codes):
-        error = images - ops.matmul(codes, tensor(self.weights.T))
-        return -0.5 * ops.sum(ops.square(error / self.noise), axis=1) - 5 * np.log(self.noise * (2 * np.pi) ** 0.5)
-
-    def exact(self, images):
-        covariance = 25.0 * self.weights @ self.weights.T + self.noise**2 * np.eye(5)
-        return multivariate_normal(np.zeros(5), covariance).logpdf(images)
 
 
 class Plane:

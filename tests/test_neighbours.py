@@ -1,5 +1,6 @@
 """common/evaluation/neighbours: entropies with a known answer, and whether their errors cover it."""
 
+from benchmarks.error_bars import SHAPES, UNIT, mean_entropy_of
 from common.evaluation import neighbours
 from common.evaluation.neighbours import (
     COINCIDE,
@@ -22,97 +23,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.special import logsumexp
-from scipy.stats import multivariate_normal, multivariate_t, norm, sem
+from scipy.stats import multivariate_normal, norm, sem
 
 seeds = st.integers(0, 2**32 - 1)
 property_test = settings(deadline=None, max_examples=6, derandomize=True)
-UNIT = norm.entropy()
 
 
 def random(*seed):
     return np.random.default_rng([350, *seed])
-
-
-# Shapes of posteriors: n draws in d dimensions, and their entropy
-
-
-def gaussian(stream, count, dimensions):
-    return stream.standard_normal((count, dimensions)), dimensions * UNIT
-
-
-def rotation(stream, dimensions):
-    return np.linalg.qr(stream.standard_normal((dimensions, dimensions)))[0]
-
-
-def correlated(stream, count, dimensions):
-    """Deviations from 0.01 to 1, along axes of no dimension."""
-    deviations = np.geomspace(0.01, 1.0, dimensions)
-    draws = deviations * stream.standard_normal((count, dimensions)) @ rotation(stream, dimensions)
-    return draws, dimensions * UNIT + np.log(deviations).sum()
-
-
-def bumps(modes, spread, deviation):
-    def shape(stream, count, dimensions):
-        centres = spread * stream.standard_normal((modes, dimensions))
-
-        def draws(number):
-            return centres[stream.choice(modes, number)] + deviation * stream.standard_normal((number, dimensions))
-
-        points = draws(20_000)
-        log_modes = -0.5 * ((points[:, None] - centres) ** 2).sum(axis=2) / deviation**2 - np.log(modes)
-        log_density = logsumexp(log_modes, axis=1) - dimensions * (np.log(deviation) + 0.5 * np.log(2 * np.pi))
-        return draws(count), -log_density.mean()  # the entropy of 20,000 draws: 0.03 in 32-D
-
-    return shape
-
-
-def banana(stream, count, dimensions):
-    """A shear (u, v) -> (u, 0.3 v + u^2), which changes the volume by 0.3."""
-    draws = stream.standard_normal((count, dimensions))
-    draws[:, 1] = 0.3 * draws[:, 1] + draws[:, 0] ** 2
-    return draws @ rotation(stream, dimensions), dimensions * UNIT + np.log(0.3)
-
-
-def curved(stream, count, dimensions):
-    """Half of the dimensions bent by the other half, without a change of volume."""
-    draws, half = stream.standard_normal((count, dimensions)), dimensions // 2
-    draws[:, half : 2 * half] += 0.5 * draws[:, :half] ** 2
-    return draws @ rotation(stream, dimensions), dimensions * UNIT
-
-
-def student(stream, count, dimensions):
-    draws = stream.standard_normal((count, dimensions)) / np.sqrt(stream.chisquare(5, (count, 1)) / 5)
-    return draws, multivariate_t(np.zeros(dimensions), np.eye(dimensions), df=5).entropy()
-
-
-def laplace(stream, count, dimensions):
-    return stream.laplace(size=(count, dimensions)), dimensions * (1.0 + np.log(2.0))
-
-
-SHAPES = {
-    "gaussian": gaussian,
-    "correlated": correlated,
-    "two bumps": bumps(2, 1.0, 0.05),
-    "eight bumps": bumps(8, 1.0, 0.05),
-    "ten Gaussians": bumps(10, 0.7, 0.5),
-    "banana": banana,
-    "curved": curved,
-    "student": student,
-    "laplace": laplace,
-}
-
-
-def found_and_true(shape, dimensions, images, repeat=0, count=1000):
-    """The mean entropy over images of one shape and its truth; `Absent` in place of the first if there is none."""
-    parts = [SHAPES[shape](random(repeat, image, dimensions), count, dimensions) for image in range(images)]
-    found = neighbour_entropies(np.stack([draws for draws, _ in parts], axis=1))
-    if isinstance(found, Absent):
-        return found, None
-    truths = np.array([truth for _, truth in parts])
-    # the images' own entropies differ and are known: the error is that of the estimate alone
-    excess = neighbour_kl(found._replace(values=-truths + found.values), np.zeros((1, images)))
-    return Estimate(-excess.value, excess.standard_error), truths.mean()
 
 
 # Gaussians
@@ -174,34 +92,23 @@ def test_the_error_of_a_gaussian_s_entropy_is_its_spread_or_more():
     [("two bumps", 8), ("eight bumps", 8), ("two bumps", 32), ("ten Gaussians", 32), ("banana", 8), ("curved", 8)],
 )
 def test_the_entropy_of_several_modes_and_of_curved_noise(shape, dimensions):
-    found = found_and_true(shape, dimensions, 2)[0]
+    found = mean_entropy_of(random(dimensions), shape, dimensions, 2)[0]
     # uncorrected, the first four were 2.4, 3.3, 6.9 and 8.2 nats too high
     assert abs(found.value) < 1.96 * found.standard_error
     assert found.standard_error < 0.5
 
 
 def test_what_neighbours_cannot_measure_is_absent():
-    assert found_and_true("student", 64, 2)[0] == Absent(DISAGREE)  # 5 nats too low with a Gaussian control
+    assert mean_entropy_of(random(64), "student", 64, 2)[0] == Absent(
+        DISAGREE
+    )  # 5 nats too low with a Gaussian control
 
 
-LONG = [pytest.param(dimensions, 40, marks=pytest.mark.long) for dimensions in (2, 4, 8, 16, 32, 64)]
-
-
-@pytest.mark.timeout(14_400)
-@pytest.mark.parametrize(("dimensions", "repeats"), [(4, 3), *LONG])
-def test_errors_cover_the_truth(dimensions, repeats, capsys):
-    """`pytest -m long -s` prints the table: of sets of 8 posteriors, the share within 1.96 errors (nominal: 95 %)."""
-    images = 8 if repeats > 4 else 3
-    for shape in SHAPES if repeats > 4 else ("two bumps", "curved"):
-        found = [found_and_true(shape, dimensions, images, repeat + 1)[0] for repeat in range(repeats)]
-        known = np.array([each for each in found if not isinstance(each, Absent)]).reshape(-1, 2)
-        held = np.abs(known[:, 0]) < 1.96 * known[:, 1]
-        row = (held.mean(), *known.mean(axis=0)) if len(known) else (np.nan,) * 3
-        with capsys.disabled():
-            if repeats > 4:
-                print(f"\n{dimensions}-D, {shape}: {len(known)} of {repeats}; covered, bias, error:", *np.round(row, 2))
-        # 8 images give a mean whose error has 7 degrees of freedom: 0.09 beyond 1.96, not 0.05
-        assert held.sum() >= 0.91 * len(held) - 2 * (0.09 * 0.91 * len(held)) ** 0.5
+@pytest.mark.parametrize("shape", ["two bumps", "curved"])
+def test_errors_cover_the_truth(shape):
+    """benchmarks/error_bars.py has all shapes and sizes, and more repeats."""
+    found = np.array([mean_entropy_of(random(16, repeat), shape, 4, 3)[0] for repeat in range(3)])
+    assert (np.abs(found[:, 0]) < 2.5 * found[:, 1]).all()  # seeds are fixed; with 3 images 2 holds in 82 % of cases
 
 
 # Properties

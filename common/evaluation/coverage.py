@@ -13,7 +13,8 @@ from sklearn.preprocessing import StandardScaler
 
 FEWEST = 50  # training codes: each of two classifiers is trained on half of them
 EPOCHS = (1, 2, 4, 7, 10, 14, 20, 28, 40)  # of the classifiers' training, from which the best is taken
-FEWEST_COVERED = 20  # codes and prior samples: the error is the spread over two parts or more
+FEWEST_COVERED = 20  # codes and prior samples
+GROUPS, SPARE = 10, 20  # groups that are left out in turn, and neighbours beyond those that are counted
 TOO_FEW = "there are too few codes"
 THRESHOLD = 0.5  # a hole is where q(z) / p(z) is lower
 
@@ -42,12 +43,20 @@ def hole_mass(training_codes, training_prior, codes, prior_samples, seed: int = 
     raw, calibrated, calibration_error = shares_below(*np.mean(scores, axis=0))
     value = 0.5 * (raw + calibrated)
     first, second = (0.5 * sum(shares_below(*each)[:2]) for each in scores)
-    hits, count = value * len(prior_samples) + 1.0, len(prior_samples) + 2.0  # so that no hit has an error as well
-    counting = (hits / count * (1.0 - hits / count) / count) ** 0.5
+    counting = counting_error(value, len(prior_samples))
     training = value - 0.5 * (first + second), 0.5 * (first - second)
     return Estimate(
         float(value), float(np.linalg.norm((0.5 * (raw - calibrated), *training, calibration_error, counting)))
     )
+
+
+def counting_error(share: float, count: int) -> float:
+    """The standard error of a share of `count` independent hits, as if there were one hit and one miss more.
+
+    So it is above 0 for a share of 0 or 1.
+    """
+    hits = (share * count + 1.0) / (count + 2.0)
+    return (hits * (1.0 - hits) / (count + 2.0)) ** 0.5
 
 
 def log_ratios(training, test, seed: int) -> np.ndarray:
@@ -110,24 +119,33 @@ def coverage(codes: np.ndarray, prior_samples: np.ndarray, neighbours: int = 5) 
     match, `matched_coverage` is the expected value: 0.969 for 5 neighbours. In many dimensions the neighbours are as
     far away as the prior is wide, so that holes are not seen.
 
-    Balls around prior samples overlap. So the standard error comes from the spread over ten random parts of the data.
-    `Absent` if there are fewer than 20 of each.
+    Balls around prior samples overlap. So the standard error comes from leaving out tenths of the data (jackknife). It
+    covers the truth, and is up to twice too large. It is at least that of independent hits, one more hit and one more
+    miss among them. `Absent` if there are fewer than 20 of each.
     """
-    count = min(len(codes), len(prior_samples))
-    if count < FEWEST_COVERED:
+    if min(len(codes), len(prior_samples)) < FEWEST_COVERED:
         return Absent(TOO_FEW)
     codes, prior_samples = precise(codes), precise(prior_samples)
-    covered = share_covered(codes, prior_samples, neighbours)
-    parts = int(np.clip(count // 10, 2, 10))
-    shares = [share_covered(codes[part::parts], prior_samples[part::parts], neighbours) for part in range(parts)]
-    return Estimate(covered, float(np.std(shares, ddof=1) / parts**0.5))
+    near = NearestNeighbors(n_neighbors=min(neighbours + SPARE, len(prior_samples) - 1)).fit(prior_samples).kneighbors()
+    nearest = NearestNeighbors(n_neighbors=min(1 + SPARE, len(codes))).fit(codes).kneighbors(prior_samples)
+    without = [share_covered(near, nearest, neighbours, group) for group in range(GROUPS)]
+    value, error = share_covered(near, nearest, neighbours), ((GROUPS - 1) * np.var(without)) ** 0.5
+    return Estimate(value, float(max(error, counting_error(value, len(prior_samples)))))
 
 
-def share_covered(codes: np.ndarray, prior_samples: np.ndarray, neighbours: int) -> float:
-    """The number in `coverage`, without its error."""
-    radii = NearestNeighbors(n_neighbors=neighbours).fit(prior_samples).kneighbors()[0][:, -1]
-    distances = NearestNeighbors(n_neighbors=1).fit(codes).kneighbors(prior_samples)[0][:, 0]
-    return float(np.mean(distances <= radii))
+def share_covered(near, nearest, neighbours: int, left_out: int | None = None) -> float:
+    """The number in `coverage`, without its error; perhaps without each prior sample and code of one group.
+
+    `near` are distances and indices of the prior samples next to each prior sample, (n, m) each, without itself, from
+    near to far, and `nearest` those of codes. Row i belongs to the group i % GROUPS. A group has a tenth of all rows,
+    so that SPARE more neighbours than are counted suffice without it.
+    """
+    edges = []
+    for (distances, indices), number in ((near, neighbours), (nearest, 1)):
+        kept = indices % GROUPS != left_out
+        edges.append(distances[np.arange(len(distances)), np.argmax(kept.cumsum(axis=1) == number, axis=1)])
+    counted = np.arange(len(edges[0])) % GROUPS != left_out
+    return float(np.mean(edges[1][counted] <= edges[0][counted]))
 
 
 def matched_coverage(count: int, neighbours: int = 5) -> float:
