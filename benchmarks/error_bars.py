@@ -355,6 +355,7 @@ def record(rows: dict[str, dict], config: Config, commit: str) -> dict:
         "seeds": [],
         "backend": keras.backend.backend(),
         "versions": versions(),
+        "note": "There are no data: all samples are random numbers.",
         "runs": rows,
     }
 

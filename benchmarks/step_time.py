@@ -179,14 +179,15 @@ def measured(seconds: dict[str, list[float]], images: int, usual: str) -> dict[s
 
 
 def record(rows: dict[str, dict], config: Config, commit: str) -> dict:
-    """What `tools.records` reads, for the pages. There are no data, and weights and images are those of seed 0."""
+    """What `tools.records` reads, for the pages. There are no data, and the seeds of weights and images are fixed."""
     return {
         "command": [f"python benchmarks/step_time.py --rounds {config.rounds} --updates {config.updates}"],
         "commits": [commit],
         "data": None,
-        "seeds": [0],
+        "seeds": [],
         "backend": keras.backend.backend(),
         "versions": versions(),
+        "note": "There are no data: the images are random numbers.",
         "runs": rows,
     }
 

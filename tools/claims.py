@@ -158,7 +158,7 @@ class Gallery:
             "command": "; ".join(f"`{command}`" for command in record["command"]),
             "commits": ", ".join(commit if " " in commit else commit[:7] for commit in record["commits"]),
             "seeds": ", ".join(map(str, record["seeds"])),
-            "data": data or "a formula",
+            "data": data or "no data set",
             "backend": f"{record['backend']}; {versions}",
             "notes": record.get("note", ""),
             "files": ", ".join(files),

@@ -8,7 +8,8 @@ A text refers to a number as {record; row; key; format}:
 
 - record: <group>/<experiment>.
 - row: runs whose names differ in the seed alone, or one of them: `mixture`, or `mixture, seed 0`. `*` is anything,
-  `A & B` both rows, `A - B` one less the other, seed by seed.
+  `A & B` both rows, `A - B` one less the other, seed by seed. `mixture, all seeds` has what only all runs together
+  have, such as a paired difference, as the experiment's metrics.json.
 - key: where the number is in a run, `course.-1.kl_nats` that of the last entry of its `course`. `a & b` are both,
   `a - b / c - d` is (a - b) / (c - d), run by run.
 - format: a word, digits after the point and, for shares in per cent, `%`. `mean`; `spread`, mean and standard deviation
@@ -180,7 +181,7 @@ def record_of(folders: list[Path]) -> dict:
     record, runs = {"command": [], "commits": []}, {}
     scripts = []
     for folder in folders:
-        saved, command, own = run_in(folder)
+        saved, command, own = run_in(folder, len(folders) == 1)
         scripts.append(saved_run(folder)[1].__name__)
         if scripts[-1] != scripts[0]:
             raise RunError(f"{folder} is a run of {scripts[-1]}, not of {scripts[0]}: give it a record of its own")
@@ -198,7 +199,7 @@ def record_of(folders: list[Path]) -> dict:
     return record | {"seeds": sorted({int(seed[1]) for seed in map(SEED.search, runs) if seed}), "runs": runs}
 
 
-def run_in(folder: Path) -> tuple[dict, str, dict]:
+def run_in(folder: Path, alone: bool) -> tuple[dict, str, dict]:
     """config.json of a folder, the command that made it, and the numbers of its runs by name.
 
     What tools.score wrote for a run is among its numbers, under the name of its file. Raises RunError if the folder
@@ -208,13 +209,29 @@ def run_in(folder: Path) -> tuple[dict, str, dict]:
         saved, module = saved_run(folder)
         command, row = command_of(folder, saved, module)
         if (folder / "runs.json").is_file():
-            return saved, command, json.loads((folder / "runs.json").read_text())
+            runs, means = json.loads((folder / "runs.json").read_text()), folder / "metrics.json"
+            rows = json.loads(means.read_text()) if alone and means.is_file() else {}
+            return saved, command, runs | derived(runs, rows)
         name = f"{row}, seed {saved['parameters']['seed']}"
         numbers = json.loads((folder / "metrics.json").read_text())
         for path in sorted(folder.glob("scores-*.json")):
             scores = json.loads(path.read_text())
             numbers[path.stem] = {key: scores[key] for key in SCORES if key in scores}
         return saved, command, {name: numbers}
+
+
+def derived(runs: dict[str, dict], rows: dict[str, dict]) -> dict[str, dict]:
+    """What an experiment's metrics.json has and its runs have not: paired differences, mean errors over images.
+
+    The rows are named "<row>, all seeds". A record of several folders has none: each has means of its own seeds.
+    """
+    found = {}
+    for row, means in rows.items():
+        own = {"stopped"}.union(*(run for name, run in runs.items() if SEED.sub("", name) == row))
+        more = {key: value for key, value in means.items() if value is not None and key.removesuffix("_sd") not in own}
+        if more:
+            found[f"{row}, all seeds"] = more
+    return found
 
 
 def command_of(folder: Path, saved: dict, module) -> tuple[str, str]:

@@ -190,8 +190,8 @@ def requires(config: Config, dataset: Dataset):
 def case(model: str, latent_dim: int, settings: dict, part: Part) -> dict:
     """Train a model by its script, and estimate log p(x) of test images; returns also the model's stated numbers.
 
-    `encoder_updates` counts updates of encoder and decoder, which wait for `discriminator_steps` of T. "course" is the
-    stated ELBO of validation images against these updates, one number per epoch.
+    `encoder_updates` counts updates of encoder and decoder, which wait for `discriminator_steps` of T. "course" has
+    the stated ELBO and T's loss of validation images against these updates, one number per epoch.
     """
     script = MODELS[model][0]
     run = part.run_script(script, **own_parameters(part.config, model, latent_dim, settings))
@@ -238,14 +238,18 @@ def rows(declared: Study, results: Results) -> dict[str, dict]:
 
 
 def course(run: Path, steps: int) -> dict:
-    """The stated ELBO of validation images per epoch, against updates of the encoder; null if it is not finite."""
+    """By epoch: updates of the encoder, the stated ELBO of validation images, and T's loss on them, if there is a T.
+
+    A number that is not finite is null.
+    """
     with (run / "history.csv").open() as file:
         history = list(csv.DictReader(file))
-    elbo = [-float(row["val_reconstruction"]) - float(row["val_kl"]) for row in history]
-    return {
+    columns = {
         "updates": [float(row["updates"]) / steps for row in history],
-        "elbo": [value if np.isfinite(value) else None for value in elbo],
+        "elbo": [-float(row["val_reconstruction"]) - float(row["val_kl"]) for row in history],
+        "discriminator": [float(row["val_discriminator"]) for row in history if "val_discriminator" in row],
     }
+    return {name: [value if np.isfinite(value) else None for value in column] for name, column in columns.items()}
 
 
 def all_figures(results: Results, rows: dict) -> dict:
