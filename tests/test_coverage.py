@@ -35,11 +35,27 @@ def shifted(count, seed, dimensions=2):
 
 SHIFTED = norm.cdf(0.5 - np.log(2.0))  # q/p = exp(z - 1/2) is below 1/2 where z < 1/2 - log 2
 HALVED = 1.0 - np.exp(-np.log(8.0) / 3.0)  # codes of deviation 1/2: 4 exp(-3 |z|^2 / 2) < 1/2, and |z|^2 / 2 ~ Exp(1)
+CENTRES, WIDTH = 0.8 * normals(12, 30), 0.3  # of the posteriors of twelve images
+
+
+def of_images(count, seed):
+    return CENTRES[np.random.default_rng([31, seed]).integers(12, size=count)] + WIDTH * normals(count, seed + 40)
+
+
+def mass_on_a_grid():
+    """P[q < p / 2] under N(0, I), where q is the mean of the twelve posteriors: sums over 400 x 400 cells."""
+    axis = np.linspace(-6.0, 6.0, 400)
+    along = [norm.pdf(axis[:, None], CENTRES[:, dimension], WIDTH) for dimension in (0, 1)]
+    q, p = along[0] @ along[1].T / 12, np.outer(norm.pdf(axis), norm.pdf(axis))
+    return p[q < p / 2].sum() * (axis[1] - axis[0]) ** 2
+
+
 CASES = {  # codes, prior, the share of the prior where q < p / 2
     "a match": (normals, normals, 0.0),
     "a shift": (shifted, normals, SHIFTED),
     "a heap in the middle": (lambda count, seed: 0.5 * normals(count, seed), normals, HALVED),
     "a missing mode": (lambda count, seed: ring(count, seed, modes=9), ring, 0.098),  # modes overlap a little
+    "posteriors of few images": (of_images, normals, mass_on_a_grid()),
     "between the modes": (lambda count, seed: ring(count, seed, turn=0.5), ring, 0.869),
 }
 
