@@ -374,12 +374,26 @@ def draw_curve(axes, runs: list[dict], name: str, label: str, colour, **style):
         axes.fill_between(distortions[order], lower[order], rates[order], **band)
 
 
+def draw_difference(axes, runs: list[dict], vaes: list[dict], name: str, **style):
+    """Draw the mean rate less the VAE's, at each distortion that both curves have."""
+    curves = []
+    for some in (runs, vaes):
+        _, distortions, rates = mean_curve(some, f"{name}_curve")
+        order = np.argsort(distortions)
+        curves.append((distortions[order], rates[order]))
+    low, high = (bound(each[0][end] for each in curves) for bound, end in ((max, 0), (min, -1)))
+    grid = np.geomspace(low, high, 200)
+    rates = [np.interp(np.log(grid), np.log(distortions), rates) for distortions, rates in curves]
+    axes.plot(grid, rates[0] - rates[1], **style)
+
+
 def finish_axes(axes, name: str, distortions: np.ndarray):
     """Label axes, and limit them to distortions up to that of codes that know nothing of the image."""
-    axes.set(xscale="log", xlabel=KINDS[name].axis, ylim=(0, None))
+    axes.set(xscale="log", xlabel=KINDS[name].axis)
     axes.set_xlim(0.95 * distortions.min(), 1.05 * distortions.max())
     low, high = axes.get_xlim()
-    ticks = [tick * ten for ten in (1, 10, 100, 1000) for tick in (1, 1.5, 2, 3, 4, 5, 7) if low < tick * ten < high]
+    leading = (1, 1.5, 2, 3, 4, 5, 7) if high / low < 6 else (1, 2, 5)
+    ticks = [tick * ten for ten in (1, 10, 100, 1000) for tick in leading if low < tick * ten < high]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.grid(color="0.92")
@@ -387,30 +401,36 @@ def finish_axes(axes, name: str, distortions: np.ndarray):
 
 @own_style()
 def curves_figure(results: Results, name: str):
-    """One panel for each size of the code, one line for each model."""
+    """One column for each size of the code, one line for each model. Above rates, below rates less the VAE's."""
     config, dataset = results.config, results.dataset
     named = {size: {model: results.of(titled(model, size)) for model in compared()} for size in config.latent_dims}
     images = f"{min(config.images, len(dataset.x_test))} {'grey' if KINDS[name] is SQUARED else 'binarised'}"
     measured = "at beta = " + ", ".join(f"{beta:g}" for beta in KINDS[name].gaps)
     figure = new_figure(
         max(7.0, 3.7 * len(named) + 0.4),
-        4.2,
+        6.6,
         f"Rate against {KINDS[name].axis.split(',')[0]} of {len(compared())} models on {dataset.name}",
         f"Lower is better. Least KL(q(z|x) ‖ p(z)) at each mean distortion: an upper bound by annealing. "
         f"{images} test images, {config.chains} chains, {config.temperatures} temperatures; "
         f"{of_seeds('mean', config.seeds)}, {results.updates(*cases(config, dataset))}. Band: gap between the bounds, "
         f"measured {measured} on images of the model itself"
-        + (". Dot: beta = 1, where rate + distortion = −log p(x)" if KINDS[name] is OWN else ""),
+        + (". Dot: beta = 1, where rate + distortion = −log p(x)" if KINDS[name] is OWN else "")
+        + f". Below: the same less the {VAE}'s",
         layout="constrained",
     )
-    all_axes = np.atleast_1d(figure.subplots(1, len(named), sharey=True))
-    for axes, (size, panel) in zip(all_axes, named.items(), strict=True):
+    all_axes = figure.subplots(2, len(named), squeeze=False, height_ratios=(3, 2))
+    for (above, below), (size, panel) in zip(all_axes.T, named.items(), strict=True):
         reached = [mean_curve(runs, f"{name}_curve")[1] for runs in panel.values()]
         for number, (model, runs) in enumerate(panel.items()):
-            draw_curve(axes, runs, name, model, COLOURS[number])
-        finish_axes(axes, name, np.concatenate(reached))
-        axes.set_title(f"{size}-D code")
-    all_axes[0].set_ylabel("rate, nats")
+            draw_curve(above, runs, name, model, COLOURS[number])
+            draw_difference(below, runs, panel[VAE], name, color=COLOURS[number])
+        for axes in (above, below):
+            finish_axes(axes, name, np.concatenate(reached))
+        above.set(ylim=(0, None), title=f"{size}-D code", xlabel="")
+        low, high = below.get_ylim()
+        below.set_ylim(low, min(high, 3.0 * max(-low, 0.5)))  # steep ends would hide where the curves cross
+    all_axes[0, 0].set_ylabel("rate, nats")
+    all_axes[1, 0].set_ylabel(f"rate less the {VAE}'s, nats")
     figures.legend_below(figure)
     return figure
 
@@ -445,7 +465,8 @@ def checks_figure(results: Results):
     finish_axes(
         right, "squared_error", np.concatenate([each[key]["distortions"] for each in (*vae, results.runs[noisy])])
     )
-    left.set_ylabel("rate, nats")
+    left.set(ylim=(0, None), ylabel="rate, nats")
+    right.set(ylim=(0, None))
     figures.legend_below(figure)
     return figure
 
