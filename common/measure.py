@@ -31,7 +31,6 @@ NEIGHBOUR_IMAGES, NEIGHBOUR_DRAWS = 200, 1000  # images, and draws z ~ q(z|x) of
 STATED_DRAWS = 16  # draws z ~ q(z|x) of each of these images, for the KL that the model states
 NEAREST_IMAGES = 1000  # images whose nearest training images are searched
 # The most numbers in one array of codes or images. Where there are more, fewer codes or images are measured.
-AGGREGATED_IMAGES = 5000  # of them, whose Gaussians q(z|x) are added to q(z) in the plane
 MOST_CODE_NUMBERS = 2**24  # 20,000 codes up to 838 dimensions
 MOST_DRAWN_NUMBERS = 2**26  # 200 images with 1,000 draws up to 335 dimensions
 MOST_ENCODED_PIXELS = 2**32  # a limit on time: 200 images with 1,000 draws up to 146 x 146
@@ -132,9 +131,7 @@ def measure(model: LatentModel, dataset: Dataset, config, test: Encoded, failure
     """
     attempt, few = failures.numbers, fitting(len(test.images), model.prior.latent_dim, MOST_CODE_NUMBERS)
     some, labels = Encoded(*(array[:few] for array in test)), None if dataset.y_test is None else dataset.y_test[:few]
-    of_plane = model.posterior == "gaussian" and model.prior.latent_dim == 2
-    keys = ("z", "mean", "log_var") if of_plane else ("z",)
-    known = attempt(OF_TRAINING_CODES, lambda: {"codes": training_inferred(model, dataset, config, keys)})
+    known = attempt(OF_TRAINING_CODES, lambda: {"codes": training_inferred(model, dataset, config)})
     numbers = attempt(TERMS, lambda: test_terms(model, test.images))
     if dataset.likelihood != "bernoulli":
         numbers |= attempt(
@@ -146,7 +143,7 @@ def measure(model: LatentModel, dataset: Dataset, config, test: Encoded, failure
     else:
         inferred, training_labels = known["codes"]
         codes = inferred["z"]
-        numbers |= attempt(OF_TRAINING_CODES[:1], lambda: holes(model, inferred, some, config.seed))
+        numbers |= attempt(OF_TRAINING_CODES[:1], lambda: holes(model, codes, some, config.seed))
     numbers |= attempt(["active_units"], lambda: {"active_units": active_units(model, some.images)})
     numbers |= information(model, some.images, some.codes, failures)
     for probe in ("knn", "logistic") if "codes" in known else ():
@@ -184,19 +181,10 @@ def marginal_distances(codes: np.ndarray, prior_codes: np.ndarray) -> dict:
     }
 
 
-def holes(model: LatentModel, inferred: dict[str, np.ndarray], test: Encoded, seed: int) -> dict:
-    """The share of the prior in holes of the code, from what the model `inferred` of training images.
-
-    In the plane, Gaussians q(z|x) give the density q(z) itself. Else two classifiers estimate it. Their prior samples
-    have a random stream of their own.
-    """
-    if not all(np.isfinite(codes).all() for codes in (test.codes, test.prior_codes, *inferred.values())):
+def holes(model: LatentModel, training_codes: np.ndarray, test: Encoded, seed: int) -> dict:
+    """The share of the prior in holes of the code. The classifiers' prior samples have a random stream of their own."""
+    if not all(np.isfinite(codes).all() for codes in (test.codes, test.prior_codes, training_codes)):
         return {"code_hole_mass": Absent(NOT_FINITE)}
-    training_codes, log_prob = inferred["z"], log_density(model.prior)
-    if "mean" in inferred and log_prob:
-        gaussians = (inferred[key][:AGGREGATED_IMAGES] for key in ("mean", "log_var"))
-        share = coverage.hole_mass_of_gaussians(*gaussians, test.prior_codes, log_prob(test.prior_codes))
-        return {"code_hole_mass": share}
     own = int(tagged_stream("holes", seed).integers(2**31))
     prior_codes = to_numpy(model.prior.sample(len(training_codes), own))
     return {"code_hole_mass": coverage.hole_mass(training_codes, prior_codes, test.codes, test.prior_codes, seed)}

@@ -182,7 +182,7 @@ SCRIPT = {  # key: at the end of every run
         3,
         0,
         "share of the prior where q(z) is less than half of p(z), by the density ratio of two calibrated classifiers; "
-        "in the plane with Gaussians q(z|x), by their density; small holes in many dimensions can be missed",
+        "small holes in many dimensions can be missed",
     ),
     "code_coverage": Metric(
         "coverage of the prior",

@@ -1,6 +1,6 @@
 """common/evaluation/coverage.py: holes and coverage against shares of the prior that are known."""
 
-from common.evaluation.coverage import TOO_FEW, coverage, hole_mass, hole_mass_of_gaussians, matched_coverage
+from common.evaluation.coverage import TOO_FEW, coverage, hole_mass, matched_coverage
 from common.numbers import Absent
 
 import numpy as np
@@ -66,18 +66,6 @@ def test_holes_hold_the_share_of_the_prior_that_is_known(case):
     found = mass(codes, prior, 15_000 if case == "between the modes" else 5000)  # the classifiers need more of them
     assert abs(found.value - expected) < 2.5 * found.standard_error  # seeds are fixed; 2 holds in 95 % of cases
     assert found.standard_error < 0.1
-
-
-def test_holes_from_the_density_of_gaussians():
-    """Twelve posteriors, each of many images, against the grid; and a match of prior and code."""
-    images, draws = np.random.default_rng(32).integers(12, size=600), normals(10_000, 33)
-    log_prior = norm.logpdf(draws).sum(axis=1)
-    found = hole_mass_of_gaussians(CENTRES[images], np.full((600, 2), 2 * np.log(WIDTH)), draws, log_prior)
-    assert abs(found.value - mass_on_a_grid()) < 2.5 * found.standard_error < 0.05
-    means, log_vars = 0.8 * normals(2000, 34), np.full((2000, 2), np.log(1 - 0.8**2))
-    found = hole_mass_of_gaussians(means, log_vars, draws, log_prior)
-    assert found.value < 2.5 * found.standard_error < 0.02
-    assert hole_mass_of_gaussians(means[:49], log_vars[:49], draws, log_prior) == Absent(TOO_FEW)
 
 
 def test_holes_of_many_dimensions():

@@ -565,7 +565,7 @@ def test_codes_of_every_kind_give_numbers_or_reasons(kind):
     for others in (prior, codes):
         test = Encoded(np.zeros((20, 1)), codes, others)
         model = SimpleNamespace(prior=GaussianPrior(codes.shape[1]))
-        numbers = flat(code_numbers(test, 0) | holes(model, {"z": codes}, test, 0))
+        numbers = flat(code_numbers(test, 0) | holes(model, codes, test, 0))
         json.dumps(numbers, allow_nan=False)
         assert {key for key in SCRIPT if key.startswith("code_")} - PROBES - P_VALUES <= numbers.keys()
         lacking = {key for key, number in numbers.items() if number is None}

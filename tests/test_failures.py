@@ -56,7 +56,7 @@ BROKEN = {  # an instrument of each kind: what is broken, and the numbers that a
     "c2st": ((latent, "c2st_accuracy"), {"code_c2st_accuracy"}),
     "probes": ((probes, "probe_accuracy"), {"code_knn_accuracy", "code_logistic_accuracy"}),
     "ks": ((latent, "kolmogorov_smirnov"), {"code_ks", "code_ks_max", "code_ks_critical"}),
-    "holes": ((coverage, "hole_mass_of_gaussians"), {"code_hole_mass"}),
+    "holes": ((coverage, "hole_mass"), {"code_hole_mass"}),
     "units": ((latent, "active_units"), {"active_units"}),
     "surgery": (
         (latent, "elbo_surgery"),

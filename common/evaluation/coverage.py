@@ -1,6 +1,6 @@
 """Does the code cover its prior? The share of the prior in holes of the code, and the share with a code near."""
 
-from common.evaluation.latent import log_aggregated, precise
+from common.evaluation.latent import precise
 from common.numbers import Absent, Estimate
 
 import numpy as np
@@ -48,25 +48,6 @@ def hole_mass(training_codes, training_prior, codes, prior_samples, seed: int = 
     return Estimate(
         float(value), float(np.linalg.norm((0.5 * (raw - calibrated), *training, calibration_error, counting)))
     )
-
-
-def hole_mass_of_gaussians(means, log_vars, prior_samples, log_prior) -> Estimate | Absent:
-    """The same share from the density q(z) = 1/N sum_j q(z|x_j) itself, where each q(z|x) is a Gaussian.
-
-    `means` and `log_vars`, (N, latent_dim), are of training images. `log_prior` is log p(z) at `prior_samples`, (n,)
-    and (n, latent_dim). The images are taken in two halves, and half of their difference is a part of the standard
-    error. In the plane a few thousand posteriors overlap everywhere; in many dimensions they leave gaps, so that this
-    share is too high there. `Absent` if there are fewer than 50 images or 2 prior samples.
-    """
-    if len(means) < FEWEST or len(prior_samples) < 2:
-        return Absent(TOO_FEW)
-    means, log_vars, points = (np.asarray(array, "float64") for array in (means, log_vars, prior_samples))
-    halves = [log_aggregated(means[half::2], log_vars[half::2], points) - log_prior for half in (0, 1)]
-    value, first, second = (
-        float(np.mean(ratios < np.log(THRESHOLD))) for ratios in (np.logaddexp(*halves) - np.log(2.0), *halves)
-    )
-    errors = value - 0.5 * (first + second), 0.5 * (first - second), counting_error(value, len(points))
-    return Estimate(value, float(np.linalg.norm(errors)))
 
 
 def counting_error(share: float, count: int) -> float:

@@ -240,21 +240,15 @@ def elbo_surgery(means, log_vars, codes, log_prior) -> dict[str, Estimate]:
     """
     means, log_vars, codes = (np.asarray(array, "float64") for array in (means, log_vars, codes))
     with np.errstate(all="ignore"):  # deviations beyond double precision give NaN
-        of_all = log_aggregated(means, log_vars, codes)
-        log_own = -0.5 * ((codes - means) ** 2 * np.exp(-log_vars) + log_vars + np.log(2.0 * np.pi)).sum(axis=1)
-    return {"mutual_information_nats": mean_of(log_own - of_all), "marginal_kl_nats": mean_of(of_all - log_prior)}
-
-
-def log_aggregated(means: np.ndarray, log_vars: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """log q(z) in nats at `codes`, (n, latent_dim), where q(z) = 1/N sum_j q(z|x_j) of N Gaussians: (n,).
-
-    `means` and `log_vars` are (N, latent_dim); all are float64. Costs n N latent_dim multiplications.
-    """
-    precisions = np.exp(-log_vars)
-    constant = -0.5 * (means**2 * precisions + log_vars + np.log(2.0 * np.pi)).sum(axis=1)
-    found = np.empty(len(codes))
-    for start in range(0, len(codes), ROWS):
-        z = codes[start : start + ROWS]
-        log_q = z @ (means * precisions).T - 0.5 * z**2 @ precisions.T + constant  # (rows, N)
-        found[start : start + ROWS] = logsumexp(log_q, axis=1) - np.log(len(means))
-    return found
+        precisions = np.exp(-log_vars)
+        constant = -0.5 * (means**2 * precisions + log_vars + np.log(2.0 * np.pi)).sum(axis=1)
+        log_aggregated = np.empty(len(codes))
+        for start in range(0, len(codes), ROWS):
+            z = codes[start : start + ROWS]
+            log_q = z @ (means * precisions).T - 0.5 * z**2 @ precisions.T + constant  # (rows, N)
+            log_aggregated[start : start + ROWS] = logsumexp(log_q, axis=1) - np.log(len(means))
+        log_own = -0.5 * ((codes - means) ** 2 * precisions + log_vars + np.log(2.0 * np.pi)).sum(axis=1)
+    return {
+        "mutual_information_nats": mean_of(log_own - log_aggregated),
+        "marginal_kl_nats": mean_of(log_aggregated - log_prior),
+    }
