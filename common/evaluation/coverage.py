@@ -35,7 +35,8 @@ def hole_mass(training_codes, training_prior, codes, prior_samples, seed: int = 
     The error does not know of holes that no classifier finds. So the result can be too low where holes are small, or
     many and narrow, in many dimensions. With 20,000 training codes, a missing sector of a tenth was found in 2-D and
     8-D, but in 32-D the result was 0.00. The mean of the Gaussians q(z|x) of some images is no substitute for q(z): in
-    the plane, those of 5,000 images and a Gaussian AAE left gaps of 0.97, where the classifiers find 0.01. `Absent` if there are fewer than 50 training codes, or 2 test codes.
+    the plane, those of 5,000 images and a Gaussian AAE left gaps of 0.97, where the classifiers find 0.01. `Absent` if
+    there are fewer than 50 training codes, or 2 test codes.
     """
     if len(training_codes) < FEWEST or min(len(codes), len(prior_samples)) < 2:
         return Absent(TOO_FEW)
