@@ -15,6 +15,7 @@ first difference. --record results/<experiment>/<run>, and more such folders, ma
 """
 
 import dataclasses
+import json
 import operator
 import re
 import tomllib
@@ -24,7 +25,7 @@ from pathlib import Path
 
 from common.command import run_main
 from common.config import check
-from common.files import RunError, whole, write_json
+from common.files import RunError, whole
 from common.numbers import markdown
 from common.run import ROOT, saved_run
 from tools.records import Records, record_of, records_named
@@ -223,6 +224,12 @@ def anchor(heading: str) -> str:
 # The command
 
 
+def compact(record: dict) -> str:
+    """A record as JSON, with a line for each list of numbers."""
+    text = json.dumps(record, indent=2, allow_nan=False) + "\n"
+    return re.sub(r"\[\n\s+([^\[\]{}\"]*?)\n\s+\]", lambda match: f"[{' '.join(match[1].split())}]", text)
+
+
 def make_record(config: Config, folders: list[Path]) -> dict:
     """Write the record of some folders into the gallery, with the note of the record that it replaces; returns it."""
     record = record_of(folders)
@@ -234,7 +241,8 @@ def make_record(config: Config, folders: list[Path]) -> dict:
         note = Records(path.parents[2]).read(f"{group}/{config.name or experiment}").get("note")
         record |= ({"note": note} if note else {}) | {"runs": runs}
         print(f"{path} is replaced" + "; its note stays: is it still true?" * bool(note))
-    write_json(path, record)
+    with whole(path) as partial:
+        partial.write_text(compact(record), encoding="utf-8")
     print(path)
     return record
 
