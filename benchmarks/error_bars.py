@@ -25,10 +25,10 @@ from common.files import write_json
 from common.numbers import Absent, Estimate, mean_of
 from common.priors import GaussianPrior
 from common.progress import TimeLeft
-from common.run import git_commit, versions
+from common.run import git_commit
 from experiments.paired import carried
+from tools.records import benchmark_record
 
-import keras
 import numpy as np
 import tyro
 from keras import ops
@@ -348,16 +348,8 @@ def pooled(rows: dict[str, dict]) -> dict[str, dict]:
 
 def record(rows: dict[str, dict], config: Config, commit: str) -> dict:
     """What `tools.records` reads, for the pages. Each problem has a stream of random numbers of its own."""
-    return {
-        "command": [f"python benchmarks/error_bars.py --repeats {config.repeats}"],
-        "commits": [commit],
-        "data": None,
-        "seeds": [],
-        "backend": keras.backend.backend(),
-        "versions": versions(),
-        "note": "There are no data: all samples are random numbers.",
-        "runs": rows,
-    }
+    command = f"python benchmarks/error_bars.py --repeats {config.repeats}"
+    return benchmark_record(command, commit, "There are no data: all samples are random numbers.", rows)
 
 
 def main(config: Config):

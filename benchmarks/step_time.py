@@ -20,9 +20,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common.files import write_json
-from common.run import git_commit, versions
+from common.run import git_commit
 from common.scripts import SCRIPTS, load_script
 from common.training import Batches, compile_model
+from tools.records import benchmark_record
 
 import keras
 import numpy as np
@@ -180,16 +181,8 @@ def measured(seconds: dict[str, list[float]], images: int, usual: str) -> dict[s
 
 def record(rows: dict[str, dict], config: Config, commit: str) -> dict:
     """What `tools.records` reads, for the pages. There are no data, and the seeds of weights and images are fixed."""
-    return {
-        "command": [f"python benchmarks/step_time.py --rounds {config.rounds} --updates {config.updates}"],
-        "commits": [commit],
-        "data": None,
-        "seeds": [],
-        "backend": keras.backend.backend(),
-        "versions": versions(),
-        "note": "There are no data: the images are random numbers.",
-        "runs": rows,
-    }
+    command = f"python benchmarks/step_time.py --rounds {config.rounds} --updates {config.updates}"
+    return benchmark_record(command, commit, "There are no data: the images are random numbers.", rows)
 
 
 def print_table(rows: dict[str, dict]):

@@ -2,7 +2,8 @@
 
 import json
 
-from benchmarks import step_time
+from benchmarks import error_bars, step_time
+from common.numbers import Absent, Estimate
 from common.scripts import SCRIPTS
 from tools.records import Records
 
@@ -32,3 +33,26 @@ def test_changes_that_are_not_committed_make_no_record(monkeypatch):
     monkeypatch.setattr(step_time, "git_commit", lambda: "0" * 40 + "+changes")
     with pytest.raises(SystemExit, match="commit your changes"):
         step_time.main(step_time.Config(record="record.json"))
+
+
+@pytest.mark.parametrize(("stated", "answer", "covered"), [(1.0, 2.0, 0.95), (0.5, 2.0, 0.673), (1.0, None, 0.95)])
+def test_the_share_of_error_bars_that_cover_the_truth(stated, answer, covered):
+    """Estimates with a deviation of 1: errors of a half cover in 67 %, whether the answer is known or not."""
+
+    def simulate(stream):
+        return Estimate(2.0 + stream.standard_normal(), stated), answer
+
+    numbers = error_bars.simulated("a problem", error_bars.Problem(simulate, 2), 4000)
+    assert numbers["made"] == numbers["known"] == 2000
+    assert numbers["covered"] == pytest.approx(covered, abs=4 * (0.25 / 2000) ** 0.5)
+    assert numbers["deviation"] == pytest.approx(1.0, abs=0.1) and abs(numbers["bias"]) < 0.1
+    assert numbers["stated_error"] == stated
+
+
+def test_estimates_that_are_absent_do_not_count_as_covered():
+    problem = error_bars.Problem(lambda stream: (Absent("none") if stream.random() < 0.5 else Estimate(0.0, 1.0), 0.0))
+    rows = {f"entropy, {size}, {shape}": error_bars.simulated(shape, problem, 40) for size in "ab" for shape in "cd"}
+    for row in rows.values():
+        assert row["made"] == 40 > row["known"] > 0 and row["covered"] == 1.0
+    both = rows["entropy, a, c"]["known"] + rows["entropy, a, d"]["known"]
+    assert error_bars.pooled(rows)["entropy, a"] == {"made": 80, "known": both, "covered": 1.0}

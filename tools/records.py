@@ -31,8 +31,10 @@ from common.config import flag
 from common.data import IN_MEMORY
 from common.files import RunError
 from common.numbers import mean_and_deviation, plus_minus
-from common.run import load_config, one_line_errors, saved_run
+from common.run import load_config, one_line_errors, saved_run, versions
 from common.training import planned_epochs
+
+import keras
 
 REFERENCE = re.compile(r"\{([^{}]*)\}")
 SEED = re.compile(r", (?:seed|draw) (\d+)$")  # at the end of a run's name; the rest is the row's name
@@ -197,6 +199,20 @@ def record_of(folders: list[Path]) -> dict:
         record["commits"] += [saved["git_commit"]] * (saved["git_commit"] not in record["commits"])
         runs |= own
     return record | {"seeds": sorted({int(seed[1]) for seed in map(SEED.search, runs) if seed}), "runs": runs}
+
+
+def benchmark_record(command: str, commit: str, note: str, runs: dict[str, dict]) -> dict:
+    """The record of a benchmark, which has random numbers in place of data, and no seed that one could choose."""
+    return {
+        "command": [command],
+        "commits": [commit],
+        "data": None,
+        "seeds": [],
+        "backend": keras.backend.backend(),
+        "versions": versions(),
+        "note": note,
+        "runs": runs,
+    }
 
 
 def run_in(folder: Path, alone: bool) -> tuple[dict, str, dict]:
